@@ -1,0 +1,3 @@
+"""Benchmark of certified robustness by randomized smoothing."""
+
+__version__ = "0.1.0"

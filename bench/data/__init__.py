@@ -1,0 +1,35 @@
+"""Image sets: synthetic, CIFAR-10, a folder of Parquet files, or a folder of image folders.
+
+    from bench.data import load_images
+    train = load_images("synthetic", "train")     # .images (count, 3, height, width) uint8, .labels (count,) int64
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.data.files import dataset_name, load_folder
+from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.synthetic import draw_synthetic
+
+__all__ = ["DataError", "ImageSet", "Split", "dataset_name", "load_images"]
+
+
+def load_images(data: str, split: Split) -> ImageSet:
+    """All images of a split.
+
+    Args:
+        data: "synthetic", "cifar10" (torchvision, under ./data or $BENCH_DATA, downloaded when absent), or a folder:
+            Parquet files in the layout of the Hugging Face hub, or train/ and test/ with one folder of images per class.
+        split: "train" or "test".
+
+    Raises:
+        DataError: nothing there, or not readable as images of one size with labels; says what was looked for.
+    """
+    if data == "synthetic":
+        return draw_synthetic(split)
+    if data == "cifar10":
+        from bench.data.cifar10 import load_cifar10  # torchvision takes seconds to import
+
+        return load_cifar10(split)
+    return load_folder(Path(data), split)

@@ -1,0 +1,46 @@
+"""A labelled set of images in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Split = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """Data that is not there or not usable; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size, small enough to live on the training device as one tensor."""
+
+    images: Tensor
+    """(count, 3, height, width), uint8."""
+    labels: Tensor
+    """(count,), int64 in [0, num_classes)."""
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise DataError("the data has no images")
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
+            raise DataError(f"labels must be from 0 to {self.num_classes - 1}, found {int(self.labels.max())}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, count: int | None) -> ImageSet:
+        """The first `count` images, or all where it is None.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        if count is None:
+            return self
+        if count > len(self):
+            raise DataError(f"{count} images were asked for, the data has {len(self)}")
+        return ImageSet(self.images[:count], self.labels[:count], self.num_classes)

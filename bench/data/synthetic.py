@@ -1,0 +1,71 @@
+"""The embedded image set: ten procedurally drawn classes on backgrounds whose spectrum falls like a photograph's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bench.data.imageset import ImageSet, Split
+
+SIZE = 32
+CLASSES = 10
+COUNTS = {"train": 2000, "test": 500}
+SEED = 20190208
+
+
+def draw_synthetic(split: Split) -> ImageSet:
+    """The split's images, the same on every machine: label = index mod 10.
+
+    An image is 1/f background noise of random colour plus one soft-edged figure of its class (disc, ring, bars,
+    cross, …) with random place, size, colour and strength. Classes differ in shape more than in colour.
+    """
+    random = np.random.default_rng(np.random.SeedSequence([SEED, 0 if split == "train" else 1]))
+    count = COUNTS[split]
+    labels = np.arange(count) % CLASSES
+    figures = _figures(random, labels)[:, None]
+    colours = _colours(random, labels)[:, :, None, None]
+    images = 0.5 + _background(random, count) + figures * colours
+    pixels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), CLASSES)
+
+
+def _background(random: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 3, size, size): amplitude 1/f, as in photographs; mostly grey, so that channels correlate."""
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None, :])
+    frequency[0, 0] = 1 / SIZE
+    white = random.standard_normal((count, 4, SIZE, SIZE))
+    fields = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=(SIZE, SIZE))
+    fields /= fields.std(axis=(1, 2, 3), keepdims=True)
+    return 0.12 * fields[:, :1] + 0.06 * fields[:, 1:]
+
+
+def _colours(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """(count, 3): a hue near the class's own, of random strength and either sign."""
+    angle = 2 * np.pi * (labels / CLASSES + random.normal(0, 0.12, len(labels)))
+    hue = np.stack([np.cos(angle + shift) for shift in (0, 2 * np.pi / 3, 4 * np.pi / 3)], axis=1)
+    light = random.uniform(0.2, 0.6, (len(labels), 1))
+    strength = random.uniform(0.18, 0.42, (len(labels), 1))
+    return strength * (hue + light)
+
+
+def _figures(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """(count, size, size) in [0, 1]: one figure per image at a random place and of a random radius."""
+    centre = SIZE / 2 - 0.5 + random.uniform(-4, 4, (2, len(labels), 1, 1))
+    radius = random.uniform(9, 13, (len(labels), 1, 1))
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    y, x = (rows - centre[0]) / radius, (columns - centre[1]) / radius
+    distance, square = np.hypot(x, y), np.maximum(abs(x), abs(y))
+    inside = [
+        1 - distance,  # disc
+        0.3 - abs(distance - 0.7),  # ring
+        np.minimum(0.35 - abs(x), 1 - abs(y)),  # upright bar
+        np.minimum(0.35 - abs(y), 1 - abs(x)),  # level bar
+        np.maximum(np.minimum(0.25 - abs(x), 1 - abs(y)), np.minimum(0.25 - abs(y), 1 - abs(x))),  # cross
+        np.minimum(0.35 - abs(abs(x) - 0.65), 1 - abs(y)),  # two bars
+        0.22 - abs(square - 0.78),  # frame
+        np.minimum(1 - square, np.where(x * y > 0, 1, -1) * np.minimum(abs(x), abs(y))),  # two quarters
+        np.minimum(1 - square, 0.3 - abs(abs(x) - abs(y))),  # saltire
+        np.minimum(1 + y, (1 - y) / 2 - abs(x)),  # triangle
+    ]
+    depth = np.choose(labels[:, None, None], inside)
+    return 1 / (1 + np.exp(-np.clip(depth * 12, -30, 30)))

@@ -1,0 +1,46 @@
+"""What the machine computes with."""
+
+from __future__ import annotations
+
+import resource
+
+import torch
+
+from bench.settings import Precision
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> str:
+    """ "bf16" or "fp32": `precision`, or for "auto" what the device computes fast in."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(device) else "fp32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix units."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Emulated bf16 is slower than fp32, and torch says which CPUs have it only through these two names.
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's or processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process: allocated on the accelerator, or resident where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_kind(device: torch.device) -> str:
+    return "accelerator" if device.type == "cuda" else "resident"

@@ -1,0 +1,199 @@
+"""How far a run is, read from its files alone, and shown while it goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from results.folder import RunFolder, TrialFolder, read_json
+from results.shards import test_indices
+
+STYLES = {"done": "green", "failed": "red", "training": "cyan", "certifying": "cyan", "waiting": "dim", "stopped": "dim"}
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """One trial of a run, as its files tell."""
+
+    label: str
+    """Method, and seed or membership where that is not obvious."""
+    sigma: float
+    stage: str
+    """waiting, training, certifying, stopped (half-way, and nobody works on it), done, failed."""
+    epochs: int
+    epochs_wanted: int
+    images: int
+    images_wanted: int | None
+    """None: not known before the training is done, or a member that is not certified."""
+    epoch_seconds: float | None
+    image_seconds: float | None
+    """Means of what is finished; None where nothing is."""
+    error: str = ""
+    log: str = ""
+
+
+def read_progress(run: RunFolder) -> list[TrialProgress]:
+    """Every trial of the run and every member that only an ensemble needs.
+
+    Raises:
+        FileNotFoundError: no run there.
+    """
+    description = read_json(run.description)
+    members = set(description["members"])
+    return [_trial_progress(run.trial(name), name in members) for name in [*description["trials"], *members]]
+
+
+def _trial_progress(folder: TrialFolder, member: bool) -> TrialProgress:
+    settings = read_json(folder.settings)
+    state = _read_state(folder)
+    epoch_seconds = _column(folder.epochs, "seconds")
+    image_seconds = [seconds for path in folder.shard_files() for seconds in _column(path, "seconds")]
+    wanted, trained = None, folder.training.exists()
+    if trained and not member:
+        wanted = len(test_indices(int(read_json(folder.training)["test_images"]), settings["certify"]["images"]))
+    ensemble = settings["method"] == "ensemble"
+    label = settings["name"] + (f" seed {settings['seed']}" if settings["seed"] or member else "")
+    if trained and len(image_seconds) >= (wanted or 0) and state.get("state") != "failed":
+        stage = "done"
+    elif state:
+        stage = str(state["state"])
+        if stage == "running":
+            stage = "certifying" if trained else "training"
+    else:
+        stage = "stopped" if epoch_seconds or trained else "waiting"
+    return TrialProgress(
+        label=label + (" (member)" if member else ""),
+        sigma=settings["sigma"],
+        stage=stage,
+        epochs=len(epoch_seconds),
+        epochs_wanted=0 if ensemble else settings["train"]["epochs"],
+        images=len(image_seconds),
+        images_wanted=wanted,
+        epoch_seconds=sum(epoch_seconds) / len(epoch_seconds) if epoch_seconds else None,
+        image_seconds=sum(image_seconds) / len(image_seconds) if image_seconds else None,
+        error=state.get("error", ""),
+        log=str(folder.log),
+    )
+
+
+def _read_state(folder: TrialFolder) -> dict[str, str]:
+    """state.json, unless it is of a process that is no more."""
+    try:
+        state = read_json(folder.state)
+    except (OSError, ValueError):
+        return {}
+    if state.get("state") == "running" and state.get("host") == socket.gethostname():
+        try:
+            os.kill(int(state["pid"]), 0)
+        except ProcessLookupError:
+            return {}
+        except PermissionError:
+            pass  # alive, and somebody else's
+    return state
+
+
+def _column(path: object, name: str) -> list[float]:
+    try:
+        values: list[float] = pq.read_table(path, columns=[name])[name].to_pylist()
+    except (OSError, KeyError, pa.ArrowException):
+        return []
+    return values
+
+
+def seconds_left(trials: list[TrialProgress], workers: int) -> float | None:
+    """A rough estimate from what is finished, in wall-clock seconds; None while nothing is."""
+    epoch = _mean([trial.epoch_seconds for trial in trials])
+    image = _mean([trial.image_seconds for trial in trials])
+    images_each = max((trial.images_wanted or 0 for trial in trials), default=0)
+    if epoch is None:
+        return None
+    left = 0.0
+    for trial in trials:
+        if trial.stage == "done":
+            continue
+        left += (trial.epochs_wanted - trial.epochs) * (trial.epoch_seconds or epoch)
+        wanted = 0 if "member" in trial.label else trial.images_wanted or images_each
+        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / workers
+    return left / max(1, sum(trial.stage in ("training", "certifying") for trial in trials))
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def render(trials: list[TrialProgress], workers: int, elapsed: float | None = None) -> RenderableType:
+    """The table that a person watches."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (("σ", "right"), ("method", "left"), ("stage", "left"), ("epochs", "right"), ("images", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants a literal
+    for trial in trials:
+        epochs = f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–"
+        images = f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–"
+        stage = Text(trial.stage, STYLES[trial.stage])
+        table.add_row(f"{trial.sigma:g}", trial.label, stage, epochs, images)
+    done = sum(trial.stage == "done" for trial in trials)
+    parts = [f"{done} of {len(trials)} done"]
+    if elapsed is not None:
+        parts.append(f"{duration(elapsed)} so far")
+    left = seconds_left(trials, workers)
+    if left and done < len(trials):
+        parts.append(f"about {duration(left)} left")
+    return Group(table, Text(" · ".join(parts), "bold"))
+
+
+def duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+@contextmanager
+def shown(run: RunFolder, workers: int, console: Console) -> Iterator[None]:
+    """Show the run's progress until the block ends: a live table on a terminal, a line per change elsewhere."""
+    started = time.monotonic()
+
+    def picture() -> RenderableType:
+        return render(read_progress(run), workers, time.monotonic() - started)
+
+    if console.is_terminal:
+        with Live(get_renderable=picture, console=console, refresh_per_second=1 / POLL_SECONDS, transient=True):
+            yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_print_changes, args=(run, console, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _print_changes(run: RunFolder, console: Console, stop: threading.Event) -> None:
+    started, known = time.monotonic(), {(p.sigma, p.label): p.stage for p in read_progress(run)}
+    last = False
+    while not last:
+        last = stop.wait(POLL_SECONDS)
+        for trial in read_progress(run):
+            if known[trial.sigma, trial.label] != trial.stage:
+                known[trial.sigma, trial.label] = trial.stage
+                done = sum(stage == "done" for stage in known.values())
+                console.print(
+                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<24} {trial.stage}"
+                    f"  ({done} of {len(known)} done)",
+                    highlight=False,
+                )

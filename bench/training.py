@@ -1,0 +1,334 @@
+"""One training loop for every method, under accelerate: as one process, or as one rank of DDP.
+
+Noise, order and augmentation of the global batch are drawn alike on every rank, which then takes its part; so the
+run does not depend on the number of workers (batch norm's statistics apart, where workers cannot share them).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor, nn
+
+import bench.augment as augment
+from bench.checkpoint import load_tensors, restore_classifier, save_tensors
+from bench.data import ImageSet, load_images
+from bench.decomposition import LinearDecomposition, fit_decomposition
+from bench.hardware import device_name, memory_kind, peak_memory_bytes, resolve_precision
+from bench.models import build_model
+from bench.randomness import Role, derived_seed, generator
+from bench.settings import Trial
+from results.folder import RunFolder, TrialFolder, sha256_of, write_json, write_whole
+from results.schema import EPOCHS
+
+EVALUATION_BATCH = 500
+
+
+def make_accelerator(trial: Trial) -> Accelerator:
+    """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
+
+    Raises:
+        RuntimeError: accelerate did not join the group it was told to join.
+    """
+    # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
+    cpu = not torch.cuda.is_available()
+    device = torch.device("cpu" if cpu else "cuda")
+    precision = resolve_precision(trial.train.precision, device)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # Batch statistics are shared once an epoch, below; the basis of a decomposition never changes.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise RuntimeError(f"accelerate formed a group of {accelerator.num_processes} processes, not {expected}")
+    return accelerator
+
+
+def train(trial: Trial, run: RunFolder) -> None:
+    """Train a single model to its end and write its files; every rank calls this. Finished epochs are not repeated.
+
+    Raises:
+        DataError: the data is not usable.
+        CheckpointError: the checkpoint is not of this trial.
+    """
+    accelerator = make_accelerator(trial)
+    train_set = load_images(trial.data, "train").first(trial.train.images)
+    test_set = load_images(trial.data, "test")
+    run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator)
+
+
+@dataclass
+class Progress:
+    """What a checkpoint knows besides tensors."""
+
+    seconds: float = 0.0
+    """Wall clock of the finished epochs."""
+    memory_bytes: int = 0
+    """Peak over the finished epochs, summed over the workers."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """Finished epochs, as rows of epochs.parquet."""
+
+
+def run_training(
+    trial: Trial, folder: TrialFolder, train_set: ImageSet, test_set: ImageSet, accelerator: Accelerator
+) -> None:
+    """As `train`, with the data and the process group at hand."""
+    started = time.perf_counter()
+    device = accelerator.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    model, momentum, progress = _start_or_continue(trial, folder, train_set, accelerator)
+    if device.type == "cuda" and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _make_optimizer(trial, model, momentum)
+    parallel = accelerator.prepare(model)
+    images, labels = train_set.images.to(device), train_set.labels.to(device)
+    test = ImageSet(test_set.images.to(device), test_set.labels.to(device), test_set.num_classes)
+    earlier_seconds = progress.seconds
+
+    for epoch in range(len(progress.epochs), trial.train.epochs):
+        epoch_started = time.perf_counter()
+        rate = learning_rate(trial, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = train_epoch(trial, epoch, parallel, optimizer, images, labels, accelerator)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
+        _share_statistics(model, accelerator)
+        accuracy = noisy_accuracy(trial, epoch, model, test, accelerator)
+        progress.epochs.append(
+            {
+                "trial_id": trial.trial_id,
+                "method": trial.name,
+                "sigma": trial.sigma,
+                "seed": trial.seed,
+                "epoch": epoch,
+                "learning_rate": rate,
+                "loss": loss,
+                "noisy_test_accuracy": accuracy,
+                "seconds": time.perf_counter() - epoch_started,
+            }
+        )
+        progress.seconds = earlier_seconds + time.perf_counter() - started
+        progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
+        if accelerator.is_main_process:
+            _save_checkpoint(trial, folder, model, optimizer, progress)
+    if accelerator.is_main_process:
+        _finish(trial, folder, model, progress, train_set, test_set, accelerator)
+    accelerator.wait_for_everyone()
+
+
+def learning_rate(trial: Trial, epoch: int) -> float:
+    """The rate of an epoch: the initial rate times decay_factor for every decay epoch reached."""
+    reached = sum(epoch >= decay for decay in trial.train.decay_epochs)
+    return trial.train.learning_rate * trial.train.decay_factor**reached
+
+
+def train_epoch(
+    trial: Trial,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    accelerator: Accelerator,
+) -> float:
+    """One pass over the images (count, 3, height, width), uint8; each is seen once. Returns the mean loss per image."""
+    model.train()
+    method, sigma = trial.objective, trial.sigma
+    total = torch.zeros((), device=accelerator.device)
+    for batch in batches(trial, epoch, len(images), tuple(images.shape[1:]), accelerator):
+        x = images[batch.indices].float() / 255
+        if trial.train.augment:
+            x = augment.crop_and_flip(x, batch.offsets, batch.flips)
+        y = labels[batch.indices]
+        noisy = method.perturb(x + sigma * batch.noise, y, model, sigma=sigma)
+        flat = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        logits = model(flat).float().view(*noisy.shape[:2], -1)
+        # DDP averages the ranks' gradients; this weight turns it into the mean over the global batch, ragged or not.
+        loss = method.loss(logits, y, sigma=sigma, epoch=epoch) * batch.weight
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        total += loss.detach() * batch.global_size
+    # loss · global_size summed over ranks and divided by their number is the sum over images
+    mean: Tensor = accelerator.reduce(total, "mean") / len(images)
+    return float(mean)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's part of one global batch."""
+
+    indices: Tensor
+    """(part,), positions in the training set."""
+    offsets: Tensor
+    flips: Tensor
+    noise: Tensor
+    """(m, part, 3, height, width), standard normal."""
+    weight: float
+    """part · ranks / global batch; 0 on a rank that has nothing and only keeps the others company."""
+    global_size: int
+
+
+def batches(
+    trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accelerator: Accelerator
+) -> Iterator[Batch]:
+    """This rank's part of every batch of an epoch; over all ranks, each of `count` images comes exactly once."""
+    device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    size, copies = trial.images_per_step, trial.objective.copies
+    order = torch.randperm(count, generator=generator(device, trial.seed, Role.ORDER, epoch), device=device)
+    for step, whole in enumerate(order.split(size)):
+        moves = generator(device, trial.seed, Role.AUGMENT, epoch, step)
+        offsets, flips = augment.random_shifts(len(whole), moves)
+        draw = generator(device, trial.seed, Role.TRAIN_NOISE, epoch, step)
+        first, last = rank * len(whole) // ranks, (rank + 1) * len(whole) // ranks
+        weight = (last - first) * ranks / len(whole)
+        if first == last:  # fewer images than ranks
+            first, last = 0, 1
+        noise = torch.randn((copies, len(whole), *shape), generator=draw, device=device)
+        part = slice(first, last)
+        yield Batch(whole[part], offsets[part], flips[part], noise[:, part], weight, len(whole))
+
+
+@torch.no_grad()
+def noisy_accuracy(
+    trial: Trial, epoch: int, model: nn.Module, test: ImageSet, accelerator: Accelerator
+) -> float:
+    """Share of test images that the base classifier itself gets right on one noisy copy each."""
+    model.eval()
+    draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
+    correct = torch.zeros((), device=accelerator.device)
+    for number, indices in enumerate(torch.arange(len(test)).split(EVALUATION_BATCH)):
+        x = test.images[indices].float() / 255
+        noisy = x + trial.sigma * torch.randn(x.shape, generator=draw, device=x.device)
+        if number % accelerator.num_processes == accelerator.process_index:
+            with accelerator.autocast():
+                predicted = model(noisy.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+            correct += (predicted == test.labels[indices]).sum()
+    total: Tensor = accelerator.reduce(correct, "sum")
+    return float(total) / len(test)
+
+
+def _start_or_continue(
+    trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator
+) -> tuple[nn.Module, dict[str, Tensor], Progress]:
+    """The model, the momentum of each parameter, and what is finished: new, or from the checkpoint."""
+    if folder.checkpoint.exists():
+        tensors, metadata = load_tensors(folder.checkpoint, trial.training_id)
+        momentum = {name.removeprefix("momentum."): t for name, t in tensors.items() if name.startswith("momentum.")}
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        model = restore_classifier(trial, weights, train_set.num_classes, folder.checkpoint)
+        return model, momentum, Progress(**json.loads(metadata["progress"]))
+    decomposition = _shared_decomposition(trial, train_set, accelerator)
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
+        model = build_model(
+            trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
+        )
+    return model, {}, Progress()
+
+
+def _shared_decomposition(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> LinearDecomposition | None:
+    """The decomposition of the training images, computed by the first rank for all."""
+    if trial.decomposition_ratio is None:
+        return None
+    fitted: list[Any] = [None]
+    if accelerator.is_main_process:
+        fitted = [fit_decomposition(train_set.images, trial.sigma, trial.decomposition_ratio)]
+    broadcast_object_list(fitted)
+    decomposition: LinearDecomposition = fitted[0]
+    return decomposition
+
+
+def _make_optimizer(trial: Trial, model: nn.Module, momentum: dict[str, Tensor]) -> torch.optim.SGD:
+    settings = trial.train
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+    return optimizer
+
+
+def _share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Average batch norm's running statistics over the ranks: every rank goes on with, and stores, the same model."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
+
+
+def _memory_of_all(accelerator: Accelerator) -> int:
+    peak = torch.tensor(float(peak_memory_bytes(accelerator.device)), device=accelerator.device, dtype=torch.float64)
+    return int(accelerator.reduce(peak, "sum"))
+
+
+def _save_checkpoint(
+    trial: Trial, folder: TrialFolder, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress
+) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    metadata = {"training_id": trial.training_id, "progress": json.dumps(asdict(progress))}
+    save_tensors(folder.checkpoint, tensors, metadata)
+    table = pa.Table.from_pylist(progress.epochs, EPOCHS)
+    write_whole(folder.epochs, lambda path: pq.write_table(table, path))
+
+
+def _finish(
+    trial: Trial,
+    folder: TrialFolder,
+    model: nn.Module,
+    progress: Progress,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    accelerator: Accelerator,
+) -> None:
+    """Write the model and then training.json, whose existence says that the training is done."""
+    save_tensors(folder.model, model.state_dict(), {"training_id": trial.training_id})
+    device = accelerator.device
+    decomposition = getattr(model, "decomposition", None)
+    objective = trial.objective
+    write_json(
+        folder.training,
+        {
+            "training_id": trial.training_id,
+            "title": objective.title,
+            "checkpoint_sha256": sha256_of(folder.model),
+            "members": [],
+            "num_classes": train_set.num_classes,
+            "train_images": len(train_set),
+            "test_images": len(test_set),
+            "copies": objective.copies,
+            "decomposition_kept": None if decomposition is None else decomposition.basis.shape[1],
+            "train_seconds": progress.seconds,
+            "train_copies_per_second": trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+            "memory_bytes": progress.memory_bytes,
+            "member_memory_bytes": progress.memory_bytes,
+            "memory_kind": memory_kind(device),
+            "workers": accelerator.num_processes,
+            "device": device_name(device),
+            "train_precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+            "torch_version": torch.__version__,
+        },
+    )
+    folder.checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""The stages of one trial, as files: what is finished and what is left."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+from bench.settings import Trial
+from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
+from results.shards import finished_indices, test_indices
+
+
+def is_trained(trial: Trial, run: RunFolder) -> bool:
+    """Whether the trial's training is done: its record reads back, is of these settings, and its weights are there.
+
+    The same training under another trial of the run (other certification settings) is taken over.
+    """
+    folder = run.trial(trial.trial_id)
+    if _holds_training(trial, folder):
+        return True
+    if trial.members:
+        return _join_members(trial, run)
+    for other in sorted(run.path.glob(f"trials/*/{folder.training.name}")):
+        source = TrialFolder(other.parent)
+        if source.path != folder.path and _holds_training(trial, source):
+            for path in (source.model, source.epochs, source.training):
+                write_whole(folder.path / path.name, lambda temporary, path=path: shutil.copyfile(path, temporary))
+            return True
+    return False
+
+
+def images_left(trial: Trial, run: RunFolder) -> list[int]:
+    """Test images of a trained trial that no valid shard holds yet, in order."""
+    folder = run.trial(trial.trial_id)
+    training = read_json(folder.training)
+    finished = finished_indices(
+        folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"])
+    )
+    wanted = test_indices(int(training["test_images"]), trial.certify.images)
+    return [index for index in wanted if index not in finished]
+
+
+def is_certified(trial: Trial, run: RunFolder) -> bool:
+    """Whether the trial is trained and every image it certifies is in a valid shard."""
+    return is_trained(trial, run) and not images_left(trial, run)
+
+
+def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
+    try:
+        training = read_json(folder.training)
+    except (OSError, ValueError):
+        return False
+    if training.get("training_id") != trial.training_id:
+        return False
+    return bool(trial.members) or (
+        folder.model.exists() and sha256_of(folder.model) == training.get("checkpoint_sha256")
+    )
+
+
+def _join_members(trial: Trial, run: RunFolder) -> bool:
+    """Write an ensemble's training record from its members' once all are trained; Table 5.2 charges it with their sum."""
+    if not all(is_trained(member, run) for member in trial.members):
+        return False
+    records = [read_json(run.trial(member.trial_id).training) for member in trial.members]
+    hashes = "\n".join(record["checkpoint_sha256"] for record in records)
+    seconds = sum(record["train_seconds"] for record in records)
+    copies = sum(record["train_seconds"] * record["train_copies_per_second"] for record in records)
+    write_json(
+        run.trial(trial.trial_id).training,
+        records[0]
+        | {
+            "training_id": trial.training_id,
+            "title": trial.objective.title,
+            "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+            "members": [member.trial_id for member in trial.members],
+            "train_seconds": seconds,
+            "train_copies_per_second": copies / seconds,
+            "memory_bytes": sum(record["memory_bytes"] for record in records),
+            "member_memory_bytes": max(record["memory_bytes"] for record in records),
+        },
+    )
+    return True
+

@@ -1,0 +1,58 @@
+"""What a gang of workers does for a trial, as functions that a worker can run by name.
+
+Each takes a `Task` as plain JSON values, and each is safe to repeat: what is finished on disk is not done again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+from bench.certification import certify_shard, split_shards
+from bench.settings import Trial
+from bench.training import train
+from bench.trial import images_left, is_trained
+from results.folder import RunFolder
+
+
+class Task(TypedDict):
+    """One trial of a run, for a worker."""
+
+    settings: str
+    """The trial, as JSON."""
+    run: str
+    """Absolute path of the run's folder."""
+    certify: bool
+    """False for a member that only an ensemble needs."""
+    shard_size: int
+
+
+def needs_training(task: Task) -> bool:
+    """Whether the trial's model is still to be trained."""
+    trial, run = _open(task)
+    if is_trained(trial, run):
+        return False
+    if trial.members:
+        raise RuntimeError("the ensemble's members are not trained")
+    return True
+
+
+def train_trial(task: Task) -> None:
+    """Train the trial's model as one rank of a group; every rank calls this."""
+    train(*_open(task))
+
+
+def shards_left(task: Task) -> list[list[int]]:
+    """The shards still to be certified, as lists of test indices."""
+    if not task["certify"]:
+        return []
+    return split_shards(images_left(*_open(task)), task["shard_size"])
+
+
+def certify(task: Task, shard: list[int]) -> None:
+    """Certify one shard and write its file."""
+    certify_shard(*_open(task), shard)
+
+
+def _open(task: Task) -> tuple[Trial, RunFolder]:
+    return Trial.model_validate_json(task["settings"]), RunFolder(Path(task["run"]))

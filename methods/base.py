@@ -1,0 +1,66 @@
+"""The contract between the training loop and a training objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A training objective on noisy logits. Fields of a subclass are its options; they come from the grid by name.
+
+    A new method is a frozen dataclass like this one in a file of its own, with one line in `METHODS`.
+    """
+
+    title: ClassVar[str]
+    """Name in tables and figures."""
+    source: ClassVar[str]
+    """Paper and equation that the objective implements."""
+    decomposition: ClassVar[bool] = False
+    """Whether the classifier sits behind the linear decomposition (thesis section 4.2) unless the grid says otherwise."""
+    members: ClassVar[int] = 1
+    """Models whose mean logits are the classifier; above 1, each is trained alone as `member_method`."""
+    member_method: ClassVar[str | None] = None
+
+    copies: int = 1
+    """Noisy copies of each image in a training step (m)."""
+    minibatches: ClassVar[bool] = True
+    """Whether a batch is cut into m mini-batches of batch/m images, one optimizer step each, so that the forward
+    batch stays the same whatever m is. Where false, one step sees m × batch noisy copies."""
+
+    def __post_init__(self) -> None:
+        require(self, "copies", self.copies >= 1, "at least 1")
+
+    def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:
+        """Mean training loss over the images of a batch.
+
+        Args:
+            logits: (m, batch, num_classes), the model's outputs on m noisy copies of each image.
+            labels: (batch,), int64 class indices.
+            sigma: standard deviation of the noise, in [0, 1] pixel units.
+            epoch: index of the current epoch, from 0.
+
+        Returns:
+            A scalar; its gradient is what the optimizer follows.
+        """
+        raise NotImplementedError
+
+    def perturb(self, noisy: Tensor, labels: Tensor, model: object, *, sigma: float) -> Tensor:  # noqa: ARG002
+        """Hook for methods that also change their inputs, such as SmoothAdv. Default: the noisy images as they are.
+
+        Args:
+            noisy: (m, batch, channel, height, width), images in [0, 1] plus Gaussian noise.
+            labels: (batch,), int64 class indices.
+            model: callable from (batch, channel, height, width) to logits (batch, num_classes).
+            sigma: standard deviation of the noise, in [0, 1] pixel units.
+        """
+        return noisy
+
+
+def require(method: Method, option: str, holds: bool, allowed: str) -> None:
+    """Raise ValueError naming the option, its value and what is allowed, unless `holds`."""
+    if not holds:
+        raise ValueError(f"{option} = {getattr(method, option)!r}: must be {allowed}")

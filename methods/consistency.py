@@ -1,0 +1,62 @@
+"""Consistency regularisation, and the ensemble whose members it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Method, require
+from .gaussian import per_sample_cross_entropy
+
+SMALLEST_MEAN = 1e-20  # the clamp of the published code: keeps log F̄ finite where every copy gives a class probability 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Method):
+    """mean_i CE(f(x + ε_i), y) + λ mean_i KL(F̄ ‖ F_i) + η H(F̄), with F = softmax(f) and F̄ = mean_i F(x + ε_i)."""
+
+    title: ClassVar[str] = "Consistency"
+    source: ClassVar[str] = "Jeong & Shin 2020; thesis Eq. 3.5"
+
+    copies: int = 2
+    strength: float = 10.0
+    """λ, weight of the divergence between the copies' predictions and their mean."""
+    entropy_weight: float = 0.5
+    """η, weight of the entropy of the mean prediction."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "strength", self.strength >= 0, "at least 0")
+        require(self, "entropy_weight", self.entropy_weight >= 0, "at least 0")
+
+    def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:  # noqa: ARG002
+        divergence, entropy = divergence_and_entropy(logits)
+        regularisation = self.strength * divergence + self.entropy_weight * entropy
+        return per_sample_cross_entropy(logits, labels) + regularisation.mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Consistency):
+    """Three consistency models that differ only in seed; the classifier is the mean of their logits."""
+
+    title: ClassVar[str] = "Ensemble (3)"
+    source: ClassVar[str] = "Horváth et al. 2022"
+    members: ClassVar[int] = 3
+    member_method: ClassVar[str | None] = "consistency"
+
+
+def divergence_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """mean_i KL(F̄ ‖ F_i) and H(F̄) of each image, both (batch,), in nats; logits (m, batch, num_classes).
+
+    F̄ is clamped at 1e-20 inside its logarithm only; the gradient flows through F̄ (Jeong & Shin 2020, published code).
+    """
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    mean = log_probabilities.exp().mean(dim=0)
+    log_mean = mean.clamp(min=SMALLEST_MEAN).log()
+    # mean_i KL(F̄ ‖ F_i) = Σ_c F̄_c (log F̄_c − mean_i log F_i,c)
+    divergence = (mean * (log_mean - log_probabilities.mean(dim=0))).sum(dim=-1)
+    entropy = -(mean * log_mean).sum(dim=-1)
+    return divergence, entropy

@@ -1,0 +1,143 @@
+"""Shards and training records of a run -> certificates.parquet, trials.parquet, epochs.parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+from results.folder import RunFolder, TrialFolder, read_json, write_whole
+from results.schema import CERTIFICATES, EPOCHS, TRIALS, check_schema
+from results.shards import read_shard, test_indices
+
+
+class MergeError(ValueError):
+    """Certificates that must not be published; the message names the shard and what is wrong with it."""
+
+
+def merge_run(run: RunFolder) -> list[str]:
+    """Write the run's three Parquet files from its finished trials, in the order of the grid.
+
+    Returns:
+        The ids of the trials that are not finished and so not in the files.
+
+    Raises:
+        MergeError: gaps, duplicates, mixed checkpoints, counts that do not sum to n, or numbers that do not follow
+            from the counts.
+    """
+    certificates, trials, unfinished = [], [], []
+    epochs: dict[str, pa.Table] = {}
+    for trial_id in run.trial_ids():
+        folder = run.trial(trial_id)
+        if not folder.training.exists() or folder.state.exists():
+            unfinished.append(trial_id)
+            continue
+        settings, training = read_json(folder.settings), read_json(folder.training)
+        rows = merge_shards(folder, trial_id, settings, training)
+        certificates.append(rows)
+        trials.append(_trial_row(trial_id, settings, training, rows))
+        for trained in training["members"] or [trial_id]:
+            epochs.setdefault(trained, _read_epochs(run.trial(trained).epochs))
+    _write(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
+    _write(run.trials, pa.Table.from_pylist(trials, TRIALS))
+    _write(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
+    return unfinished
+
+
+def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], training: dict[str, Any]) -> pa.Table:
+    """All certificates of a trial in the order of the test set.
+
+    Raises:
+        MergeError: as `merge_run`.
+    """
+    expected = set(test_indices(int(training["test_images"]), settings["certify"]["images"]))
+    holder: dict[int, Path] = {}
+    tables = []
+    for path in folder.shard_files():
+        try:
+            table = read_shard(path, trial_id=trial_id, checkpoint_sha256=training["checkpoint_sha256"])
+        except ValueError as error:
+            raise MergeError(str(error)) from None
+        for index in table["index"].to_pylist():
+            if index in holder:
+                raise MergeError(f"{path}: holds image {index} a second time, after {holder[index].name}")
+            if index not in expected:
+                raise MergeError(f"{path}: holds image {index}, which this trial does not certify")
+            holder[index] = path
+        _check_numbers(path, table, settings)
+        tables.append(table.cast(CERTIFICATES))
+    missing = sorted(expected - holder.keys())
+    if missing:
+        raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
+    merged = pa.concat_tables(tables)
+    return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
+
+
+def _check_numbers(path: Path, table: pa.Table, settings: dict[str, Any]) -> None:
+    """What always holds for a certificate (SPEC section 2), checked from the counts up."""
+    column = {name: table[name].to_numpy() for name in table.column_names if name != "counts"}
+    for name, expected in (
+        ("n", settings["certify"]["n"]),
+        ("n0", settings["certify"]["n0"]),
+        ("alpha", settings["certify"]["alpha"]),
+        ("sigma", settings["sigma"]),
+        ("seed", settings["seed"]),
+    ):
+        _refuse(path, column, column[name] != expected, f"{name} is not the trial's {expected}")
+    counts = np.array(table["counts"].to_pylist(), dtype=np.int64)
+    _refuse(path, column, counts.min(axis=1) < 0, "a count is negative")
+    _refuse(path, column, counts.sum(axis=1) != column["n"], "the counts do not sum to n")
+    top = counts[np.arange(len(counts)), column["selected"]]
+    _refuse(path, column, top != column["count_top"], "count_top is not the count of the selected class")
+    limit = largest_radius(column["n"], column["alpha"], column["sigma"])
+    _refuse(path, column, column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
+    p_lower = lower_confidence_bound(top, column["n"], column["alpha"])
+    _refuse(path, column, ~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
+    radius = certified_radius(column["p_lower"], column["sigma"])
+    _refuse(path, column, ~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
+    abstained = column["p_lower"] < 0.5
+    _refuse(path, column, abstained != (column["predicted"] == -1), "abstention does not follow from p_lower")
+    _refuse(path, column, ~abstained & (column["predicted"] != column["selected"]), "predicted is not selected")
+    _refuse(path, column, column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+
+
+def _refuse(path: Path, column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str) -> None:
+    if wrong.any():
+        raise MergeError(f"{path}: image {int(column['index'][wrong.argmax()])}: {reason}")
+
+
+def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+    seconds = pc.sum(rows["seconds"]).as_py()
+    copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
+    shared = ("sigma", "seed", "dataset", "model", "decomposition_ratio")
+    recorded = set(TRIALS.names) & set(training)
+    return {
+        **{name: settings[name] for name in shared},
+        **{name: training[name] for name in recorded},
+        "trial_id": trial_id,
+        "method": settings["name"],
+        "epochs": settings["train"]["epochs"],
+        "n": settings["certify"]["n"],
+        "n0": settings["certify"]["n0"],
+        "alpha": settings["certify"]["alpha"],
+        "images": rows.num_rows,
+        "certify_seconds": seconds,
+        "certify_copies_per_second": copies / seconds,
+        "settings": json.dumps(settings),
+    }
+
+
+def _read_epochs(path: Path) -> pa.Table:
+    table = pq.read_table(path)
+    check_schema(table.schema, EPOCHS, path)
+    return table.cast(EPOCHS)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    write_whole(path, lambda temporary: pq.write_table(table, temporary))

@@ -1,0 +1,38 @@
+"""Certified accuracy and average certified radius (Cohen et al. 2019; Zhai et al. 2020)."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def certified_accuracy(certificates: pd.DataFrame, radius: float) -> float:
+    """Share of all test images that are predicted correctly with a certified radius of at least `radius`.
+
+    Args:
+        certificates: rows of one trial with columns `correct` (bool) and `radius` (ℓ2, [0, 1] pixel units).
+        radius: at least 0; at 0 this is the accuracy of the smoothed classifier, an abstention being an error.
+
+    Raises:
+        ValueError: no rows, rows of several trials, or a negative radius.
+    """
+    _one_trial(certificates)
+    if radius < 0:
+        raise ValueError(f"radius = {radius}: must be at least 0")
+    return float((certificates["correct"] & (certificates["radius"] >= radius)).mean())
+
+
+def average_certified_radius(certificates: pd.DataFrame) -> float:
+    """ACR: mean over all test images of radius · [correct], in [0, 1] pixel units.
+
+    Raises:
+        ValueError: no rows, or rows of several trials.
+    """
+    _one_trial(certificates)
+    return float((certificates["radius"] * certificates["correct"]).mean())
+
+
+def _one_trial(certificates: pd.DataFrame) -> None:
+    if certificates.empty:
+        raise ValueError("no certificates")
+    if "trial_id" in certificates and certificates["trial_id"].nunique() > 1:
+        raise ValueError("the certificates are of several trials: group them by trial_id first")
