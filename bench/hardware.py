@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
 
 import torch
 
@@ -29,17 +32,30 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return "CPU"
 
 
+def restart_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far, so that the next trial of this process is measured by itself."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):  # a kernel that does not let us: the peak then covers earlier trials too
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of this process: allocated on the accelerator, or resident where there is none."""
+    """Peak memory of this process since `restart_peak_memory`: allocated on the accelerator, or resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
 def memory_kind(device: torch.device) -> str:

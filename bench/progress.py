@@ -52,11 +52,15 @@ def read_progress(run: RunFolder) -> list[TrialProgress]:
         FileNotFoundError: no run there.
     """
     description = read_json(run.description)
-    members = set(description["members"])
-    return [_trial_progress(run.trial(name), name in members) for name in [*description["trials"], *members]]
+    trials, ensembles = description["trials"], description["members"]
+    members = dict.fromkeys(member for names in ensembles.values() for member in names if member not in trials)
+    return [
+        *(_trial_progress(run.trial(name), ensemble=name in ensembles) for name in trials),
+        *(_trial_progress(run.trial(name), member=True) for name in members),
+    ]
 
 
-def _trial_progress(folder: TrialFolder, member: bool) -> TrialProgress:
+def _trial_progress(folder: TrialFolder, *, ensemble: bool = False, member: bool = False) -> TrialProgress:
     settings = read_json(folder.settings)
     state = _read_state(folder)
     epoch_seconds = _column(folder.epochs, "seconds")
@@ -64,14 +68,13 @@ def _trial_progress(folder: TrialFolder, member: bool) -> TrialProgress:
     wanted, trained = None, folder.training.exists()
     if trained and not member:
         wanted = len(test_indices(int(read_json(folder.training)["test_images"]), settings["certify"]["images"]))
-    ensemble = settings["method"] == "ensemble"
     label = settings["name"] + (f" seed {settings['seed']}" if settings["seed"] or member else "")
     if trained and len(image_seconds) >= (wanted or 0) and state.get("state") != "failed":
         stage = "done"
     elif state:
         stage = str(state["state"])
         if stage == "running":
-            stage = "certifying" if trained else "training"
+            stage = "certifying" if trained or ensemble else "training"
     else:
         stage = "stopped" if epoch_seconds or trained else "waiting"
     return TrialProgress(

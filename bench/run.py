@@ -58,14 +58,14 @@ def prepare(grid: Grid, dataset: str, run: RunFolder, *, fresh: bool) -> list[Tr
     kept = [trial for trial in _earlier_trials(run) if (trial.name, trial.sigma, trial.seed) not in cells]
     everything = [*kept, *trials]
     ids = [trial.trial_id for trial in everything]
-    members = {member.trial_id: member for trial in everything for member in trial.members}
-    for trial in [*trials, *members.values()]:
+    members = {trial.trial_id: [member.trial_id for member in trial.members] for trial in everything if trial.members}
+    for trial in [*trials, *(member for trial in trials for member in trial.members)]:
         write_text(run.trial(trial.trial_id).settings, trial.model_dump_json(indent=2) + "\n")
     write_json(
         run.description,
         {
             "trials": ids,
-            "members": [member for member in members if member not in ids],
+            "members": members,
             "grid": grid.model_dump(),
             "command": sys.argv,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

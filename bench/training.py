@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ import bench.augment as augment
 from bench.checkpoint import load_tensors, restore_classifier, save_tensors
 from bench.data import ImageSet, load_images
 from bench.decomposition import LinearDecomposition, fit_decomposition
-from bench.hardware import device_name, memory_kind, peak_memory_bytes, resolve_precision
+from bench.hardware import device_name, memory_kind, peak_memory_bytes, resolve_precision, restart_peak_memory
 from bench.models import build_model
 from bench.randomness import Role, derived_seed, generator
 from bench.settings import Trial
@@ -88,14 +89,15 @@ def run_training(
     """As `train`, with the data and the process group at hand."""
     started = time.perf_counter()
     device = accelerator.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    restart_peak_memory(device)
     model, momentum, progress = _start_or_continue(trial, folder, train_set, accelerator)
     if device.type == "cuda" and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _make_optimizer(trial, model, momentum)
-    parallel = accelerator.prepare(model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
+        parallel = accelerator.prepare(model)
     images, labels = train_set.images.to(device), train_set.labels.to(device)
     test = ImageSet(test_set.images.to(device), test_set.labels.to(device), test_set.num_classes)
     earlier_seconds = progress.seconds

@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+import torch
+from accelerate.state import AcceleratorState
+
 from bench.certification import certify_shard, split_shards
 from bench.settings import Trial
 from bench.training import train
@@ -39,7 +42,12 @@ def needs_training(task: Task) -> bool:
 
 def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
-    train(*_open(task))
+    try:
+        train(*_open(task))
+    finally:  # the next trial of this process forms a group of its own
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def shards_left(task: Task) -> list[list[int]]:

@@ -49,12 +49,13 @@ class WorkFailed(RuntimeError):  # noqa: N818  # reads as what happened
 class Worker:
     """A process of a gang. Its output goes to the trial's log."""
 
-    def __init__(self, log_file: str) -> None:
+    def log_to(self, log_file: str) -> None:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os.dup2(log, 1)
         os.dup2(log, 2)
+        os.close(log)
 
     def free_address(self) -> tuple[str, int]:
         """An address of this worker's node at which a group can meet."""
@@ -77,24 +78,29 @@ class Worker:
 
 
 class Gang:
-    """The workers of one trial, in the placement group of the Tune trial that calls this."""
+    """The workers of one trial at a time, in the placement group of the Tune trial that calls this."""
 
-    def __init__(self, size: GangSize, log_file: str) -> None:
+    def __init__(self, size: GangSize) -> None:
         self.size = size
-        self.log_file = log_file
+        self.log_file = os.devnull
         self.workers: list[ActorHandle] = []
 
-    def run(self, work: Work, task: dict[str, Any]) -> None:
-        """Train, then certify what is left.
+    def run(self, work: Work, task: dict[str, Any], log_file: str) -> None:
+        """Train, then certify what is left. After success the workers stay for the next trial, with all they have
+        imported; after a failure they are stopped.
 
         Raises:
             WorkFailed: a function raised, or workers died in three attempts at the same thing.
         """
+        self.log_file = log_file
+        for worker in self.workers:
+            worker.log_to.remote(log_file)
         try:
             self._train(work, task)
             self._certify(work, task)
-        finally:
+        except BaseException:
             self._stop()
+            raise
 
     def _train(self, work: Work, task: dict[str, Any]) -> None:
         for attempt in range(1, ATTEMPTS + 1):
@@ -153,11 +159,13 @@ class Gang:
             self.workers.append(self._new_worker())
 
     def _new_worker(self) -> ActorHandle:
-        return Worker.options(
+        worker = Worker.options(
             num_cpus=self.size.cpus_per_worker,
             num_gpus=self.size.gpus_per_worker,
             scheduling_strategy=PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group()),
-        ).remote(self.log_file)
+        ).remote()
+        worker.log_to.remote(self.log_file)
+        return worker
 
     def _stop(self) -> None:
         for worker in self.workers:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _run_job(config: dict[str, Any], work: Work, size: GangSize) -> dict[str, in
     state.parent.mkdir(parents=True, exist_ok=True)
     _write(state, {"state": "running", "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
     try:
-        Gang(size, job.log_file).run(work, job.task)
+        _gang_of_this_process(size).run(work, job.task, job.log_file)
     except Exception as error:
         with Path(job.log_file).open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
@@ -127,6 +128,12 @@ def _run_job(config: dict[str, Any], work: Work, size: GangSize) -> dict[str, in
         return {"succeeded": 0}
     state.unlink(missing_ok=True)
     return {"succeeded": 1}
+
+
+@lru_cache(maxsize=1)
+def _gang_of_this_process(size: GangSize) -> Gang:
+    """Tune runs one trial after another in the same process and placement group; so can their workers."""
+    return Gang(size)
 
 
 def _write(state: Path, value: dict[str, Any]) -> None:

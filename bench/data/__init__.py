@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from bench.data.files import dataset_name, load_folder
@@ -15,8 +16,9 @@ from bench.data.synthetic import draw_synthetic
 __all__ = ["DataError", "ImageSet", "Split", "dataset_name", "load_images"]
 
 
+@lru_cache(maxsize=2)
 def load_images(data: str, split: Split) -> ImageSet:
-    """All images of a split.
+    """All images of a split; kept, so do not change them.
 
     Args:
         data: "synthetic", "cifar10" (torchvision, under ./data or $BENCH_DATA, downloaded when absent), or a folder:
