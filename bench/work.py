@@ -44,10 +44,15 @@ def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
     try:
         train(*_open(task))
-    finally:  # the next trial of this process forms a group of its own
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
+    finally:
+        leave_group()
+
+
+def leave_group() -> None:
+    """Forget the group of processes that trained together: the next trial of this process forms its own."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def shards_left(task: Task) -> list[list[int]]:

@@ -44,7 +44,7 @@ def _colours(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     angle = 2 * np.pi * (labels / CLASSES + random.normal(0, 0.12, len(labels)))
     hue = np.stack([np.cos(angle + shift) for shift in (0, 2 * np.pi / 3, 4 * np.pi / 3)], axis=1)
     light = random.uniform(0.2, 0.6, (len(labels), 1))
-    strength = random.uniform(0.18, 0.42, (len(labels), 1))
+    strength = random.uniform(0.3, 0.6, (len(labels), 1))
     return strength * (hue + light)
 
 

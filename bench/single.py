@@ -1,0 +1,73 @@
+"""One trial without Ray: in this process, or in every process of an `accelerate launch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
+
+from bench import work
+from bench.data import dataset_name
+from bench.grid import explain
+from bench.settings import Trial
+from bench.training import train
+from results.folder import RunFolder, write_json, write_text
+
+Decision = TypeVar("Decision")
+LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
+
+
+def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
+    """Train and certify the trial of a settings file, finishing what is missing.
+
+    Under `accelerate launch` every process calls this: they train together, and each certifies its part.
+
+    Returns:
+        Whether this is the first process, which merges and reports.
+
+    Raises:
+        ValueError: the settings are not those of a trial.
+    """
+    trial = read_trial(settings)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    parts = [*trial.members, trial]
+    if state.is_main_process:
+        for part in parts:
+            write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
+        members = [member.trial_id for member in trial.members]
+        write_json(run.description, {"trials": [trial.trial_id], "members": {trial.trial_id: members} if members else {}})
+    for part in parts:
+        task = work.Task(settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size)
+        if _agreed(state, lambda task=task: work.needs_training(task)):  # type: ignore[misc]
+            train(part, run)
+    for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
+        work.certify(task, shard)
+    state.wait_for_everyone()
+    return bool(state.is_main_process)
+
+
+def read_trial(settings: Path) -> Trial:
+    """A trial from its JSON file, with the name of its data filled in.
+
+    Raises:
+        ValueError: not the settings of a trial; names the file, the key and the value.
+    """
+    try:
+        trial = Trial.model_validate_json(settings.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{settings}: {explain(error, Trial)}") from None
+    return trial.model_copy(update={"dataset": dataset_name(trial.data)})
+
+
+def _agreed(state: PartialState, decide: Callable[[], Decision]) -> Decision:
+    """What the first process finds, on every process: the files change while the others look."""
+    found = [decide() if state.is_main_process else None]
+    broadcast_object_list(found)
+    assert found[0] is not None
+    return found[0]
