@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta, binom, norm
+from statsmodels.stats.proportion import proportion_confint
+
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+
+
+def test_bound_is_the_one_of_the_published_code() -> None:
+    for k, n, alpha in [(1, 10, 0.01), (99_000, 100_000, 0.001), (51, 100, 0.05), (7, 7, 0.001)]:
+        assert lower_confidence_bound(k, n, alpha) == proportion_confint(k, n, 2 * alpha, method="beta")[0]
+
+
+def test_bound_is_where_the_binomial_tail_is_alpha() -> None:
+    p = float(lower_confidence_bound(950, 1000, 0.001))
+    assert binom.sf(949, 1000, p) == pytest.approx(0.001, rel=1e-6)
+
+
+def test_bound_at_the_edges() -> None:
+    assert lower_confidence_bound(0, 5, 0.001) == 0
+    assert lower_confidence_bound(100_000, 100_000, 0.001) == pytest.approx(0.001 ** (1 / 100_000))
+    assert lower_confidence_bound(1, 1, 0.2) == pytest.approx(0.2)
+
+
+def test_bound_takes_arrays() -> None:
+    k = np.array([0, 500, 1000])
+    assert lower_confidence_bound(k, 1000, 0.01) == pytest.approx([0, beta.ppf(0.01, 500, 501), 0.01 ** (1 / 1000)])
+
+
+def test_bound_is_rarely_above_the_true_probability() -> None:
+    alpha, p, trials = 0.01, 0.8, 100_000
+    k = np.random.default_rng(0).binomial(200, p, trials)
+    wrong = (lower_confidence_bound(k, 200, alpha) > p).mean()
+    assert 0 < wrong <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / trials)
+
+
+def test_radius() -> None:
+    assert certified_radius(norm.cdf(1.5), 0.25) == pytest.approx(0.375)
+    assert certified_radius([0.2, 0.5, 0.5 - 1e-12], 1.0) == pytest.approx([0, 0, 0])
+
+
+@pytest.mark.parametrize(("sigma", "limit"), [(0.25, 0.9529), (0.5, 1.9057), (1.0, 3.8115)])
+def test_largest_radius_at_the_defaults(sigma: float, limit: float) -> None:
+    assert largest_radius(100_000, 0.001, sigma) == pytest.approx(limit, abs=1e-4)
+
+
+@pytest.mark.parametrize(("k", "n", "alpha"), [(-1, 5, 0.1), (6, 5, 0.1), (0, 0, 0.1), (1, 5, 0.0), (1, 5, 1.0)])
+def test_arguments_out_of_range_are_refused(k: int, n: int, alpha: float) -> None:
+    with pytest.raises(ValueError, match="must"):
+        lower_confidence_bound(k, n, alpha)
