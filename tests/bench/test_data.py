@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from bench.augment import crop_and_flip, random_shifts
+from bench.data import DataError, ImageSet, dataset_name, load_images
+from bench.decomposition import fit_decomposition, spectrum_of
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not part of the repository")
+
+
+@pytest.fixture(autouse=True)
+def _forget_images() -> None:
+    load_images.cache_clear()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_parquet(folder: Path, split: str, images: list[bytes], labels: list[int], *, image: str = "img") -> None:
+    rows = [{image: {"bytes": data, "path": None}, "label": label} for data, label in zip(images, labels, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+
+
+def random_pixels(count: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_synthetic_images_are_the_same_every_time_and_balanced() -> None:
+    first = load_images("synthetic", "train")
+    load_images.cache_clear()
+    again = load_images("synthetic", "train")
+    assert torch.equal(first.images, again.images)
+    assert first.images.dtype == torch.uint8
+    assert first.images.shape[1:] == (3, 32, 32)
+    assert torch.equal(first.labels.bincount(), torch.full((10,), len(first) // 10))
+    test = load_images("synthetic", "test")
+    assert not any(torch.equal(image, other) for image in test.images[:20] for other in first.images[:20])
+
+
+def test_synthetic_spectrum_falls_like_a_photographs() -> None:
+    spectrum = spectrum_of(load_images("synthetic", "train").images)
+    for sigma in (0.25, 0.5):
+        kept = spectrum.keep(0.2 * sigma**2).shape[1]
+        assert 50 < kept < 1000  # a real subset of 3072, as on CIFAR-10 (447 and 205)
+    steps = spectrum.variances[[0, 9, 99, 999]]
+    assert (steps[1:] < steps[:-1] / 2).all()
+
+
+@pytest.mark.parametrize("column", ["img", "image"])
+def test_parquet_in_the_layout_of_the_hub(tmp_path: Path, column: str) -> None:
+    pixels = random_pixels(4)
+    write_parquet(tmp_path, "train", [png(image) for image in pixels], [0, 1, 2, 1], image=column)
+    found = load_images(str(tmp_path), "train")
+    assert torch.equal(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert found.labels.tolist() == [0, 1, 2, 1]
+    assert found.num_classes == 3
+
+
+def test_image_folder(tmp_path: Path) -> None:
+    pixels = random_pixels(2)
+    for name, image in zip(("cat", "dog"), pixels, strict=True):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.png").write_bytes(png(image))
+    found = load_images(str(tmp_path), "test")
+    assert torch.equal(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert found.labels.tolist() == [0, 1]
+
+
+@pytest.mark.filterwarnings("default::ResourceWarning")
+def test_wrong_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder; allowed: synthetic, cifar10"):
+        load_images(str(tmp_path / "none"), "train")
+    with pytest.raises(DataError, match="found neither train-"):
+        load_images(str(tmp_path), "train")
+    write_parquet(tmp_path, "train", [b"not an image"], [0])
+    with pytest.raises(DataError, match="image 0 is not readable"):
+        load_images(str(tmp_path), "train")
+    write_parquet(tmp_path, "train", [png(random_pixels(1, 8)[0]), png(random_pixels(1, 9)[0])], [0, 1])
+    with pytest.raises(DataError, match="image 1 is 9×9, the first one 8×8"):
+        load_images(str(tmp_path), "train")
+    write_parquet(tmp_path, "train", [png(random_pixels(1)[0])], [0], image="picture")
+    with pytest.raises(DataError, match="has none of the columns img, image; found picture, label"):
+        load_images(str(tmp_path), "train")
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match="not readable as images and labels"):
+        load_images(str(tmp_path), "train")
+
+
+def test_cifar10_offline_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
+    with pytest.raises(DataError, match=f"put the python version's folder cifar-10-batches-py into {tmp_path}"):
+        load_images("cifar10", "train")
+
+
+def test_a_folders_name_tells_its_content_apart_and_survives_a_move(tmp_path: Path) -> None:
+    for place in ("a", "b", "c"):
+        folder = tmp_path / place / "mine"
+        folder.mkdir(parents=True)
+        write_parquet(folder, "train", [png(image) for image in random_pixels(3 if place == "c" else 2)], [0, 1, 0][: 3 if place == "c" else 2])
+    names = [dataset_name(str(tmp_path / place / "mine")) for place in "abc"]
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("mine@")
+
+
+def test_more_images_than_there_are_is_refused() -> None:
+    images = ImageSet(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]), 2)
+    assert len(images.first(2)) == 2
+    with pytest.raises(DataError, match="4 images were asked for, the data has 3"):
+        images.first(4)
+
+
+@needs_cifar
+def test_real_cifar10_keeps_as_many_directions_as_the_specification_says() -> None:
+    images = load_images(str(SHARED / "cifar10-exact-6k"), "train")
+    assert images.images.shape == (5085, 3, 32, 32)
+    assert images.num_classes == 10
+    spectrum = spectrum_of(images.images)
+    for sigma, ratio, expected in [(0.25, 0.2, 447), (0.5, 0.2, 205), (0.25, 0.1, 615), (0.5, 0.1, 311)]:
+        assert spectrum.keep(ratio * sigma**2).shape[1] == pytest.approx(expected, abs=5)
+
+
+@pytest.mark.parametrize("count", [40, 200])  # fewer and more images than pixels
+def test_decomposition_is_an_orthogonal_projection_on_the_principal_directions(count: int) -> None:
+    images = torch.from_numpy(random_pixels(count, 4)).permute(0, 3, 1, 2)
+    pixels = images.flatten(1).double() / 255
+    covariance = torch.cov(pixels.T)
+    spectrum = spectrum_of(images)
+    variances = torch.linalg.eigvalsh(covariance).flip(0)[: len(spectrum.variances)]
+    assert torch.allclose(spectrum.variances, variances, atol=1e-12)
+    threshold = float(spectrum.variances[10] + spectrum.variances[11]) / 2
+    basis = spectrum.keep(threshold)
+    assert basis.shape == (48, 11)
+    assert torch.allclose(basis.T @ basis, torch.eye(11, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(covariance @ basis, basis * variances[:11], atol=1e-9)
+
+    layer = fit_decomposition(images, 0.5, threshold / 0.25)
+    x = torch.rand(5, 3, 4, 4)
+    once = layer(x)
+    assert torch.allclose(layer(once), once, atol=1e-5)
+    mean = pixels.mean(dim=0).float().view(3, 4, 4)
+    assert torch.allclose(layer(mean[None]), mean[None], atol=1e-6)
+    by_hand = pixels.mean(dim=0) + (x.flatten(1).double() - pixels.mean(dim=0)) @ basis @ basis.T
+    assert torch.allclose(once.flatten(1).double(), by_hand, atol=1e-5)
+
+
+def test_decomposition_that_keeps_nothing_is_refused() -> None:
+    images = torch.from_numpy(random_pixels(10, 4)).permute(0, 3, 1, 2)
+    with pytest.raises(ValueError, match="keeps nothing"):
+        fit_decomposition(images, 100.0, 1.0)
+
+
+def test_crop_and_flip_equals_the_plain_way() -> None:
+    images = torch.from_numpy(random_pixels(6, 8)).permute(0, 3, 1, 2)
+    offsets, flips = random_shifts(6, torch.Generator().manual_seed(0))
+    for image, (row, column), flip, found in zip(images, offsets.tolist(), flips, crop_and_flip(images, offsets, flips), strict=True):
+        padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+        crop = padded[:, row : row + 8, column : column + 8]
+        assert torch.equal(found, crop.flip(2) if flip else crop)
+
+
+def test_shifts_cover_their_range_evenly() -> None:
+    offsets, flips = random_shifts(20_000, torch.Generator().manual_seed(0))
+    assert set(offsets.unique().tolist()) == set(range(9))
+    assert offsets.double().mean().item() == pytest.approx(4, abs=0.1)
+    assert flips.double().mean().item() == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bench.settings import Trial
+from results.bounds import certified_radius, lower_confidence_bound
+from results.folder import RunFolder, write_json, write_text
+from results.schema import CERTIFICATES, EPOCHS
+from results.shards import write_shard
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
+
+SMALL: dict[str, Any] = {
+    "model": "tiny",
+    "width": 4,
+    "dataset": "synthetic",
+    "train": {"epochs": 2, "decay_epochs": [1], "learning_rate": 0.05, "batch": 64, "images": 200, "precision": "fp32"},
+    "certify": {"n": 40, "n0": 10, "images": 12, "precision": "fp32"},
+}
+
+
+def small_trial(method: str = "gaussian", sigma: float = 0.25, **changes: Any) -> Trial:
+    """A trial that trains in a second."""
+    settings = {"name": method, "method": method, "sigma": sigma, **SMALL, **changes}
+    return Trial.model_validate(settings)
+
+
+def write_fake_run(path: Path, trials: list[Trial], *, images: int = 12, shard: int = 5) -> RunFolder:
+    """A finished run whose certificates come from a coin, not from a model: for tests of everything after the shards."""
+    run = RunFolder(path)
+    for number, trial in enumerate(trials):
+        folder = run.trial(trial.trial_id)
+        sha256 = f"{number:064x}"
+        write_text(folder.settings, trial.model_dump_json())
+        write_json(folder.training, fake_training(trial, sha256, images))
+        rows = [fake_row(trial, sha256, index, number) for index in range(images)]
+        for first in range(0, images, shard):
+            table = pa.Table.from_pylist(rows[first : first + shard], CERTIFICATES)
+            write_shard(folder, table, trial_id=trial.trial_id, checkpoint_sha256=sha256)
+        epoch = {"trial_id": trial.trial_id, "method": trial.name, "sigma": trial.sigma, "seed": trial.seed, "epoch": 0}
+        epoch |= {"learning_rate": 0.1, "loss": 1.0, "noisy_test_accuracy": 0.5, "seconds": 1.0}
+        pa.parquet.write_table(pa.Table.from_pylist([epoch], EPOCHS), folder.epochs)
+    write_json(run.description, {"trials": [trial.trial_id for trial in trials], "members": {}})
+    return run
+
+
+def fake_training(trial: Trial, sha256: str, images: int) -> dict[str, Any]:
+    return {
+        "training_id": trial.training_id,
+        "title": trial.objective.title,
+        "checkpoint_sha256": sha256,
+        "members": [],
+        "num_classes": 10,
+        "train_images": 200,
+        "test_images": images,
+        "copies": trial.objective.copies,
+        "decomposition_kept": None,
+        "train_seconds": 36.0,
+        "train_copies_per_second": 100.0,
+        "memory_bytes": 2_000_000_000,
+        "member_memory_bytes": 2_000_000_000,
+        "memory_kind": "resident",
+        "workers": 1,
+        "device": "a machine",
+        "train_precision": "fp32",
+        "torch_version": "0",
+    }
+
+
+def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, Any]:
+    random = np.random.default_rng([number, index])
+    n, label, selected = trial.certify.n, index % 10, (index + (index % 4 == 0)) % 10
+    counts = random.multinomial(n, [0.002] * 9 + [0.982])
+    counts[[selected, 9]] = counts[[9, selected]]
+    p_lower = float(lower_confidence_bound(counts[selected], n, trial.certify.alpha))
+    predicted = selected if p_lower >= 0.5 else -1
+    return {
+        "trial_id": trial.trial_id,
+        "method": trial.name,
+        "sigma": trial.sigma,
+        "seed": trial.seed,
+        "dataset": trial.dataset,
+        "split": "test",
+        "index": index,
+        "label": label,
+        "predicted": predicted,
+        "status": "certified" if predicted >= 0 else "abstained",
+        "correct": predicted == label,
+        "radius": float(certified_radius(p_lower, trial.sigma)),
+        "p_lower": p_lower,
+        "selected": selected,
+        "count_top": int(counts[selected]),
+        "n": n,
+        "n0": trial.certify.n0,
+        "alpha": trial.certify.alpha,
+        "counts": counts.tolist(),
+        "seconds": 0.5,
+        "precision": "fp32",
+        "device": "a machine",
+        "torch_version": "0",
+        "checkpoint_sha256": sha256,
+    }
+
+
+@pytest.fixture
+def fake_run(tmp_path: Path) -> RunFolder:
+    """Two methods at two σ, merged by nobody yet."""
+    trials = [small_trial(method, sigma, certify={"n": 2000, "n0": 10}) for sigma in (0.25, 0.5) for method in ("ours", "gaussian")]
+    return write_fake_run(tmp_path / "run", trials)

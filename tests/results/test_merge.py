@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from results import read_run
+from results.folder import RunFolder, TrialFolder, read_json, write_json
+from results.merge import MergeError, merge_run
+from results.schema import CERTIFICATES
+from results.shards import finished_indices, write_shard
+from results.shards import test_indices as indices_to_test
+
+
+def first_trial(run: RunFolder) -> TrialFolder:
+    return run.trial(run.trial_ids()[0])
+
+
+def rewrite(run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """Change the third row of the first shard of the first trial."""
+    folder = first_trial(run)
+    path = folder.shard_files()[0]
+    rows = pq.read_table(path).to_pylist()
+    rows[2] |= change(rows[2])
+    sha256 = read_json(folder.training)["checkpoint_sha256"]
+    return write_shard(
+        folder, pa.Table.from_pylist(rows, CERTIFICATES), trial_id=folder.path.name, checkpoint_sha256=sha256
+    )
+
+
+def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -> None:
+    assert merge_run(fake_run) == []
+    run = read_run(fake_run.path)
+    assert len(run.certificates) == 4 * 12
+    for _, rows in run.certificates.groupby("trial_id"):
+        assert rows["index"].tolist() == list(range(12))
+    assert len(run.trials) == len(run.epochs) == 4
+    assert run.certificates["radius"].dtype == float
+    assert run.certificates["correct"].dtype == bool
+    assert pd.api.types.is_string_dtype(run.certificates["method"])
+    assert sum(run.certificates["counts"].iloc[0]) == 2000
+    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"1"
+
+
+def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
+    merge_run(fake_run)
+    before = read_run(fake_run.path).certificates
+    folder = first_trial(fake_run)
+    sha256 = read_json(folder.training)["checkpoint_sha256"]
+    table = pa.concat_tables(pq.read_table(path) for path in folder.shard_files())
+    for path in folder.shard_files():
+        path.unlink()
+    for first in range(0, 12, 7):
+        write_shard(folder, table.slice(first, 7), trial_id=folder.path.name, checkpoint_sha256=sha256)
+    merge_run(fake_run)
+    pd.testing.assert_frame_equal(before, read_run(fake_run.path).certificates)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda row: {"counts": [row["counts"][0] + 1, *row["counts"][1:]]}, "the counts do not sum to n"),
+        (lambda row: {"radius": row["sigma"] * 4}, "the radius is above its limit"),
+        (lambda row: {"radius": row["radius"] + 1e-6}, "radius does not follow from p_lower"),
+        (lambda row: {"p_lower": row["p_lower"] - 1e-6}, "p_lower does not follow from counts"),
+        (lambda row: {"count_top": row["count_top"] - 1}, "count_top is not the count"),
+        (lambda row: {"predicted": -1}, "abstention does not follow from p_lower"),
+        (lambda row: {"predicted": (row["selected"] + 1) % 10}, "predicted is not selected"),
+        (lambda row: {"correct": not row["correct"]}, "correct is wrong"),
+        (lambda row: {"n": row["n"] + 1}, "n is not the trial's"),
+        (lambda row: {"alpha": 0.01}, "alpha is not the trial's"),
+        (lambda row: {"index": 3}, "holds image 3 a second time"),
+        (lambda row: {"index": 99}, "holds image 99, which this trial does not certify"),
+        (lambda row: {"checkpoint_sha256": "f" * 64}, "is of another checkpoint"),
+        (lambda row: {"trial_id": "other"}, "is of another trial"),
+    ],
+)
+def test_merge_refuses_what_does_not_hold_and_names_the_shard(
+    fake_run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]], reason: str
+) -> None:
+    path = rewrite(fake_run, change)
+    with pytest.raises(MergeError) as caught:
+        merge_run(fake_run)
+    assert reason in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not fake_run.certificates.exists()
+
+
+def test_merge_refuses_gaps_and_damaged_shards(fake_run: RunFolder) -> None:
+    path = first_trial(fake_run).shard_files()[1]
+    data = path.read_bytes()
+    path.unlink()
+    with pytest.raises(MergeError, match="5 images are missing, the first is 5"):
+        merge_run(fake_run)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MergeError, match=f"{path.name}: not readable as Parquet"):
+        merge_run(fake_run)
+
+
+def test_merge_leaves_out_failed_and_untrained_trials(fake_run: RunFolder) -> None:
+    first, second, *_ = fake_run.trial_ids()
+    write_json(fake_run.trial(first).state, {"state": "failed", "error": "no"})
+    fake_run.trial(second).training.unlink()
+    assert merge_run(fake_run) == [first, second]
+    assert set(read_run(fake_run.path).trials["trial_id"]) == set(fake_run.trial_ids()[2:])
+
+
+def test_damaged_shards_are_done_again(fake_run: RunFolder) -> None:
+    folder = first_trial(fake_run)
+    sha256 = read_json(folder.training)["checkpoint_sha256"]
+    damaged, foreign = folder.shard_files()[:2]
+    damaged.write_bytes(b"PAR1")
+    assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
+    assert not damaged.exists()
+    assert foreign.exists()
+    assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 63 + "9") == set()
+
+
+def test_indices_are_evenly_spaced() -> None:
+    assert indices_to_test(10_000, 500) == list(range(0, 10_000, 20))  # Cohen et al. 2019 certify every twentieth
+    assert indices_to_test(7, 3) == [0, 2, 4]
+    assert indices_to_test(5, None) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="the test set has 5"):
+        indices_to_test(5, 6)
+
+
+def test_a_newer_schema_is_refused(fake_run: RunFolder) -> None:
+    merge_run(fake_run)
+    table = pq.read_table(fake_run.trials)
+    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "2"}), fake_run.trials)
+    with pytest.raises(ValueError, match="has schema version 2, this program reads 1"):
+        read_run(fake_run.path)
