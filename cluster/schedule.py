@@ -55,7 +55,8 @@ def run_jobs(jobs: list[Job], work: Work, size: GangSize, *, address: str | None
         jobs: in the order in which they should start, except where one must wait for another.
         work: what a gang does for a job.
         size: resources of each gang.
-        address: of a running cluster; where not given, one is started on this machine and stopped at the end.
+        address: of a running cluster; where not given, one is started on this machine and stopped at the end. A
+            process that is connected already keeps its cluster.
 
     Returns:
         The names of the jobs that failed.
@@ -144,6 +145,9 @@ def _write(state: Path, value: dict[str, Any]) -> None:
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():  # by whoever calls: theirs to end
+        yield
+        return
     try:
         ray.init(
             address=address or "local",

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster import ClusterError, GangSize, Job, Work, run_jobs
+
+WORK = Work(**{name: f"tests.cluster.toys:{name}" for name in ("needs_training", "train", "shards_left", "certify")})
+TWO = GangSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+    )
+    yield
+    ray.shutdown()
+
+
+def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: object) -> Job:
+    place = folder / name
+    place.mkdir()
+    return Job(name, {"folder": str(place), "shards": 4, **task}, str(place / "log.txt"), str(place / "state.json"), after or [])
+
+
+def notes(folder: Path, name: str = "job") -> list[str]:
+    return (folder / name / "notes.txt").read_text().splitlines()
+
+
+def shards(folder: Path, name: str = "job") -> list[int]:
+    return sorted(int(note.split()[1]) for note in notes(folder, name) if note.startswith("shard"))
+
+
+def test_a_gang_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path)], WORK, TWO) == []
+    trained = {note for note in notes(tmp_path) if note.startswith("train")}
+    assert trained == {"train rank 0 of 2", "train rank 1 of 2"}
+    assert shards(tmp_path) == [0, 1, 2, 3]
+    assert len({note.split()[-1] for note in notes(tmp_path) if note.startswith("shard")}) == 2
+    assert not (tmp_path / "job" / "state.json").exists()
+
+
+def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "bad", train_raises=True), job(tmp_path, "good"), job(tmp_path, "last", after=["bad", "good"])]
+    assert run_jobs(jobs, WORK, TWO) == ["bad"]
+    assert json.loads((tmp_path / "bad" / "state.json").read_text()) == {"state": "failed", "error": "the loss became nan"}
+    assert "the loss became nan" in (tmp_path / "bad" / "log.txt").read_text()
+    assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
+
+
+def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "ensemble", after=["a", "b"]), job(tmp_path, "a"), job(tmp_path, "b")]
+    assert run_jobs(jobs, WORK, GangSize(1, 1, 0)) == []
+    started = {name: (tmp_path / name / "notes.txt").stat().st_ctime for name in ("ensemble", "a", "b")}
+    assert max(started, key=lambda name: started[name]) == "ensemble"
+
+
+def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, trained=True)], WORK, TWO) == []
+    assert not any(note.startswith("train") for note in notes(tmp_path))
+
+
+@pytest.mark.parametrize("death", ["train_dies", "certify_dies"])
+def test_a_dead_worker_is_replaced_and_its_work_done_again(tmp_path: Path, death: str) -> None:
+    assert run_jobs([job(tmp_path, **{death: 2})], WORK, TWO) == []
+    assert shards(tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_shard_that_kills_its_workers_fails_after_three_attempts_and_the_rest_completes(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, poison=1)], WORK, TWO) == ["job"]
+    assert notes(tmp_path).count("poisoned 1") == 3
+    assert shards(tmp_path) == [0, 2, 3]
+    error = json.loads((tmp_path / "job" / "state.json").read_text())["error"]
+    assert error.startswith("1 shards killed their worker 3 times, the first: images 1 to 1: ")
+    assert "\n" not in error
+
+
+def test_a_gang_that_never_fits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"3 workers × 1 CPU is more than the cluster has \(2 CPU\)"):
+        run_jobs([job(tmp_path)], WORK, GangSize(3, 1, 0))
+    with pytest.raises(ClusterError, match=r"2 workers × 1 GPU is more than the cluster has \(0 GPU\)"):
+        run_jobs([], WORK, GangSize(2, 1, 1))

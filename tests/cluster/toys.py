@@ -1,0 +1,48 @@
+"""Work for a gang that leaves traces in a folder: task = {"folder", "shards", and what should go wrong}."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def needs_training(task: dict[str, Any]) -> bool:
+    _note(task, "asked")
+    return not task.get("trained")
+
+
+def train(task: dict[str, Any]) -> None:
+    _note(task, f"train rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}")
+    if task.get("train_raises"):
+        raise ValueError("the loss became nan")
+    if task.get("train_dies") and not _once(task, "died"):
+        os._exit(1)
+
+
+def shards_left(task: dict[str, Any]) -> list[list[int]]:
+    return [[shard] for shard in range(task["shards"])]
+
+
+def certify(task: dict[str, Any], shard: list[int]) -> None:
+    if shard[0] == task.get("poison"):
+        _note(task, f"poisoned {shard[0]}")
+        os._exit(1)
+    if shard[0] == task.get("certify_dies") and not _once(task, "died"):
+        os._exit(1)
+    time.sleep(0.05)
+    _note(task, f"shard {shard[0]} by {os.getpid()}")
+
+
+def _note(task: dict[str, Any], line: str) -> None:
+    with (Path(task["folder"]) / "notes.txt").open("a") as file:
+        file.write(line + "\n")
+
+
+def _once(task: dict[str, Any], name: str) -> bool:
+    """Whether this was asked before."""
+    marker = Path(task["folder"]) / name
+    seen = marker.exists()
+    marker.touch()
+    return seen

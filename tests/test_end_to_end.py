@@ -1,0 +1,156 @@
+"""The command as users run it: whole runs on a real local cluster, undisturbed, killed, and certified again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from results import read_run
+from results.folder import RunFolder
+
+GRID = """
+methods = ["ours", "ensemble", "consistency", "gaussian"]
+sigmas = [0.5]
+model = "tiny"
+width = 8
+[train]
+epochs = 4
+decay_epochs = [3]
+learning_rate = 0.1
+batch = 128
+images = 400
+[certify]
+n0 = 20
+n = 600
+images = 30
+"""
+SAME = ["method", "index", "label", "predicted", "radius", "counts", "checkpoint_sha256"]
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "bench", "run", "--grid", str(folder / "grid.toml"), "--out", str(folder / "run"), *options]
+
+
+def bench_run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=300, check=False)
+
+
+def certificates(folder: Path) -> pd.DataFrame:
+    rows = read_run(folder / "run").certificates[SAME].copy()
+    rows["counts"] = rows["counts"].map(tuple)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the grid and its undisturbed run, by two workers in shards of eight."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "grid.toml").write_text(GRID)
+    result = bench_run(folder, "--workers", "2", "--shard-size", "8")
+    assert result.returncode == 0, result.stderr
+    assert "Table 5.1" in result.stdout
+    assert "Table 5.2" in result.stdout
+    return folder
+
+
+def test_a_run_has_every_trial_and_file(finished: Path) -> None:
+    run = read_run(finished / "run")
+    assert run.trials["method"].tolist() == ["ours", "ensemble", "consistency", "gaussian"]
+    assert len(run.certificates) == 4 * 30
+    assert (run.trials["workers"] == 2).all()
+    folder = RunFolder(finished / "run")
+    for path in (folder.tables / "table_5_1.md", folder.tables / "table_5_2.tex", folder.figures / "figure_5_1.png"):
+        assert path.stat().st_size > 500
+    assert not list(folder.path.rglob(".*"))  # no temporary file is left
+    # ours, consistency, gaussian, and the two members that only the ensemble needs, each trained once
+    assert len(list(folder.path.glob("trials/*/model.safetensors"))) == 5
+    assert run.epochs.groupby("trial_id")["epoch"].apply(list).tolist() == [[0, 1, 2, 3]] * 5
+    ensemble = run.trials.set_index("method").loc["ensemble"]
+    assert ensemble["memory_bytes"] > 2 * ensemble["member_memory_bytes"]
+
+
+def test_the_same_command_again_repeats_nothing(finished: Path) -> None:
+    shards = {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")}
+    started = time.monotonic()
+    result = bench_run(finished, "--workers", "2")
+    assert result.returncode == 0
+    assert time.monotonic() - started < 30
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")} == shards
+
+
+def test_deleted_shards_come_back_identical_with_other_workers_and_shard_sizes(finished: Path) -> None:
+    before = certificates(finished)
+    models = {path: path.stat().st_mtime_ns for path in finished.rglob("model.safetensors")}
+    for path in finished.rglob("shards/*"):
+        path.unlink()
+    result = bench_run(finished, "--workers", "1", "--shard-size", "7")  # this worker computes with both cores
+    assert result.returncode == 0, result.stderr
+    pd.testing.assert_frame_equal(before, certificates(finished))
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("model.safetensors")} == models
+
+
+def kill_when(folder: Path, reached: Callable[[Path], bool]) -> None:
+    process = subprocess.Popen(
+        command(folder, "--workers", "2", "--shard-size", "8"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not reached(folder / "run"):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_in_training_and_in_certification_ends_as_if_undisturbed(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    kill_when(tmp_path, lambda run: any(run.glob("trials/*/checkpoint.safetensors")))
+    kill_when(tmp_path, lambda run: any(run.glob("trials/*/shards/*.parquet")))
+    time.sleep(5)  # workers outlive the command by some seconds
+    done = {path: path.stat().st_mtime_ns for kind in ("training.json", "shards/*.parquet") for path in tmp_path.rglob(kind)}
+    assert done
+    result = bench_run(tmp_path, "--workers", "2", "--shard-size", "8")
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    pd.testing.assert_frame_equal(certificates(finished), certificates(tmp_path))
+
+
+def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    process = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_failing_trial_is_one_line_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
+    # a rate at which the loss of the first method overflows, and not of the second
+    grid = GRID.replace('"ours", "ensemble", "consistency", "gaussian"', '"consistency", "gaussian"')
+    (tmp_path / "grid.toml").write_text(grid + "\n[cells.consistency]\ntrain = { learning_rate = 1e30 }\n")
+    result = bench_run(tmp_path)
+    assert result.returncode == 1
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("failed:")]
+    assert "consistency σ=0.5: FloatingPointError: the loss became nan in epoch 0" in line
+    assert Path(line.rsplit("log: ", 1)[1].rstrip(")")).stat().st_size > 0
+    assert read_run(tmp_path / "run").trials["method"].tolist() == ["gaussian"]
+    status = subprocess.run(
+        [sys.executable, "-m", "bench", "status", str(tmp_path / "run")], capture_output=True, text=True, check=True
+    )
+    assert "failed" in status.stdout
+    assert "the loss became nan" in status.stderr
