@@ -57,9 +57,7 @@ def run(
     with _user_errors():
         if data not in (None, "synthetic", "cifar10"):
             data = str(Path(str(data)).expanduser().absolute())
-        loaded = load_grid(
-            grid, set_ or [], data=data, methods=_names(methods), sigmas=_numbers("--sigmas", sigmas)
-        )
+        loaded = load_grid(grid, set_ or [], data=data, methods=_names(methods), sigmas=_numbers("--sigmas", sigmas))
         dataset = dataset_name(loaded.data)
         # Wrong or too little data is refused before anything starts.
         load_images(loaded.data, "train").first(loaded.train.images)
@@ -104,7 +102,9 @@ def report(run: RunArgument) -> None:
 
 @app.command()
 def trial(
-    settings: Annotated[Path, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")],
+    settings: Annotated[
+        Path, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run that the trial becomes.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
@@ -191,8 +191,9 @@ def _print_failures(folder: RunFolder) -> None:
 
     for progress in read_progress(folder):
         if progress.stage == "failed":
+            reason = f"{escape(progress.error)} (log: {escape(progress.log)})"
             errors.print(
-                f"[red]failed:[/red] {progress.label} σ={progress.sigma:g}: {escape(progress.error)} (log: {progress.log})",
+                f"[red]failed:[/red] {progress.label} σ={progress.sigma:g}: {reason}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -139,7 +139,7 @@ def explain(error: ValidationError, model: type[Settings]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """": did you mean …?" where a known name is close, otherwise an empty string."""
+    """ ": did you mean …?" where a known name is close, otherwise an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 

@@ -1,7 +1,7 @@
 """Base classifiers f: images in [0, 1] -> logits. Normalisation is inside, so noise is added in pixel space.
 
-    from bench.models import build_model
-    model = build_model("resnet110", num_classes=10)
+from bench.models import build_model
+model = build_model("resnet110", num_classes=10)
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def model_blocks(name: str) -> int:
     depth = int(match[1])
     if depth < 8 or depth % 6 != 2:
         lower = max(8, depth - (depth - 2) % 6)
-        raise ValueError(f"model = {name!r}: the depth must be 6n+2; the nearest are resnet{lower} and resnet{lower + 6}")
+        raise ValueError(
+            f"model = {name!r}: the depth must be 6n+2; the nearest are resnet{lower} and resnet{lower + 6}"
+        )
     return (depth - 2) // 6
 
 
@@ -115,7 +117,9 @@ class BasicBlock(nn.Module):
         self.first = _conv_norm(channels_in, channels_out, kernel=3, stride=stride)
         self.second = _conv_norm(channels_out, channels_out, kernel=3, stride=1)
         same = stride == 1 and channels_in == channels_out
-        self.shortcut: nn.Module = nn.Identity() if same else _conv_norm(channels_in, channels_out, kernel=1, stride=stride)
+        self.shortcut: nn.Module = (
+            nn.Identity() if same else _conv_norm(channels_in, channels_out, kernel=1, stride=stride)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         return F.relu(self.second(F.relu(self.first(features))) + self.shortcut(features))

@@ -20,7 +20,14 @@ from rich.text import Text
 from results.folder import RunFolder, TrialFolder, read_json
 from results.shards import test_indices
 
-STYLES = {"done": "green", "failed": "red", "training": "cyan", "certifying": "cyan", "waiting": "dim", "stopped": "dim"}
+STYLES = {
+    "done": "green",
+    "failed": "red",
+    "training": "cyan",
+    "certifying": "cyan",
+    "waiting": "dim",
+    "stopped": "dim",
+}
 POLL_SECONDS = 1.0
 
 
@@ -141,7 +148,13 @@ def _mean(values: list[float | None]) -> float | None:
 def render(trials: list[TrialProgress], workers: int, elapsed: float | None = None) -> RenderableType:
     """The table that a person watches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (("σ", "right"), ("method", "left"), ("stage", "left"), ("epochs", "right"), ("images", "right")):
+    for heading, justify in (
+        ("σ", "right"),
+        ("method", "left"),
+        ("stage", "left"),
+        ("epochs", "right"),
+        ("images", "right"),
+    ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants a literal
     for trial in trials:
         epochs = f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–"

@@ -59,8 +59,9 @@ def prepare(grid: Grid, dataset: str, run: RunFolder, *, fresh: bool) -> list[Tr
     everything = [*kept, *trials]
     ids = [trial.trial_id for trial in everything]
     members = {trial.trial_id: [member.trial_id for member in trial.members] for trial in everything if trial.members}
-    for trial in [*trials, *(member for trial in trials for member in trial.members)]:
-        write_text(run.trial(trial.trial_id).settings, trial.model_dump_json(indent=2) + "\n")
+    for trial in trials:
+        for part in [trial, *trial.members]:
+            write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
     write_json(
         run.description,
         {
@@ -126,7 +127,11 @@ def _git_commit() -> str | None:
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=10,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""The settings of one trial. They decide its identity: a changed setting is a new trial, an unchanged one is found again.
+"""The settings of one trial. They decide its identity: a changed setting is a new trial.
 
 Resources (workers, GPUs, shard size) are no settings.
 """

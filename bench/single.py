@@ -41,9 +41,13 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
         for part in parts:
             write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
         members = [member.trial_id for member in trial.members]
-        write_json(run.description, {"trials": [trial.trial_id], "members": {trial.trial_id: members} if members else {}})
+        write_json(
+            run.description, {"trials": [trial.trial_id], "members": {trial.trial_id: members} if members else {}}
+        )
     for part in parts:
-        task = work.Task(settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size)
+        task = work.Task(
+            settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size
+        )
         if _agreed(state, lambda task=task: work.needs_training(task)):  # type: ignore[misc]
             train(part, run)
     for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:

@@ -137,7 +137,13 @@ class Smoothed:
             )
 
     def predict(
-        self, images: Tensor, *, n: int = 1000, alpha: float = 0.001, seed: int = 0, indices: Sequence[int] | None = None
+        self,
+        images: Tensor,
+        *,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
     ) -> list[int]:
         """PREDICT: the most frequent class of each image, or −1 (abstain).
 

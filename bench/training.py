@@ -187,9 +187,7 @@ class Batch:
     global_size: int
 
 
-def batches(
-    trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accelerator: Accelerator
-) -> Iterator[Batch]:
+def batches(trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accelerator: Accelerator) -> Iterator[Batch]:
     """This rank's part of every batch of an epoch; over all ranks, each of `count` images comes exactly once."""
     device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     size, copies = trial.images_per_step, trial.objective.copies
@@ -208,9 +206,7 @@ def batches(
 
 
 @torch.no_grad()
-def noisy_accuracy(
-    trial: Trial, epoch: int, model: nn.Module, test: ImageSet, accelerator: Accelerator
-) -> float:
+def noisy_accuracy(trial: Trial, epoch: int, model: nn.Module, test: ImageSet, accelerator: Accelerator) -> float:
     """Share of test images that the base classifier itself gets right on one noisy copy each."""
     model.eval()
     draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)

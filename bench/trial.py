@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import partial
 
 from bench.settings import Trial
 from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
@@ -24,7 +25,7 @@ def is_trained(trial: Trial, run: RunFolder) -> bool:
         source = TrialFolder(other.parent)
         if source.path != folder.path and _holds_training(trial, source):
             for path in (source.model, source.epochs, source.training):
-                write_whole(folder.path / path.name, lambda temporary, path=path: shutil.copyfile(path, temporary))
+                write_whole(folder.path / path.name, partial(shutil.copyfile, path))
             return True
     return False
 
@@ -33,9 +34,7 @@ def images_left(trial: Trial, run: RunFolder) -> list[int]:
     """Test images of a trained trial that no valid shard holds yet, in order."""
     folder = run.trial(trial.trial_id)
     training = read_json(folder.training)
-    finished = finished_indices(
-        folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"])
-    )
+    finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"]))
     wanted = test_indices(int(training["test_images"]), trial.certify.images)
     return [index for index in wanted if index not in finished]
 
@@ -58,7 +57,7 @@ def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
 
 
 def _join_members(trial: Trial, run: RunFolder) -> bool:
-    """Write an ensemble's training record from its members' once all are trained; Table 5.2 charges it with their sum."""
+    """Write an ensemble's training record once its members are trained; Table 5.2 charges it with their sum."""
     if not all(is_trained(member, run) for member in trial.members):
         return False
     records = [read_json(run.trial(member.trial_id).training) for member in trial.members]
@@ -80,4 +79,3 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
         },
     )
     return True
-

@@ -45,8 +45,7 @@ class WorkFailed(RuntimeError):  # noqa: N818  # reads as what happened
     """A function of the work raised, or its workers kept dying; the message is one line."""
 
 
-@ray.remote(max_restarts=0)
-class Worker:
+class _Worker:
     """A process of a gang. Its output goes to the trial's log."""
 
     def log_to(self, log_file: str) -> None:
@@ -75,6 +74,9 @@ class Worker:
 
     def call(self, function: str, *arguments: object) -> Any:
         return pkgutil.resolve_name(function)(*arguments)
+
+
+Worker: Any = ray.remote(max_restarts=0)(_Worker)
 
 
 class Gang:
@@ -159,7 +161,7 @@ class Gang:
             self.workers.append(self._new_worker())
 
     def _new_worker(self) -> ActorHandle:
-        worker = Worker.options(
+        worker: ActorHandle = Worker.options(
             num_cpus=self.size.cpus_per_worker,
             num_gpus=self.size.gpus_per_worker,
             scheduling_strategy=PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group()),

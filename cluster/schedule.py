@@ -114,7 +114,7 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 def _run_job(config: dict[str, Any], work: Work, size: GangSize) -> dict[str, int]:
-    """The Tune trial: a gang for one job. Errors become a file and a status, so that Tune neither prints nor retries."""
+    """The Tune trial: a gang for one job. Errors become a file and a status, so Tune neither prints nor retries."""
     job = Job(**config["job"])
     state = Path(job.state_file)
     state.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Training objectives: functions of the noisy logits (m, batch, num_classes) and the labels. torch only.
 
-    from methods import METHODS, get_method
-    get_method("consistency", strength=20.0).loss(logits, labels, sigma=0.25, epoch=0)
+from methods import METHODS, get_method
+get_method("consistency", strength=20.0).loss(logits, labels, sigma=0.25, epoch=0)
 """
 
 from __future__ import annotations

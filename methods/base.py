@@ -20,7 +20,7 @@ class Method:
     source: ClassVar[str]
     """Paper and equation that the objective implements."""
     decomposition: ClassVar[bool] = False
-    """Whether the classifier sits behind the linear decomposition (thesis section 4.2) unless the grid says otherwise."""
+    """Whether the classifier sits behind the linear decomposition (thesis section 4.2), if the grid does not say."""
     members: ClassVar[int] = 1
     """Models whose mean logits are the classifier; above 1, each is trained alone as `member_method`."""
     member_method: ClassVar[str | None] = None

@@ -11,7 +11,9 @@ from torch import Tensor
 from .base import Method, require
 from .gaussian import per_sample_cross_entropy
 
-SMALLEST_MEAN = 1e-20  # the clamp of the published code: keeps log F̄ finite where every copy gives a class probability 0
+SMALLEST_MEAN = (
+    1e-20  # the clamp of the published code: keeps log F̄ finite where every copy gives a class probability 0
+)
 
 
 @dataclass(frozen=True, kw_only=True)

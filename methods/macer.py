@@ -57,4 +57,5 @@ class MACER(Method):
             xi = torch.special.ndtri(top[:, 0]) - torch.special.ndtri(top[:, 1])
             kept = xi.isfinite() & (xi.abs() <= self.margin)
         top = top[kept]
-        return self.margin - (torch.special.ndtri(top[:, 0]) - torch.special.ndtri(top[:, 1]))
+        hinge: Tensor = self.margin - (torch.special.ndtri(top[:, 0]) - torch.special.ndtri(top[:, 1]))
+        return hinge

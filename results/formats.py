@@ -49,7 +49,11 @@ def to_csv(table: ResultTable) -> str:
 
 def to_latex(table: ResultTable) -> str:
     """A table environment that needs the package booktabs; published values small and in parentheses."""
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escape(table.title)}. {_escape(' '.join(table.caption))}}}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(table.title)}. {_escape(' '.join(table.caption))}}}",
+    ]
     lines += [rf"\label{{tab:{table.name.replace('_', '-')}}}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}"]
     headings = [r"$\sigma$", "method", *(_escape(_heading(column)) for column in table.columns)]
     lines += [r"\toprule", " & ".join(headings) + r" \\", r"\midrule"]
@@ -57,7 +61,10 @@ def to_latex(table: ResultTable) -> str:
         new = position == 0 or table.rows[position - 1].sigma != row.sigma
         if new and position:
             lines.append(r"\midrule")
-        cells = [_cell(table, row, column, r"\textbf{{{}}}".format, r" {{\scriptsize({})}}".format) for column in table.columns]
+        cells = [
+            _cell(table, row, column, r"\textbf{{{}}}".format, r" {{\scriptsize({})}}".format)
+            for column in table.columns
+        ]
         lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 

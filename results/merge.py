@@ -98,9 +98,16 @@ def _check_numbers(path: Path, table: pa.Table, settings: dict[str, Any]) -> Non
     limit = largest_radius(column["n"], column["alpha"], column["sigma"])
     _refuse(path, column, column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
     p_lower = lower_confidence_bound(top, column["n"], column["alpha"])
-    _refuse(path, column, ~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
+    _refuse(
+        path, column, ~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts"
+    )
     radius = certified_radius(column["p_lower"], column["sigma"])
-    _refuse(path, column, ~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
+    _refuse(
+        path,
+        column,
+        ~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12),
+        "radius does not follow from p_lower",
+    )
     abstained = column["p_lower"] < 0.5
     _refuse(path, column, abstained != (column["predicted"] == -1), "abstention does not follow from p_lower")
     _refuse(path, column, ~abstained & (column["predicted"] != column["selected"]), "predicted is not selected")

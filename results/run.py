@@ -44,4 +44,5 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not readable as Parquet: {error}") from None
     check_schema(table.schema, schema, path)
-    return table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

@@ -100,4 +100,6 @@ def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:
         raise ValueError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
     if not found.equals(expected):
         odd = set(found.names) ^ set(expected.names)
-        raise ValueError(f"{file}: its columns are not those of version {SCHEMA_VERSION}: {', '.join(sorted(odd)) or 'types'}")
+        raise ValueError(
+            f"{file}: its columns are not those of version {SCHEMA_VERSION}: {', '.join(sorted(odd)) or 'types'}"
+        )

@@ -160,10 +160,13 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDE
     names = run.trials.groupby("title")["method"].nunique()
     titles = run.trials.set_index("method")["title"].to_dict()
     groups = []
-    for (sigma, method), certificates in run.certificates.groupby(["sigma", "method"]):
+    for sigma, method in run.trials[["sigma", "method"]].drop_duplicates().itertuples(index=False, name=None):
+        rows = (run.certificates["sigma"] == sigma) & (run.certificates["method"] == method)
         title = titles[method]
         # Variants of one method share its title: then the row's own name tells them apart.
-        groups.append(Group(sigma, method, f"{title} [{method}]" if names[title] > 1 else title, certificates))
+        groups.append(
+            Group(sigma, method, f"{title} [{method}]" if names[title] > 1 else title, run.certificates[rows])
+        )
     return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
 
 

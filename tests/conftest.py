@@ -32,7 +32,7 @@ def small_trial(method: str = "gaussian", sigma: float = 0.25, **changes: Any) -
 
 
 def write_fake_run(path: Path, trials: list[Trial], *, images: int = 12, shard: int = 5) -> RunFolder:
-    """A finished run whose certificates come from a coin, not from a model: for tests of everything after the shards."""
+    """A finished run whose certificates come from a coin, not from a model."""
     run = RunFolder(path)
     for number, trial in enumerate(trials):
         folder = run.trial(trial.trial_id)
@@ -111,5 +111,9 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
 @pytest.fixture
 def fake_run(tmp_path: Path) -> RunFolder:
     """Two methods at two σ, merged by nobody yet."""
-    trials = [small_trial(method, sigma, certify={"n": 2000, "n0": 10}) for sigma in (0.25, 0.5) for method in ("ours", "gaussian")]
+    trials = [
+        small_trial(method, sigma, certify={"n": 2000, "n0": 10})
+        for sigma in (0.25, 0.5)
+        for method in ("ours", "gaussian")
+    ]
     return write_fake_run(tmp_path / "run", trials)

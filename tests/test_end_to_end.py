@@ -36,7 +36,17 @@ SAME = ["method", "index", "label", "predicted", "radius", "counts", "checkpoint
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "bench", "run", "--grid", str(folder / "grid.toml"), "--out", str(folder / "run"), *options]
+    return [
+        sys.executable,
+        "-m",
+        "bench",
+        "run",
+        "--grid",
+        str(folder / "grid.toml"),
+        "--out",
+        str(folder / "run"),
+        *options,
+    ]
 
 
 def bench_run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +125,9 @@ def test_a_run_killed_in_training_and_in_certification_ends_as_if_undisturbed(fi
     kill_when(tmp_path, lambda run: any(run.glob("trials/*/checkpoint.safetensors")))
     kill_when(tmp_path, lambda run: any(run.glob("trials/*/shards/*.parquet")))
     time.sleep(5)  # workers outlive the command by some seconds
-    done = {path: path.stat().st_mtime_ns for kind in ("training.json", "shards/*.parquet") for path in tmp_path.rglob(kind)}
+    done = {
+        path: path.stat().st_mtime_ns for kind in ("training.json", "shards/*.parquet") for path in tmp_path.rglob(kind)
+    }
     assert done
     result = bench_run(tmp_path, "--workers", "2", "--shard-size", "8")
     assert result.returncode == 0, result.stderr

@@ -39,7 +39,9 @@ def test_imports_form_a_star(file: Path) -> None:
     assert package != "methods" or imported <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("file", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "file", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(ROOT))
+)
 def test_no_file_is_long_or_unpickles(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400

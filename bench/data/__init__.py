@@ -1,7 +1,7 @@
 """Image sets: synthetic, CIFAR-10, a folder of Parquet files, or a folder of image folders.
 
-    from bench.data import load_images
-    train = load_images("synthetic", "train")     # .images (count, 3, height, width) uint8, .labels (count,) int64
+from bench.data import load_images
+train = load_images("synthetic", "train")     # .images (count, 3, height, width) uint8, .labels (count,) int64
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load_images(data: str, split: Split) -> ImageSet:
 
     Args:
         data: "synthetic", "cifar10" (torchvision, under ./data or $BENCH_DATA, downloaded when absent), or a folder:
-            Parquet files in the layout of the Hugging Face hub, or train/ and test/ with one folder of images per class.
+            Parquet files in the layout of the Hugging Face hub, or train/ and test/ with a folder of images per class.
         split: "train" or "test".
 
     Raises:

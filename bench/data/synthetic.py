@@ -68,4 +68,5 @@ def _figures(random: np.random.Generator, labels: np.ndarray) -> np.ndarray:
         np.minimum(1 + y, (1 - y) / 2 - abs(x)),  # triangle
     ]
     depth = np.choose(labels[:, None, None], inside)
-    return 1 / (1 + np.exp(-np.clip(depth * 12, -30, 30)))
+    soft: np.ndarray = 1 / (1 + np.exp(-np.clip(depth * 12, -30, 30)))
+    return soft

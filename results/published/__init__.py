@@ -23,7 +23,7 @@ NOTES_5_1 = (
 )
 NOTES_5_2 = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
-    "Published on one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one noisy copy for Gaussian.",
+    "Published: one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one noisy copy for Gaussian.",
 )
 
 Key = tuple[float, str]

@@ -113,7 +113,12 @@ def test_a_folders_name_tells_its_content_apart_and_survives_a_move(tmp_path: Pa
     for place in ("a", "b", "c"):
         folder = tmp_path / place / "mine"
         folder.mkdir(parents=True)
-        write_parquet(folder, "train", [png(image) for image in random_pixels(3 if place == "c" else 2)], [0, 1, 0][: 3 if place == "c" else 2])
+        write_parquet(
+            folder,
+            "train",
+            [png(image) for image in random_pixels(3 if place == "c" else 2)],
+            [0, 1, 0][: 3 if place == "c" else 2],
+        )
     names = [dataset_name(str(tmp_path / place / "mine")) for place in "abc"]
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("mine@")
@@ -169,7 +174,9 @@ def test_decomposition_that_keeps_nothing_is_refused() -> None:
 def test_crop_and_flip_equals_the_plain_way() -> None:
     images = torch.from_numpy(random_pixels(6, 8)).permute(0, 3, 1, 2)
     offsets, flips = random_shifts(6, torch.Generator().manual_seed(0))
-    for image, (row, column), flip, found in zip(images, offsets.tolist(), flips, crop_and_flip(images, offsets, flips), strict=True):
+    for image, (row, column), flip, found in zip(
+        images, offsets.tolist(), flips, crop_and_flip(images, offsets, flips), strict=True
+    ):
         padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
         crop = padded[:, row : row + 8, column : column + 8]
         assert torch.equal(found, crop.flip(2) if flip else crop)

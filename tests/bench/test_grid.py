@@ -16,7 +16,14 @@ def test_shipped_grids_have_the_twelve_trials_of_table_5_1(name: str) -> None:
     trials = load_grid(name).trials()
     assert len(trials) == 12
     assert {trial.sigma for trial in trials} == {0.25, 0.5}
-    assert [trial.name for trial in trials[:6]] == ["ours", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian"]
+    assert [trial.name for trial in trials[:6]] == [
+        "ours",
+        "ensemble",
+        "consistency",
+        "macer",
+        "gaussian_ld",
+        "gaussian",
+    ]
     for trial in trials:
         assert (trial.decomposition_ratio == 0.2) == (trial.method in ("ours", "gaussian_ld"))
 
@@ -41,7 +48,11 @@ def test_paper_recipe() -> None:
     assert (consistency.train.epochs, consistency.train.decay_epochs) == (150, [50, 100])
     assert (consistency.train.learning_rate, consistency.objective.copies) == (0.1, 2)
     assert (macer.train.epochs, macer.train.decay_epochs, macer.train.learning_rate) == (440, [200, 400], 0.01)
-    assert (macer.objective.copies, macer.options["start_epoch"], trials["macer", 0.5].options["start_epoch"]) == (16, 200, 0)
+    assert (macer.objective.copies, macer.options["start_epoch"], trials["macer", 0.5].options["start_epoch"]) == (
+        16,
+        200,
+        0,
+    )
     assert (gaussian.train.epochs, gaussian.train.decay_epochs, gaussian.train.batch) == (90, [30, 60], 400)
 
 

@@ -62,7 +62,7 @@ def test_counts_of_an_image_depend_on_its_index_alone() -> None:
     assert counts[0] == counts[1] == counts[2]
 
 
-def test_streams_differ_between_seeds_images_stages_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_differ_between_seeds_images_stages_and_blocks() -> None:
     drawn: list[bytes] = []
 
     class Recorder(nn.Module):

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from bench import training, work
-from bench.checkpoint import CheckpointError, load_model
+from bench.checkpoint import CheckpointError, load_model, save_tensors
 from bench.data import load_images
 from bench.settings import Trial
 from bench.trial import is_trained
@@ -26,8 +26,7 @@ from tests.conftest import small_trial
 def ranks(count: int) -> list[Accelerator]:
     """Stand-ins for the accelerators of a group: `batches` asks them only who and where they are."""
     return [
-        SimpleNamespace(device=torch.device("cpu"), num_processes=count, process_index=rank)  # type: ignore[misc]
-        for rank in range(count)
+        SimpleNamespace(device=torch.device("cpu"), num_processes=count, process_index=rank) for rank in range(count)
     ]
 
 
@@ -79,7 +78,9 @@ def train(trial: Trial, folder: Path) -> RunFolder:
 
 
 def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
-    trial = small_trial(train={"epochs": 4, "decay_epochs": [3], "learning_rate": 0.1, "batch": 64, "images": 1000}, width=8)
+    trial = small_trial(
+        train={"epochs": 4, "decay_epochs": [3], "learning_rate": 0.1, "batch": 64, "images": 1000}, width=8
+    )
     run = train(trial, tmp_path)
     folder = run.trial(trial.trial_id)
     epochs = pq.read_table(folder.epochs).to_pylist()
@@ -96,8 +97,12 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["gaussian", "ours"])
-def test_an_interrupted_training_continues_exactly(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"train": {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 200}}
+def test_an_interrupted_training_continues_exactly(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "train": {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 200}
+    }
     trial = small_trial(method, decomposition_ratio=0.2 if method == "ours" else None, **options)
     undisturbed = train(trial, tmp_path / "a").trial(trial.trial_id)
 
@@ -117,7 +122,12 @@ def test_an_interrupted_training_continues_exactly(method: str, tmp_path: Path, 
     assert not is_trained(trial, RunFolder(tmp_path / "b"))
     trained: list[int] = []
     one_epoch = training.train_epoch
-    monkeypatch.setattr(training, "train_epoch", lambda t, epoch, *rest: trained.append(epoch) or one_epoch(t, epoch, *rest))
+
+    def recorded(trial: Trial, epoch: int, *rest: Any) -> float:
+        trained.append(epoch)
+        return one_epoch(trial, epoch, *rest)
+
+    monkeypatch.setattr(training, "train_epoch", recorded)
     train(trial, tmp_path / "b")
     assert trained == [2, 3]
     assert sha256_of(folder.model) == sha256_of(undisturbed.model)
@@ -145,7 +155,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     monkey = run.trial(wide.trial_id)
     monkey.path.mkdir()
     tensors = load_file(run.trial(trial.trial_id).model)
-    training.save_tensors(monkey.model, tensors, {"training_id": wide.training_id})
+    save_tensors(monkey.model, tensors, {"training_id": wide.training_id})
     with pytest.raises(CheckpointError, match="not the weights of a tiny of width 8"):
         load_model(run, wide, 10)
 
@@ -172,7 +182,7 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     assert record["train_seconds"] == sum(part["train_seconds"] for part in parts)
     images = load_images("synthetic", "test").images[:4].float() / 255
     logits = [load_model(run, member, 10)(images) for member in ensemble.members]
-    assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)  # type: ignore[operator]
+    assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
     assert not torch.equal(logits[0], logits[1])
 
 
@@ -222,7 +232,8 @@ def train_in_group(workers: int, method: str, images: int, file: Path) -> dict[s
         for rank in range(workers)
     ]
     assert [process.wait(120) for process in processes] == [0] * workers
-    return load_file(file)
+    tensors: dict[str, torch.Tensor] = load_file(file)
+    return tensors
 
 
 @pytest.mark.parametrize("method", ["consistency", "macer"])

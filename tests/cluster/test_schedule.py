@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -15,17 +16,21 @@ TWO = GangSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
-    )
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 
 
-def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: object) -> Job:
+def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: Any) -> Job:
     place = folder / name
     place.mkdir()
-    return Job(name, {"folder": str(place), "shards": 4, **task}, str(place / "log.txt"), str(place / "state.json"), after or [])
+    return Job(
+        name,
+        {"folder": str(place), "shards": 4, **task},
+        str(place / "log.txt"),
+        str(place / "state.json"),
+        after or [],
+    )
 
 
 def notes(folder: Path, name: str = "job") -> list[str]:
@@ -46,9 +51,16 @@ def test_a_gang_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
 
 
 def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
-    jobs = [job(tmp_path, "bad", train_raises=True), job(tmp_path, "good"), job(tmp_path, "last", after=["bad", "good"])]
+    jobs = [
+        job(tmp_path, "bad", train_raises=True),
+        job(tmp_path, "good"),
+        job(tmp_path, "last", after=["bad", "good"]),
+    ]
     assert run_jobs(jobs, WORK, TWO) == ["bad"]
-    assert json.loads((tmp_path / "bad" / "state.json").read_text()) == {"state": "failed", "error": "the loss became nan"}
+    assert json.loads((tmp_path / "bad" / "state.json").read_text()) == {
+        "state": "failed",
+        "error": "the loss became nan",
+    }
     assert "the loss became nan" in (tmp_path / "bad" / "log.txt").read_text()
     assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
 
@@ -67,7 +79,8 @@ def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("death", ["train_dies", "certify_dies"])
 def test_a_dead_worker_is_replaced_and_its_work_done_again(tmp_path: Path, death: str) -> None:
-    assert run_jobs([job(tmp_path, **{death: 2})], WORK, TWO) == []
+    task: dict[str, Any] = {death: 2}
+    assert run_jobs([job(tmp_path, **task)], WORK, TWO) == []
     assert shards(tmp_path) == [0, 1, 2, 3]
 
 

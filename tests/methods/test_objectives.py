@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ phi_inverse = NormalDist().inv_cdf
 QUARTER, HALF, THREE_QUARTERS = (torch.tensor([p, 1 - p]).log() for p in (0.25, 0.5, 0.75))
 
 
-def loss(name: str, logits: Tensor, labels: list[int], *, epoch: int = 0, **options: object) -> float:
+def loss(name: str, logits: Tensor, labels: list[int], *, epoch: int = 0, **options: Any) -> float:
     value = get_method(name, **options).loss(logits, torch.tensor(labels), sigma=SIGMA, epoch=epoch)
     return float(value)
 
@@ -72,7 +73,9 @@ def test_macer_divides_by_the_batch_not_by_the_images_that_count() -> None:
     assert loss("macer", logits, [0, 0], inverse_temperature=1.0) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("margin", "kept"), [(2 * phi_inverse(0.75) + 1e-3, True), (2 * phi_inverse(0.75) - 1e-3, False)])
+@pytest.mark.parametrize(
+    ("margin", "kept"), [(2 * phi_inverse(0.75) + 1e-3, True), (2 * phi_inverse(0.75) - 1e-3, False)]
+)
 def test_macer_hinge_edge(margin: float, kept: bool) -> None:
     logits = THREE_QUARTERS[None, None].clone().requires_grad_()
     value = get_method("macer", inverse_temperature=1.0, margin=margin).loss(
@@ -95,7 +98,7 @@ def test_macer_leaves_out_infinite_margins() -> None:
 
 def test_macer_waits_for_its_first_epoch() -> None:
     logits = torch.stack([THREE_QUARTERS, HALF]).unsqueeze(1)
-    options = {"inverse_temperature": 1.0, "start_epoch": 5}
+    options: dict[str, Any] = {"inverse_temperature": 1.0, "start_epoch": 5}
     assert loss("macer", logits, [0], epoch=4, **options) == pytest.approx(-math.log(0.625), rel=1e-5)
     assert loss("macer", logits, [0], epoch=5, **options) > 1
 
@@ -111,9 +114,7 @@ def test_macer_waits_for_its_first_epoch() -> None:
 def test_generalised_by_hand(item: str, accuracy: float) -> None:
     logits = torch.stack([THREE_QUARTERS, HALF]).unsqueeze(1)
     mean = (0.625, 0.375)
-    divergence = sum(
-        mean[c] * math.log(mean[c] / copy[c]) for copy in ((0.75, 0.25), (0.5, 0.5)) for c in (0, 1)
-    ) / 2
+    divergence = sum(mean[c] * math.log(mean[c] / copy[c]) for copy in ((0.75, 0.25), (0.5, 0.5)) for c in (0, 1)) / 2
     entropy = -sum(p * math.log(p) for p in mean)
     right = accuracy + 20 * divergence + 0.5 * entropy
     assert loss("ours", logits, [0], strength=20.0, accuracy_item=item) == pytest.approx(right, rel=1e-5)
@@ -123,7 +124,7 @@ def test_generalised_masks_misclassified_images() -> None:
     logits = torch.stack([THREE_QUARTERS, HALF]).unsqueeze(1)
     entropy = -(0.625 * math.log(0.625) + 0.375 * math.log(0.375))
     accuracy = -math.log(0.375)
-    options = {"strength": 20.0, "accuracy_item": "mean_probabilities"}
+    options: dict[str, Any] = {"strength": 20.0, "accuracy_item": "mean_probabilities"}
     assert loss("ours", logits, [1], **options) == pytest.approx(accuracy + 0.5 * entropy, rel=1e-5)
     assert loss("ours", logits, [1], mask_entropy=True, **options) == pytest.approx(accuracy, rel=1e-5)
     assert loss("generalised", logits, [1], **options) == loss("ours", logits, [1], **options)
@@ -134,7 +135,7 @@ def test_generalised_masks_misclassified_images() -> None:
 
 def _softmax(logits: Tensor) -> list[Tensor]:
     exponentials = [value.exp() for value in logits]
-    return [value / sum(exponentials) for value in exponentials]  # type: ignore[arg-type]
+    return [value / sum(exponentials) for value in exponentials]
 
 
 def _parts(logits: Tensor, image: int) -> tuple[list[list[Tensor]], list[Tensor]]:
@@ -151,7 +152,7 @@ def plain_consistency(logits: Tensor, labels: Tensor, strength: float, entropy_w
             total = total - copy[label].log() / len(copies)
             for p, q in zip(mean, copy, strict=True):
                 total = total + strength * p * (p / q).log() / len(copies)
-        total = total - entropy_weight * sum(p * p.log() for p in mean)  # type: ignore[arg-type]
+        total = total - entropy_weight * sum(p * p.log() for p in mean)
     return total / len(labels)
 
 
@@ -180,7 +181,7 @@ def plain_ours(logits: Tensor, labels: Tensor, strength: float, entropy_weight: 
             for copy in copies:
                 for p, q in zip(mean, copy, strict=True):
                     total = total + strength * p * (p / q).log() / len(copies)
-        total = total - entropy_weight * sum(p * p.log() for p in mean)  # type: ignore[arg-type]
+        total = total - entropy_weight * sum(p * p.log() for p in mean)
     return total / len(labels)
 
 
@@ -199,12 +200,14 @@ def test_value_and_gradient_equal_the_plain_way(
     name: str, options: dict[str, float], plain: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     logits = torch.randn(4, 16, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    labels = torch.cat([logits.mean(dim=0).argmax(dim=1)[:10], torch.arange(6) % 5])  # most of them classified correctly
+    labels = torch.cat(
+        [logits.mean(dim=0).argmax(dim=1)[:10], torch.arange(6) % 5]
+    )  # most of them classified correctly
     results = []
     for function in (lambda x, y: get_method(name, **options).loss(x, y, sigma=SIGMA, epoch=0), plain):
         leaf = logits.clone().requires_grad_()
         value = function(leaf, labels)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         results.append((value.detach(), leaf.grad))
     assert torch.allclose(results[0][0], results[1][0], rtol=1e-9)
     assert results[0][1] is not None
@@ -217,7 +220,7 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     method = get_method(name)
     logits = torch.randn(method.copies, 3, 10, requires_grad=True)
     value = method.loss(logits, torch.tensor([0, 1, 2]), sigma=SIGMA, epoch=0)
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     assert value.shape == ()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
