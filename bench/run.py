@@ -97,7 +97,7 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
     }
     for name, (trial, certify) in unfinished.items():
         folder = run.trial(name)
-        folder.state.unlink(missing_ok=True)
+        write_json(folder.state, {"state": "waiting"})
         task = Task(settings=trial.model_dump_json(), run=str(run.path), certify=certify, shard_size=shard_size)
         after = [member.trial_id for member in trial.members if member.trial_id in unfinished]
         jobs.append(Job(name, {**task}, str(folder.log), str(folder.state), after))

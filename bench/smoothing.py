@@ -183,7 +183,8 @@ class Smoothed:
             if logits.shape != (size, self.num_classes):
                 raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {(size, self.num_classes)}")
             finite &= ~logits.isnan().any()  # looked at once, after the last block: no synchronisation in between
-            counts += torch.bincount(logits.argmax(dim=1), minlength=self.num_classes)
+            answers = logits.argmax(dim=1)
+            counts.scatter_add_(0, answers, torch.ones_like(answers))
         if not finite:
             raise ValueError("the model gave NaN")
         return counts.cpu()

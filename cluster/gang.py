@@ -148,7 +148,8 @@ class Gang:
             except ray.exceptions.RayTaskError as error:
                 raise WorkFailed(_first_line(error.cause)) from None
         if lost:
-            raise WorkFailed(f"{len(lost)} shards killed their worker {ATTEMPTS} times, the first: {lost[0]}")
+            others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise WorkFailed(f"a shard killed its worker {ATTEMPTS} times: {lost[0]}{others}")
 
     def _call(self, function: str, task: dict[str, Any]) -> Any:
         try:

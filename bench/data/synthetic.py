@@ -14,14 +14,14 @@ SEED = 20190208
 
 
 def draw_synthetic(split: Split) -> ImageSet:
-    """The split's images, the same on every machine: label = index mod 10.
+    """The split's images, the same on every machine: as many of each class, in random order.
 
     An image is 1/f background noise of random colour plus one soft-edged figure of its class (disc, ring, bars,
     cross, …) with random place, size, colour and strength. Classes differ in shape more than in colour.
     """
     random = np.random.default_rng(np.random.SeedSequence([SEED, 0 if split == "train" else 1]))
     count = COUNTS[split]
-    labels = np.arange(count) % CLASSES
+    labels = random.permutation(np.arange(count) % CLASSES)  # every tenth image must not be of one class
     figures = _figures(random, labels)[:, None]
     colours = _colours(random, labels)[:, :, None, None]
     images = 0.5 + _background(random, count) + figures * colours

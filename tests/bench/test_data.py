@@ -47,6 +47,7 @@ def test_synthetic_images_are_the_same_every_time_and_balanced() -> None:
     assert first.images.shape[1:] == (3, 32, 32)
     assert torch.equal(first.labels.bincount(), torch.full((10,), len(first) // 10))
     test = load_images("synthetic", "test")
+    assert set(test.labels[::5].tolist()) == set(range(10))  # certified images are evenly spaced
     assert not any(torch.equal(image, other) for image in test.images[:20] for other in first.images[:20])
 
 

@@ -89,7 +89,7 @@ def test_a_shard_that_kills_its_workers_fails_after_three_attempts_and_the_rest_
     assert notes(tmp_path).count("poisoned 1") == 3
     assert shards(tmp_path) == [0, 2, 3]
     error = json.loads((tmp_path / "job" / "state.json").read_text())["error"]
-    assert error.startswith("1 shards killed their worker 3 times, the first: images 1 to 1: ")
+    assert error.startswith("a shard killed its worker 3 times: images 1 to 1: ")
     assert "\n" not in error
 
 
