@@ -49,8 +49,8 @@ def run(
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
     from bench.data import dataset_name, load_images
+    from bench.display import shown
     from bench.grid import load_grid
-    from bench.progress import shown
     from bench.run import default_gang, prepare, run_grid
     from results.shards import test_indices
 
@@ -86,7 +86,8 @@ def run(
 @app.command()
 def status(run: RunArgument) -> None:
     """What is done, running and left, from the files of a run alone."""
-    from bench.progress import read_progress, render
+    from bench.display import render
+    from bench.progress import read_progress
 
     with _user_errors():
         console.print(render(read_progress(RunFolder(run)), workers=1))

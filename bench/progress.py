@@ -1,34 +1,16 @@
-"""How far a run is, read from its files alone, and shown while it goes on."""
+"""How far a run is, from its files alone."""
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from results.folder import RunFolder, TrialFolder, read_json
 from results.shards import test_indices
-
-STYLES = {
-    "done": "green",
-    "failed": "red",
-    "training": "cyan",
-    "certifying": "cyan",
-    "waiting": "dim",
-    "stopped": "dim",
-}
-POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,73 +125,3 @@ def seconds_left(trials: list[TrialProgress], workers: int) -> float | None:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def render(trials: list[TrialProgress], workers: int, elapsed: float | None = None) -> RenderableType:
-    """The table that a person watches."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (
-        ("σ", "right"),
-        ("method", "left"),
-        ("stage", "left"),
-        ("epochs", "right"),
-        ("images", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants a literal
-    for trial in trials:
-        epochs = f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–"
-        images = f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–"
-        stage = Text(trial.stage, STYLES[trial.stage])
-        table.add_row(f"{trial.sigma:g}", trial.label, stage, epochs, images)
-    done = sum(trial.stage == "done" for trial in trials)
-    parts = [f"{done} of {len(trials)} done"]
-    if elapsed is not None:
-        parts.append(f"{duration(elapsed)} so far")
-    left = seconds_left(trials, workers)
-    if left and done < len(trials):
-        parts.append(f"about {duration(left)} left")
-    return Group(table, Text(" · ".join(parts), "bold"))
-
-
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-@contextmanager
-def shown(run: RunFolder, workers: int, console: Console) -> Iterator[None]:
-    """Show the run's progress until the block ends: a live table on a terminal, a line per change elsewhere."""
-    started = time.monotonic()
-
-    def picture() -> RenderableType:
-        return render(read_progress(run), workers, time.monotonic() - started)
-
-    if console.is_terminal:
-        with Live(get_renderable=picture, console=console, refresh_per_second=1 / POLL_SECONDS, transient=True):
-            yield
-        return
-    stop = threading.Event()
-    thread = threading.Thread(target=_print_changes, args=(run, console, stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _print_changes(run: RunFolder, console: Console, stop: threading.Event) -> None:
-    started, known = time.monotonic(), {(p.sigma, p.label): p.stage for p in read_progress(run)}
-    last = False
-    while not last:
-        last = stop.wait(POLL_SECONDS)
-        for trial in read_progress(run):
-            if known[trial.sigma, trial.label] != trial.stage:
-                known[trial.sigma, trial.label] = trial.stage
-                done = sum(stage == "done" for stage in known.values())
-                console.print(
-                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<24} {trial.stage}"
-                    f"  ({done} of {len(known)} done)",
-                    highlight=False,
-                )

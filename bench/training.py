@@ -11,7 +11,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +21,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
 
-import bench.augment as augment
+from bench.augment import crop_and_flip
+from bench.batches import batches
 from bench.checkpoint import load_tensors, restore_classifier, save_tensors
 from bench.data import ImageSet, load_images
 from bench.decomposition import LinearDecomposition, fit_decomposition
@@ -156,7 +156,7 @@ def train_epoch(
     for batch in batches(trial, epoch, len(images), tuple(images.shape[1:]), accelerator):
         x = images[batch.indices].float() / 255
         if trial.train.augment:
-            x = augment.crop_and_flip(x, batch.offsets, batch.flips)
+            x = crop_and_flip(x, batch.offsets, batch.flips)
         y = labels[batch.indices]
         noisy = method.perturb(x + sigma * batch.noise, y, model, sigma=sigma)
         flat = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -170,39 +170,6 @@ def train_epoch(
     # loss · global_size summed over ranks and divided by their number is the sum over images
     mean: Tensor = accelerator.reduce(total, "mean") / len(images)
     return float(mean)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rank's part of one global batch."""
-
-    indices: Tensor
-    """(part,), positions in the training set."""
-    offsets: Tensor
-    flips: Tensor
-    noise: Tensor
-    """(m, part, 3, height, width), standard normal."""
-    weight: float
-    """part · ranks / global batch; 0 on a rank that has nothing and only keeps the others company."""
-    global_size: int
-
-
-def batches(trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accelerator: Accelerator) -> Iterator[Batch]:
-    """This rank's part of every batch of an epoch; over all ranks, each of `count` images comes exactly once."""
-    device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    size, copies = trial.images_per_step, trial.objective.copies
-    order = torch.randperm(count, generator=generator(device, trial.seed, Role.ORDER, epoch), device=device)
-    for step, whole in enumerate(order.split(size)):
-        moves = generator(device, trial.seed, Role.AUGMENT, epoch, step)
-        offsets, flips = augment.random_shifts(len(whole), moves)
-        draw = generator(device, trial.seed, Role.TRAIN_NOISE, epoch, step)
-        first, last = rank * len(whole) // ranks, (rank + 1) * len(whole) // ranks
-        weight = (last - first) * ranks / len(whole)
-        if first == last:  # fewer images than ranks
-            first, last = 0, 1
-        noise = torch.randn((copies, len(whole), *shape), generator=draw, device=device)
-        part = slice(first, last)
-        yield Batch(whole[part], offsets[part], flips[part], noise[:, part], weight, len(whole))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from bench import training, work
+from bench.batches import batches
 from bench.checkpoint import CheckpointError, load_model, save_tensors
 from bench.data import load_images
 from bench.settings import Trial
@@ -35,7 +36,7 @@ def ranks(count: int) -> list[Accelerator]:
 @pytest.mark.parametrize("method", ["gaussian", "consistency", "macer"])
 def test_each_image_comes_once_per_epoch_over_all_workers(workers: int, count: int, method: str) -> None:
     trial = small_trial(method)
-    parts = [list(training.batches(trial, 0, count, (3, 2, 2), rank)) for rank in ranks(workers)]
+    parts = [list(batches(trial, 0, count, (3, 2, 2), rank)) for rank in ranks(workers)]
     assert len({len(steps) for steps in parts}) == 1
     seen = [index for steps in parts for batch in steps if batch.weight for index in batch.indices.tolist()]
     assert sorted(seen) == list(range(count))
@@ -48,8 +49,8 @@ def test_each_image_comes_once_per_epoch_over_all_workers(workers: int, count: i
 
 def test_the_global_batch_is_the_same_for_any_number_of_workers() -> None:
     trial = small_trial("consistency")
-    [alone] = [list(training.batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(1)]
-    pair = [list(training.batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(2)]
+    [alone] = [list(batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(1)]
+    pair = [list(batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(2)]
     for whole, *halves in zip(alone, *pair, strict=True):
         assert torch.equal(whole.noise, torch.cat([half.noise for half in halves], dim=1))
         assert torch.equal(whole.indices, torch.cat([half.indices for half in halves]))
@@ -57,7 +58,7 @@ def test_the_global_batch_is_the_same_for_any_number_of_workers() -> None:
 
 
 def test_epochs_differ_in_order_and_noise() -> None:
-    first, second = (next(training.batches(small_trial(), epoch, 50, (3, 2, 2), ranks(1)[0])) for epoch in (0, 1))
+    first, second = (next(batches(small_trial(), epoch, 50, (3, 2, 2), ranks(1)[0])) for epoch in (0, 1))
     assert not torch.equal(first.indices, second.indices)
     assert not torch.equal(first.noise, second.noise)
 
