@@ -61,8 +61,15 @@ class LinearDecomposition(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channel, height, width) -> the same shape, in float32 whatever the precision of the network."""
         with torch.autocast(images.device.type, enabled=False):
-            coordinates = (images.float().flatten(1) - self.mean) @ self.basis
-            return (self.mean + coordinates @ self.basis.T).view(images.shape)
+            return self.reconstruct(self.coordinates(images.float()), images.shape[1:])
+
+    def coordinates(self, images: Tensor) -> Tensor:
+        """Wᵀ (x − μ): (batch, channel, height, width) -> (batch, kept)."""
+        return (images.flatten(1) - self.mean) @ self.basis
+
+    def reconstruct(self, coordinates: Tensor, shape: torch.Size) -> Tensor:
+        """μ + W c: (batch, kept) -> (batch, *shape)."""
+        return (self.mean + coordinates @ self.basis.T).view(-1, *shape)
 
 
 def fit_decomposition(images: Tensor, sigma: float, ratio: float) -> LinearDecomposition:

@@ -74,6 +74,10 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.decomposition is not None:
             images = self.decomposition(images)
+        return self.after_decomposition(images)
+
+    def after_decomposition(self, images: Tensor) -> Tensor:
+        """The logits of images that are projected already."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 

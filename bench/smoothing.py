@@ -10,13 +10,14 @@ perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bench.hardware import resolve_precision
+from bench.models import Classifier
 from bench.randomness import Role, generator
 from bench.settings import Precision
 from results.bounds import certified_radius, lower_confidence_bound
@@ -170,16 +171,15 @@ class Smoothed:
         Copies are drawn and classified in blocks; block b of an image has a random stream of its own,
         (seed, role, index, b), and holds no copies of any other image.
         """
-        image = image.to(self.device)
+        classify, draw_noisy = self._classifier_and_noise(image.to(self.device))
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for block, first in enumerate(range(0, n, self.block)):
             size = min(self.block, n - first)
             draw = generator(self.device, seed, role, index, block)
-            noise = torch.randn((size, *image.shape), generator=draw, device=self.device)
-            noisy = (image + self.sigma * noise).contiguous(memory_format=torch.channels_last)
+            noisy = draw_noisy(size, draw).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = self.model(noisy)
+                logits = classify(noisy)
             if logits.shape != (size, self.num_classes):
                 raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {(size, self.num_classes)}")
             finite &= ~logits.isnan().any()  # looked at once, after the last block: no synchronisation in between
@@ -188,6 +188,23 @@ class Smoothed:
         if not finite:
             raise ValueError("the model gave NaN")
         return counts.cpu()
+
+    def _classifier_and_noise(
+        self, image: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[int, torch.Generator], Tensor]]:
+        """What classifies, and what draws a number of noisy copies of the image with a generator."""
+
+        def normal(size: int, shape: torch.Size, draw: torch.Generator) -> Tensor:
+            return torch.randn((size, *shape), generator=draw, device=self.device)
+
+        model = self.model
+        if isinstance(model, Classifier) and (decomposition := model.decomposition) is not None:
+            # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.
+            centre = decomposition.coordinates(image[None])
+            return model.after_decomposition, lambda size, draw: decomposition.reconstruct(
+                centre + self.sigma * normal(size, centre.shape[1:], draw), image.shape
+            )
+        return model, lambda size, draw: image + self.sigma * normal(size, image.shape, draw)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point():

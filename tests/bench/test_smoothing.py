@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from bench.decomposition import LinearDecomposition
 from bench.models import build_model
 from bench.randomness import Role
 from bench.smoothing import Smoothed
@@ -103,6 +104,31 @@ def test_noise_is_gaussian_with_sigma_and_not_clipped() -> None:
     assert float(torch.cat(seen).min()) < -0.5
     empirical = np.searchsorted(values, [-2, -1, 0, 1, 2]) / len(values)
     assert empirical == pytest.approx(norm.cdf([-2, -1, 0, 1, 2]), abs=0.01)
+
+
+def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() -> None:
+    """Both ways give the first logit its exact probability; they draw different numbers, so equality is statistical."""
+    basis = torch.linalg.qr(torch.randn(3072, 50, generator=torch.Generator().manual_seed(0))).Q
+    layer = LinearDecomposition(torch.full((3072,), 0.5), basis)
+    torch.manual_seed(0)
+    model = build_model("tiny", num_classes=10, decomposition=layer).eval()
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # an untrained model has one favourite class: level them
+        head = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        head.bias -= model(image + 0.5 * torch.randn(500, 3, 32, 32)).mean(dim=0)
+
+    class Opaque(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = model(images)
+            return logits
+
+    n = 20_000
+    shares = [
+        Smoothed(each, 0.5, 10, precision="fp32", device="cpu").noisy_class_counts(image, n, 0, Role.ESTIMATE, 0) / n
+        for each in (model, Opaque())
+    ]
+    assert shares[0].max() < 0.9  # otherwise the comparison would say nothing
+    assert torch.allclose(shares[0], shares[1], atol=5 * math.sqrt(0.25 / n) * math.sqrt(2))
 
 
 def test_predict_answers_where_the_classes_are_far_apart_and_abstains_on_the_boundary() -> None:
