@@ -91,12 +91,17 @@ def to_terminal(table: ResultTable) -> RenderableType:
     return Group(Text(table.title, "bold"), grid, Text(" ".join(table.caption), "italic"))
 
 
+def as_printed(value: float | None, column: Column) -> str:
+    """A published value with the digits of its source; empty where there is none."""
+    return f"{value:g}" if value is not None and column.decimals is None else number(value, column)
+
+
 def _heading(column: Column) -> str:
     return f"{column.heading} ({column.unit})" if column.unit else column.heading
 
 
 def _parenthesised(row: Row, column: Column) -> str:
-    value = number(row.published.get(column.key), column)
+    value = as_printed(row.published.get(column.key), column)
     return f"({value})" if value else ""
 
 
@@ -106,7 +111,7 @@ def _cell(
     text = number(row.measured.get(column.key), column)
     if table.best(row, column):
         text = bold(text)
-    reference = number(row.published.get(column.key), column)
+    reference = as_printed(row.published.get(column.key), column)
     return text + (published(reference) if reference else "")
 
 

@@ -115,7 +115,7 @@ def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() ->
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():  # an untrained model has one favourite class: level them
         head = next(module for module in model.modules() if isinstance(module, nn.Linear))
-        head.bias -= model(image + 0.5 * torch.randn(500, 3, 32, 32)).mean(dim=0)
+        head.bias.sub_(model(image + 0.5 * torch.randn(500, 3, 32, 32)).mean(dim=0))
 
     class Opaque(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
