@@ -62,9 +62,9 @@ class Grid(Settings):
             for name in _distinct("methods", self.methods)
             for seed in _distinct("seeds", self.seeds)
         ]
-        for name in self.cells:
-            if name not in self.methods and name not in METHODS:
-                raise GridError(f"cells.{name} is neither in methods nor a known method{nearest(name, self.methods)}")
+        for name, cell in self.cells.items():
+            if name not in self.methods and name not in METHODS and cell.method is None:
+                raise GridError(f"cells.{name} is neither in methods nor a known method{nearest(name, METHODS)}")
         return trials
 
     def _trial(self, name: str, sigma: float, seed: int, dataset: str) -> Trial:
@@ -135,7 +135,7 @@ def explain(error: ValidationError, model: type[Settings]) -> str:
     if first["type"] == "value_error":
         return message if not key else f"{key}: {message}"
     message = message[0].lower() + message[1:]
-    return f"{key} = {first['input']!r}: {message}"
+    return f"{key} = {first['input']!r}: {message}" if key else message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

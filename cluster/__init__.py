@@ -3,6 +3,15 @@
 It knows nothing of what it runs: the functions come by name, and what is finished is theirs to know.
 """
 
+import os
+
+# Ray reads these when it is imported, so they come before everything else.
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster runs whatever it is sent
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
 from cluster.gang import GangSize, Work
 from cluster.schedule import ClusterError, Job, run_jobs
 

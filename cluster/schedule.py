@@ -15,12 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# Read by ray when it is imported.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-
 import ray
 from ray import tune
 from ray.tune.search import Searcher
@@ -148,6 +142,7 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # by whoever calls: theirs to end
         yield
         return
+    _check_reachable(address)
     try:
         ray.init(
             address=address or "local",
@@ -157,11 +152,23 @@ def _connected(address: str | None) -> Iterator[None]:
             object_store_memory=None if address else OBJECT_STORE_BYTES,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+        what = f"no Ray cluster at {address}" if address else "Ray cannot be started"
+        raise ClusterError(f"{what}: {str(error).splitlines()[0]}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself tries for minutes to reach an address at which nobody listens."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error}") from None
 
 
 def _check_room(size: GangSize) -> None:

@@ -74,7 +74,7 @@ def table_5_1(run: Run) -> ResultTable:
     ]
     return ResultTable(
         "table_5_1",
-        "Table 5.1: certified accuracy (%) at each radius, and average certified radius (ACR)",
+        "Table 5.1: certified accuracy (%) and average certified radius (ACR)",
         columns,
         rows,
         [*caption(run), f"In parentheses: published (thesis Table 5.1; {published.PUBLISHED_SETTING})."],

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
-from cluster import ClusterError, GangSize, Job, Work, run_jobs
+from cluster import ClusterError, GangSize, Job, Work, run_jobs  # before ray, whose environment it sets
+
+import ray  # isort: skip
 
 WORK = Work(**{name: f"tests.cluster.toys:{name}" for name in ("needs_training", "train", "shards_left", "certify")})
 TWO = GangSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
