@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from bench.checkpoint import load_model
-from bench.data import ImageSet, load_images
+from bench.data import load_images
 from bench.hardware import device_name
 from bench.settings import Trial
 from bench.smoothing import Smoothed
@@ -24,7 +24,10 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
     Raises:
         DataError, CheckpointError: the data or the weights are not usable.
     """
-    smoothed, images, checkpoint_sha256 = _opened(trial.model_dump_json(), run)
+    training = read_json(run.trial(trial.trial_id).training)
+    checkpoint_sha256 = str(training["checkpoint_sha256"])
+    smoothed = _opened(trial.model_dump_json(), run, int(training["num_classes"]), checkpoint_sha256)
+    images = load_images(trial.data, "test")
     picked = images.images[indices].float() / 255
     labels = images.labels[indices].tolist()
     settings = trial.certify
@@ -56,13 +59,11 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _opened(settings: str, run: RunFolder) -> tuple[Smoothed, ImageSet, str]:
-    """The model and test images of a trial, kept between the shards of one worker."""
+def _opened(settings: str, run: RunFolder, num_classes: int, checkpoint_sha256: str) -> Smoothed:  # noqa: ARG001
+    """The model of a trial, kept between the shards of one worker; other weights are another model."""
     trial = Trial.model_validate_json(settings)
-    training = read_json(run.trial(trial.trial_id).training)
-    model = load_model(run, trial, int(training["num_classes"]))
-    smoothed = Smoothed(model, trial.sigma, int(training["num_classes"]), precision=trial.certify.precision)
-    return smoothed, load_images(trial.data, "test"), str(training["checkpoint_sha256"])
+    model = load_model(run, trial, num_classes)
+    return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision)
 
 
 def split_shards(indices: list[int], size: int) -> list[list[int]]:
