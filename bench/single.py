@@ -36,6 +36,14 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
     """
     trial = read_trial(settings)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    try:
+        _train_and_certify(trial, run, shard_size, state)
+        return bool(state.is_main_process)
+    finally:
+        work.leave_group()
+
+
+def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
     parts = [*trial.members, trial]
     if state.is_main_process:
         for part in parts:
@@ -53,7 +61,6 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
     for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
         work.certify(task, shard)
     state.wait_for_everyone()
-    return bool(state.is_main_process)
 
 
 def read_trial(settings: Path) -> Trial:

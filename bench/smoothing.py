@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.engine import compiled, inference_copy
 from bench.hardware import resolve_precision
 from bench.models import Classifier
 from bench.randomness import Role, generator
@@ -60,16 +61,20 @@ class Smoothed:
         *,
         precision: Precision = "auto",
         device: torch.device | str | None = None,
+        compile: bool = False,
     ) -> None:
         """
         Args:
-            model: from images (batch, channel, height, width) in [0, 1] to logits (batch, num_classes). It is put into
-                evaluation mode and moved to `device`.
+            model: from images (batch, channel, height, width) in [0, 1] to logits (batch, num_classes). It is copied;
+                the copy is put into evaluation mode.
             sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
             num_classes: number of logits, at least 2.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
                 classifier is the one in that precision.
             device: where to compute; an accelerator if there is one.
+            compile: compile the classifier at its first use. That takes from seconds to minutes, so it pays for long
+                jobs; where it does not work, a warning says so once. Counts may differ in a few copies from those of
+                the classifier that is not compiled: the two round differently.
 
         Raises:
             ValueError: sigma or num_classes out of range.
@@ -82,8 +87,15 @@ class Smoothed:
         self.precision = resolve_precision(precision, self.device)
         self.sigma = sigma
         self.num_classes = num_classes
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.block = BLOCK[self.device.type]
+        self.block = BLOCK.get(self.device.type, BLOCK["cpu"])
+        model = inference_copy(model, self.device)
+        self._decomposition = model.decomposition if isinstance(model, Classifier) else None
+        # Noise is drawn behind the decomposition, below, so the projection has happened already.
+        self._classify: Callable[[Tensor], Tensor] = (
+            model.after_decomposition if isinstance(model, Classifier) else model
+        )
+        self._to_compile = compile
+        self._whole_blocks = False
 
     def certify(
         self,
@@ -171,15 +183,16 @@ class Smoothed:
         Copies are drawn and classified in blocks; block b of an image has a random stream of its own,
         (seed, role, index, b), and holds no copies of any other image.
         """
-        classify, draw_noisy = self._classifier_and_noise(image.to(self.device))
+        image = image.to(self.device)
+        self._compile_once(image)
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for block, first in enumerate(range(0, n, self.block)):
             size = min(self.block, n - first)
-            draw = generator(self.device, seed, role, index, block)
-            noisy = draw_noisy(size, draw).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = classify(noisy)
+            # A compiled classifier takes whole blocks only: what is drawn beyond n is not counted.
+            drawn = self.block if self._whole_blocks else size
+            noisy = self._noisy_copies(image, drawn, generator(self.device, seed, role, index, block))
+            logits = self._logits(noisy)[:size]
             if logits.shape != (size, self.num_classes):
                 raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {(size, self.num_classes)}")
             finite &= ~logits.isnan().any()  # looked at once, after the last block: no synchronisation in between
@@ -189,22 +202,31 @@ class Smoothed:
             raise ValueError("the model gave NaN")
         return counts.cpu()
 
-    def _classifier_and_noise(
-        self, image: Tensor
-    ) -> tuple[Callable[[Tensor], Tensor], Callable[[int, torch.Generator], Tensor]]:
-        """What classifies, and what draws a number of noisy copies of the image with a generator."""
-
-        def normal(size: int, shape: torch.Size, draw: torch.Generator) -> Tensor:
-            return torch.randn((size, *shape), generator=draw, device=self.device)
-
-        model = self.model
-        if isinstance(model, Classifier) and (decomposition := model.decomposition) is not None:
+    def _noisy_copies(self, image: Tensor, count: int, draw: torch.Generator) -> Tensor:
+        """x + ε, or its projection where there is a decomposition: (count, channel, height, width)."""
+        if self._decomposition is not None:
             # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.
-            centre = decomposition.coordinates(image[None])
-            return model.after_decomposition, lambda size, draw: decomposition.reconstruct(
-                centre + self.sigma * normal(size, centre.shape[1:], draw), image.shape
-            )
-        return model, lambda size, draw: image + self.sigma * normal(size, image.shape, draw)
+            centre = self._decomposition.coordinates(image[None])
+            noise = torch.randn((count, centre.shape[1]), generator=draw, device=self.device)
+            noisy = self._decomposition.reconstruct(centre + self.sigma * noise, image.shape)
+        else:
+            noisy = image + self.sigma * torch.randn((count, *image.shape), generator=draw, device=self.device)
+        return noisy.contiguous(memory_format=torch.channels_last) if noisy.ndim == 4 else noisy
+
+    def _logits(self, noisy: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self._classify(noisy)
+
+    def _compile_once(self, image: Tensor) -> None:
+        """Before the first copy is drawn, so that what is drawn does not depend on which image comes first."""
+        if not self._to_compile:
+            return
+        self._to_compile = False
+        example = self._noisy_copies(image, self.block, generator(self.device, 0, Role.SELECT))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            fast = compiled(self._classify, example)
+        if fast is not None:
+            self._classify, self._whole_blocks = fast, True
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point():

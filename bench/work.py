@@ -5,6 +5,7 @@ Each takes a `Task` as plain JSON values, and each is safe to repeat: what is fi
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TypedDict
 
@@ -49,7 +50,12 @@ def train_trial(task: Task) -> None:
 
 
 def leave_group() -> None:
-    """Forget the group of processes that trained together: the next trial of this process forms its own."""
+    """Forget the group of processes that trained together: the next trial of this process forms its own.
+
+    A process that ends without this may be aborted by the threads of its group, which live as long as anything that
+    refers to it; DDP's modules do, in cycles.
+    """
+    gc.collect()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
