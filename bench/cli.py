@@ -48,20 +48,19 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the run already has.")] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
-    from bench.data import dataset_name, load_images
+    from bench.data import dataset_name, load_images, resolve_data
     from bench.display import shown
     from bench.grid import load_grid
     from bench.run import default_gang, prepare, run_grid
-    from results.shards import test_indices
+    from results.shards import evenly_spaced
 
     with _user_errors():
-        if data not in (None, "synthetic", "cifar10"):
-            data = str(Path(str(data)).expanduser().absolute())
         loaded = load_grid(grid, set_ or [], data=data, methods=_names(methods), sigmas=_numbers("--sigmas", sigmas))
+        loaded = loaded.model_copy(update={"data": resolve_data(loaded.data)})
         dataset = dataset_name(loaded.data)
         # Wrong or too little data is refused before anything starts.
-        load_images(loaded.data, "train").first(loaded.train.images)
-        test_indices(len(load_images(loaded.data, "test")), loaded.certify.images)
+        load_images(loaded.data, "train").evenly(loaded.train.images)
+        evenly_spaced(len(load_images(loaded.data, "test")), loaded.certify.images)
         folder = RunFolder((out or Path("runs") / Path(grid).stem).expanduser().absolute())
         size = default_gang(workers, cpus_per_worker, gpus_per_worker)
         trials = prepare(loaded, dataset, folder, fresh=fresh)
@@ -79,7 +78,8 @@ def run(
             raise typer.Exit(130) from None
         if failed:
             _print_failures(folder)
-        _merge_and_report(folder)
+        if len(failed) < len(trials):
+            _merge_and_report(folder)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -29,7 +29,7 @@ class Cell(Settings):
     """The objective; the cell's own name where not given."""
     decomposition: bool | None = None
     """Whether the classifier sits behind the linear decomposition; the method's own choice where not given."""
-    decomposition_ratio: float | None = None
+    decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
     train: dict[str, Any] = {}
     options: dict[str, Option | dict[str, Option]] = {}
     """Options of the objective; a table keyed by σ gives each σ its own value."""
@@ -45,7 +45,7 @@ class Grid(Settings):
     data: str = "synthetic"
     model: str = "resnet110"
     width: PositiveInt = 16
-    decomposition_ratio: float = 0.2
+    decomposition_ratio: Annotated[float, Field(gt=0)] = 0.2
     train: TrainSettings = TrainSettings()
     certify: CertifySettings = CertifySettings()
     cells: dict[str, Cell] = {}
@@ -77,7 +77,9 @@ class Grid(Settings):
         # An ensemble's members are the trials of the member's own cell; what its own cell says comes on top.
         member = self.cells.get(objective.member_method or "", Cell())
         options = {key: _at_sigma(name, key, value, sigma) for key, value in (member.options | cell.options).items()}
-        decomposed = objective.decomposition if cell.decomposition is None else cell.decomposition
+        choices = (cell.decomposition, member.decomposition, objective.decomposition)
+        decomposed = next(choice for choice in choices if choice is not None)
+        ratio = cell.decomposition_ratio or member.decomposition_ratio or self.decomposition_ratio
         train = self.train.model_dump() | member.train | cell.train
         try:
             return Trial(
@@ -90,7 +92,7 @@ class Grid(Settings):
                 dataset=dataset,
                 model=self.model,
                 width=self.width,
-                decomposition_ratio=(cell.decomposition_ratio or self.decomposition_ratio) if decomposed else None,
+                decomposition_ratio=ratio if decomposed else None,
                 train=TrainSettings.model_validate(train),
                 certify=self.certify,
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.folder import RunFolder, TrialFolder, read_json
-from results.shards import test_indices
+from results.shards import evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _trial_progress(folder: TrialFolder, *, ensemble: bool = False, member: bool
     image_seconds = [seconds for path in folder.shard_files() for seconds in _column(path, "seconds")]
     wanted, trained = None, folder.training.exists()
     if trained and not member:
-        wanted = len(test_indices(int(read_json(folder.training)["test_images"]), settings["certify"]["images"]))
+        wanted = len(evenly_spaced(int(read_json(folder.training)["test_images"]), settings["certify"]["images"]))
     label = settings["name"] + (f" seed {settings['seed']}" if settings["seed"] or member else "")
     if trained and len(image_seconds) >= (wanted or 0) and state.get("state") != "failed":
         stage = "done"
@@ -97,11 +99,16 @@ def _read_state(folder: TrialFolder) -> dict[str, str]:
     return state
 
 
-def _column(path: object, name: str) -> list[float]:
+def _column(path: Path, name: str) -> list[float]:
     try:
-        values: list[float] = pq.read_table(path, columns=[name])[name].to_pylist()
+        return _read_column(path, path.stat().st_mtime_ns, name)
     except (OSError, KeyError, pa.ArrowException):
         return []
+
+
+@cache
+def _read_column(path: Path, written: int, name: str) -> list[float]:  # noqa: ARG001  # a file written anew is read anew
+    values: list[float] = pq.read_table(path, columns=[name])[name].to_pylist()
     return values
 
 

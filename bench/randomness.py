@@ -24,8 +24,11 @@ class Role(IntEnum):
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:
-    """A 63-bit seed for the stream (seed, role, indices); numpy.random.SeedSequence keeps any two apart."""
-    return int(SeedSequence([seed, role, *indices]).generate_state(1, "uint64")[0] >> 1)
+    """A 63-bit seed for the stream (seed, role, indices); numpy.random.SeedSequence keeps any two apart.
+
+    The number of indices goes in because SeedSequence takes (1,) and (1, 0) for the same.
+    """
+    return int(SeedSequence([seed, role, len(indices), *indices]).generate_state(1, "uint64")[0] >> 1)
 
 
 def generator(device: torch.device, seed: int, role: Role, *indices: int) -> torch.Generator:

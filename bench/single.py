@@ -13,11 +13,12 @@ from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 
 from bench import work
-from bench.data import dataset_name
+from bench.data import dataset_name, resolve_data
+from bench.description import add_trials
 from bench.grid import explain
 from bench.settings import Trial
 from bench.training import train
-from results.folder import RunFolder, write_json, write_text
+from results.folder import RunFolder
 
 Decision = TypeVar("Decision")
 LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
@@ -34,9 +35,10 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
     Raises:
         ValueError: the settings are not those of a trial.
     """
-    trial = read_trial(settings)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
+        with state.main_process_first():  # which downloads the data, if it must
+            trial = read_trial(settings)
         _train_and_certify(trial, run, shard_size, state)
         return bool(state.is_main_process)
     finally:
@@ -44,15 +46,9 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
 
 
 def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
-    parts = [*trial.members, trial]
     if state.is_main_process:
-        for part in parts:
-            write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
-        members = [member.trial_id for member in trial.members]
-        write_json(
-            run.description, {"trials": [trial.trial_id], "members": {trial.trial_id: members} if members else {}}
-        )
-    for part in parts:
+        add_trials(run, [trial])
+    for part in [*trial.members, trial]:
         task = work.Task(
             settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size
         )
@@ -73,7 +69,8 @@ def read_trial(settings: Path) -> Trial:
         trial = Trial.model_validate_json(settings.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ValueError(f"{settings}: {explain(error, Trial)}") from None
-    return trial.model_copy(update={"dataset": dataset_name(trial.data)})
+    data = resolve_data(trial.data)
+    return trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
 
 
 def _agreed(state: PartialState, decide: Callable[[], Decision]) -> Decision:

@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -66,7 +67,7 @@ def train(trial: Trial, run: RunFolder) -> None:
         CheckpointError: the checkpoint is not of this trial.
     """
     accelerator = make_accelerator(trial)
-    train_set = load_images(trial.data, "train").first(trial.train.images)
+    train_set = load_images(trial.data, "train").evenly(trial.train.images)
     test_set = load_images(trial.data, "test")
     run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator)
 
@@ -193,12 +194,18 @@ def _start_or_continue(
     trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator
 ) -> tuple[nn.Module, dict[str, Tensor], Progress]:
     """The model, the momentum of each parameter, and what is finished: new, or from the checkpoint."""
-    if folder.checkpoint.exists():
+    if _first_rank_sees(folder.checkpoint):
         tensors, metadata = load_tensors(folder.checkpoint, trial.training_id)
         momentum = {name.removeprefix("momentum."): t for name, t in tensors.items() if name.startswith("momentum.")}
         weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         model = restore_classifier(trial, weights, train_set.num_classes, folder.checkpoint)
-        return model, momentum, Progress(**json.loads(metadata["progress"]))
+        progress = Progress(**json.loads(metadata["progress"]))
+        epochs = accelerator.gather(torch.tensor([len(progress.epochs)], device=accelerator.device)).tolist()
+        if len(set(epochs)) > 1:  # a worker of a killed command was still writing
+            raise RuntimeError(
+                f"the workers read checkpoints of different epochs ({epochs}); run the same command again"
+            )
+        return model, momentum, progress
     decomposition = _shared_decomposition(trial, train_set, accelerator)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
@@ -206,6 +213,13 @@ def _start_or_continue(
             trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
         )
     return model, {}, Progress()
+
+
+def _first_rank_sees(path: Path) -> bool:
+    """Whether the file is there, decided by the first rank for all."""
+    seen = [path.exists()]
+    broadcast_object_list(seen)
+    return seen[0]
 
 
 def _shared_decomposition(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> LinearDecomposition | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.settings import Trial
 from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
-from results.shards import finished_indices, test_indices
+from results.shards import evenly_spaced, finished_indices
 
 
 def is_trained(trial: Trial, run: RunFolder) -> bool:
@@ -16,16 +20,15 @@ def is_trained(trial: Trial, run: RunFolder) -> bool:
 
     The same training under another trial of the run (other certification settings) is taken over.
     """
+    if trial.members:
+        return _join_members(trial, run)
     folder = run.trial(trial.trial_id)
     if _holds_training(trial, folder):
         return True
-    if trial.members:
-        return _join_members(trial, run)
     for other in sorted(run.path.glob(f"trials/*/{folder.training.name}")):
         source = TrialFolder(other.parent)
         if source.path != folder.path and _holds_training(trial, source):
-            for path in (source.model, source.epochs, source.training):
-                write_whole(folder.path / path.name, partial(shutil.copyfile, path))
+            _take_over(trial, source, folder)
             return True
     return False
 
@@ -35,7 +38,7 @@ def images_left(trial: Trial, run: RunFolder) -> list[int]:
     folder = run.trial(trial.trial_id)
     training = read_json(folder.training)
     finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"]))
-    wanted = test_indices(int(training["test_images"]), trial.certify.images)
+    wanted = evenly_spaced(int(training["test_images"]), trial.certify.images)
     return [index for index in wanted if index not in finished]
 
 
@@ -45,15 +48,26 @@ def is_certified(trial: Trial, run: RunFolder) -> bool:
 
 
 def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
+    training = _record(folder)
+    if training.get("training_id") != trial.training_id or not folder.model.exists():
+        return False
+    return sha256_of(folder.model) == training.get("checkpoint_sha256")
+
+
+def _record(folder: TrialFolder) -> dict[str, Any]:
     try:
-        training = read_json(folder.training)
+        return read_json(folder.training)
     except (OSError, ValueError):
-        return False
-    if training.get("training_id") != trial.training_id:
-        return False
-    return bool(trial.members) or (
-        folder.model.exists() and sha256_of(folder.model) == training.get("checkpoint_sha256")
-    )
+        return {}
+
+
+def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
+    rows = pq.read_table(source.epochs).to_pylist()
+    named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
+    table = pa.Table.from_pylist(named, pq.read_schema(source.epochs))
+    write_whole(folder.epochs, partial(pq.write_table, table))
+    write_whole(folder.model, partial(shutil.copyfile, source.model))
+    write_whole(folder.training, partial(shutil.copyfile, source.training))
 
 
 def _join_members(trial: Trial, run: RunFolder) -> bool:
@@ -64,18 +78,17 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
     hashes = "\n".join(record["checkpoint_sha256"] for record in records)
     seconds = sum(record["train_seconds"] for record in records)
     copies = sum(record["train_seconds"] * record["train_copies_per_second"] for record in records)
-    write_json(
-        run.trial(trial.trial_id).training,
-        records[0]
-        | {
-            "training_id": trial.training_id,
-            "title": trial.objective.title,
-            "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-            "members": [member.trial_id for member in trial.members],
-            "train_seconds": seconds,
-            "train_copies_per_second": copies / seconds,
-            "memory_bytes": sum(record["memory_bytes"] for record in records),
-            "member_memory_bytes": max(record["memory_bytes"] for record in records),
-        },
-    )
+    joined = records[0] | {
+        "training_id": trial.training_id,
+        "title": trial.objective.title,
+        "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        "members": [member.trial_id for member in trial.members],
+        "train_seconds": seconds,
+        "train_copies_per_second": copies / seconds,
+        "memory_bytes": sum(record["memory_bytes"] for record in records),
+        "member_memory_bytes": max(record["memory_bytes"] for record in records),
+    }
+    folder = run.trial(trial.trial_id)
+    if _record(folder) != joined:  # not yet written, or a member was trained again
+        write_json(folder.training, joined)
     return True

@@ -6,16 +6,18 @@ import os
 import pkgutil
 import socket
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 ATTEMPTS = 3
+DEATH_IS_KNOWN_AFTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class WorkFailed(RuntimeError):  # noqa: N818  # reads as what happened
 class _Worker:
     """A process of a gang. Its output goes to the trial's log."""
 
+    def __init__(self, gpus: float) -> None:
+        if not gpus:  # ray leaves every accelerator in sight of a worker that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
     def log_to(self, log_file: str) -> None:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (sys.stdout, sys.stderr):
@@ -71,6 +77,9 @@ class _Worker:
             MASTER_ADDR=address[0],
             MASTER_PORT=str(address[1]),
         )
+
+    def alive(self) -> None:
+        """Answers as long as the process lives."""
 
     def call(self, function: str, *arguments: object) -> Any:
         return pkgutil.resolve_name(function)(*arguments)
@@ -116,12 +125,14 @@ class Gang:
                 # ray.get raises as soon as one rank fails, while the others would wait for it for ever
                 ray.get([worker.call.remote(work.train, task) for worker in self.workers])
                 return
-            except RayActorError as error:
+            except (RayActorError, RayTaskError) as error:
+                # Where a worker dies, the others fail too, and often first: their connection to it is gone.
+                death = error if isinstance(error, RayActorError) else self._death()
+                if death is None:
+                    raise WorkFailed(_first_line(error.cause)) from None
                 self._stop()  # the next attempt continues from the last finished epoch
                 if attempt == ATTEMPTS:
-                    raise WorkFailed(f"a training worker died {ATTEMPTS} times: {_first_line(error)}") from None
-            except ray.exceptions.RayTaskError as error:
-                raise WorkFailed(_first_line(error.cause)) from None
+                    raise WorkFailed(f"a training worker died {ATTEMPTS} times: {_first_line(death)}") from None
 
     def _certify(self, work: Work, task: dict[str, Any]) -> None:
         self._start()
@@ -145,16 +156,30 @@ class Gang:
                     waiting.append(shard)
                 else:
                     lost.append(f"images {shard[0]} to {shard[-1]}: {_first_line(error)}")
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 raise WorkFailed(_first_line(error.cause)) from None
         if lost:
             others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise WorkFailed(f"a shard killed its worker {ATTEMPTS} times: {lost[0]}{others}")
 
+    def _death(self) -> RayActorError | None:
+        """The death of a worker, if one died in these seconds."""
+        deadline = time.monotonic() + DEATH_IS_KNOWN_AFTER_SECONDS
+        while time.monotonic() < deadline:
+            for worker in self.workers:
+                try:
+                    ray.get(worker.alive.remote(), timeout=0.5)
+                except RayActorError as error:
+                    return error
+                except GetTimeoutError:
+                    pass  # busy, so alive
+            time.sleep(0.2)
+        return None
+
     def _call(self, function: str, task: dict[str, Any]) -> Any:
         try:
             return ray.get(self.workers[0].call.remote(function, task))
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise WorkFailed(_first_line(error.cause)) from None
 
     def _start(self) -> None:
@@ -166,7 +191,7 @@ class Gang:
             num_cpus=self.size.cpus_per_worker,
             num_gpus=self.size.gpus_per_worker,
             scheduling_strategy=PlacementGroupSchedulingStrategy(ray.util.get_current_placement_group()),
-        ).remote()
+        ).remote(self.size.gpus_per_worker)
         worker.log_to.remote(self.log_file)
         return worker
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from cluster.gang import Gang, GangSize, Work, WorkFailed
@@ -71,7 +72,10 @@ def run_jobs(jobs: list[Job], work: Work, size: GangSize, *, address: str | None
             run_config=tune.RunConfig(name="run", storage_path=storage, verbose=0),
         )
         tuner.fit()
-        return [job.name for job in jobs if job.name not in order.succeeded]
+        failed = [job for job in jobs if job.name not in order.succeeded]
+        for job in failed:
+            _explain_failure(Path(job.state_file))
+        return [job.name for job in failed]
 
 
 class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -125,6 +129,12 @@ def _run_job(config: dict[str, Any], work: Work, size: GangSize) -> dict[str, in
     return {"succeeded": 1}
 
 
+def _explain_failure(state: Path) -> None:
+    """A trial whose own process died could not say so itself."""
+    if json.loads(state.read_text(encoding="utf-8"))["state"] != "failed":
+        _write(state, {"state": "failed", "error": "the process that ran the trial died"})
+
+
 @lru_cache(maxsize=1)
 def _gang_of_this_process(size: GangSize) -> Gang:
     """Tune runs one trial after another in the same process and placement group; so can their workers."""
@@ -151,7 +161,7 @@ def _connected(address: str | None) -> Iterator[None]:
             logging_level="ERROR",
             object_store_memory=None if address else OBJECT_STORE_BYTES,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         what = f"no Ray cluster at {address}" if address else "Ray cannot be started"
         raise ClusterError(f"{what}: {str(error).splitlines()[0]}") from None
     try:
@@ -172,9 +182,14 @@ def _check_reachable(address: str | None) -> None:
 
 
 def _check_room(size: GangSize) -> None:
-    have = ray.cluster_resources()
-    for name, each in (("CPU", size.cpus_per_worker), ("GPU", size.gpus_per_worker)):
-        if each * size.workers > have.get(name, 0):
-            raise ClusterError(
-                f"{size.workers} workers × {each:g} {name} is more than the cluster has ({have.get(name, 0):g} {name})"
-            )
+    """Refuse a gang that no state of the cluster has room for: Tune would wait for it for ever."""
+    wanted = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
+    room = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            have = node["Resources"]
+            room += min(int(have.get(name, 0) / each) for name, each in wanted.items() if each)
+    if room < size.workers:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        have = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in wanted)
+        raise ClusterError(f"{size.workers} workers with {each} each do not fit on the cluster, which has {have}")

@@ -28,7 +28,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = ["METHODS", "Method", "get_method"]
 
 
-def get_method(name: str, **options: object) -> Method:
+def get_method(name: str, /, **options: object) -> Method:
     """The objective called `name`, with the given options; the others keep the defaults of its class.
 
     Raises:

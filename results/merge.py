@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_whole
 from results.schema import CERTIFICATES, EPOCHS, TRIALS, check_schema
-from results.shards import read_shard, test_indices
+from results.shards import evenly_spaced, read_shard
 
 
 class MergeError(ValueError):
@@ -56,7 +56,7 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     Raises:
         MergeError: as `merge_run`.
     """
-    expected = set(test_indices(int(training["test_images"]), settings["certify"]["images"]))
+    expected = set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
     holder: dict[int, Path] = {}
     tables = []
     for path in folder.shard_files():

@@ -81,11 +81,15 @@ EPOCHS = pa.schema(
         pa.field("epoch", pa.int64(), nullable=False),  # from 0
         pa.field("learning_rate", pa.float64(), nullable=False),
         pa.field("loss", pa.float64(), nullable=False),  # mean over the epoch's images
-        pa.field("noisy_test_accuracy", pa.float64(), nullable=False),  # of f, one noisy copy per certified test image
+        pa.field("noisy_test_accuracy", pa.float64(), nullable=False),  # of f, one noisy copy per test image
         pa.field("seconds", pa.float64(), nullable=False),  # wall clock of the epoch
     ],
     metadata=_METADATA,
 )
+
+
+class SchemaError(ValueError):
+    """A file with other columns than this version of the program writes."""
 
 
 def with_identity(schema: pa.Schema, **identity: str) -> pa.Schema:
@@ -94,12 +98,12 @@ def with_identity(schema: pa.Schema, **identity: str) -> pa.Schema:
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:
-    """Raise ValueError, naming the file, unless `found` has exactly the expected columns and version."""
+    """Raise SchemaError, naming the file, unless `found` has exactly the expected columns and version."""
     version = (found.metadata or {}).get(b"smoothing_bench_schema", b"none").decode()
     if version != str(SCHEMA_VERSION):
-        raise ValueError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
+        raise SchemaError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
     if not found.equals(expected):
         odd = set(found.names) ^ set(expected.names)
-        raise ValueError(
+        raise SchemaError(
             f"{file}: its columns are not those of version {SCHEMA_VERSION}: {', '.join(sorted(odd)) or 'types'}"
         )

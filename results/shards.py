@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.folder import TrialFolder, write_whole
-from results.schema import CERTIFICATES, check_schema, with_identity
+from results.schema import CERTIFICATES, SchemaError, check_schema, with_identity
 
 
-def test_indices(available: int, wanted: int | None) -> list[int]:
-    """Which of `available` test images a trial certifies: all, or `wanted` evenly spaced ones (500 of 10 000: every
-    twentieth, as Cohen et al. 2019).
+def evenly_spaced(available: int, wanted: int | None) -> list[int]:
+    """Which of `available` images are used: all, or `wanted` evenly spaced ones (500 of 10 000: every twentieth, as
+    Cohen et al. 2019 certify).
 
     Raises:
         ValueError: more are wanted than there are.
@@ -21,8 +21,8 @@ def test_indices(available: int, wanted: int | None) -> list[int]:
     if wanted is None:
         return list(range(available))
     if wanted > available:
-        raise ValueError(f"certify.images = {wanted}: the test set has {available}")
-    return list(range(0, available, available // wanted))[:wanted]
+        raise ValueError(f"{wanted} images were asked for, the data has {available}")
+    return [position * available // wanted for position in range(wanted)]
 
 
 def write_shard(folder: TrialFolder, table: pa.Table, *, trial_id: str, checkpoint_sha256: str) -> Path:
@@ -54,13 +54,25 @@ def read_shard(path: Path, *, trial_id: str, checkpoint_sha256: str) -> pa.Table
 
 
 def finished_indices(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: str) -> set[int]:
-    """Test images that valid shards already hold. Shards that fail to read back are deleted: they are done again."""
+    """Test images that valid shards already hold.
+
+    Shards that do not read back, are of another checkpoint, or repeat an image of another shard are set aside under
+    another name, never deleted: their images are certified again.
+
+    Raises:
+        SchemaError: a shard of another version of this program.
+    """
     finished: set[int] = set()
     for path in folder.shard_files():
         try:
             table = read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
+            indices = set(table["index"].to_pylist())
+        except SchemaError:
+            raise
         except ValueError:
-            path.unlink(missing_ok=True)
+            indices = set()
+        if not indices or indices & finished:
+            path.replace(path.with_suffix(".set-aside"))
             continue
-        finished.update(table["index"].to_pylist())
+        finished |= indices
     return finished

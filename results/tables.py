@@ -131,7 +131,7 @@ def caption(run: Run) -> list[str]:
         f"certified on {_values(certificates['device'])} in {_values(certificates['precision'])}."
     )
     reasons = []
-    if not trials["dataset"].str.startswith("cifar10").all():
+    if not trials["dataset"].str.match(r"cifar10(?!\d)").all():
         reasons.append("the data is not CIFAR-10")
     elif (trials["dataset"] != "cifar10").any():
         reasons.append("the images are a copy of CIFAR-10, which may be partial or compressed")

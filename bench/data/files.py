@@ -28,9 +28,16 @@ def dataset_name(data: str) -> str:
     if data in ("synthetic", "cifar10"):
         return data
     folder = _existing(Path(data))
+    if holds_batches(folder):
+        return "cifar10"
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in ("", ".md", ".txt"))
     listing = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
     return f"{folder.resolve().name}@{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
+
+
+def holds_batches(folder: Path) -> bool:
+    """Whether the folder is CIFAR-10 as its authors serve it for python."""
+    return (folder / "data_batch_1").is_file() and (folder / "batches.meta").is_file()
 
 
 def load_folder(folder: Path, split: Split) -> ImageSet:
@@ -75,6 +82,11 @@ def _load_parquet(files: list[Path]) -> ImageSet:
 def _load_image_folder(folder: Path) -> ImageSet:
     from torchvision.datasets import ImageFolder  # takes seconds to import
 
+    classes = [sorted(path.name for path in (folder.parent / split).glob("*/")) for split in ("train", "test")]
+    if all(classes) and classes[0] != classes[1]:
+        raise DataError(
+            f"{folder.parent}: train/ and test/ must have the same classes, found {classes[0]} and {classes[1]}"
+        )
     try:
         dataset = ImageFolder(str(folder))
     except FileNotFoundError as error:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from results.shards import evenly_spaced
+
 Split = Literal["train", "test"]
 
 
@@ -33,14 +35,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def first(self, count: int | None) -> ImageSet:
-        """The first `count` images, or all where it is None.
+    def evenly(self, count: int | None) -> ImageSet:
+        """`count` evenly spaced images, or all where it is None: sets may be sorted by class.
 
         Raises:
-            DataError: there are fewer.
+            ValueError: there are fewer.
         """
-        if count is None:
-            return self
-        if count > len(self):
-            raise DataError(f"{count} images were asked for, the data has {len(self)}")
-        return ImageSet(self.images[:count], self.labels[:count], self.num_classes)
+        picked = evenly_spaced(len(self), count)
+        return ImageSet(self.images[picked], self.labels[picked], self.num_classes)

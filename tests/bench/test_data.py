@@ -127,9 +127,9 @@ def test_a_folders_name_tells_its_content_apart_and_survives_a_move(tmp_path: Pa
 
 def test_more_images_than_there_are_is_refused() -> None:
     images = ImageSet(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]), 2)
-    assert len(images.first(2)) == 2
-    with pytest.raises(DataError, match="4 images were asked for, the data has 3"):
-        images.first(4)
+    assert images.evenly(2).labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="4 images were asked for, the data has 3"):
+        images.evenly(4)
 
 
 @needs_cifar
@@ -188,3 +188,12 @@ def test_shifts_cover_their_range_evenly() -> None:
     assert set(offsets.unique().tolist()) == set(range(9))
     assert offsets.double().mean().item() == pytest.approx(4, abs=0.1)
     assert flips.double().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_image_folders_must_have_the_same_classes(tmp_path: Path) -> None:
+    for split, names in (("train", ("cat", "dog")), ("test", ("dog",))):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.png").write_bytes(png(random_pixels(1)[0]))
+    with pytest.raises(DataError, match="must have the same classes"):
+        load_images(str(tmp_path), "test")

@@ -208,12 +208,13 @@ from tests.conftest import small_trial
 def main():
     trial = small_trial(sys.argv[1], train={"batch": 48, "precision": "fp32"})
     accelerator = make_accelerator(trial)
-    images = load_images("synthetic", "train").first(int(sys.argv[2]))
+    images = load_images("synthetic", "train").evenly(int(sys.argv[2]))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    losses = [train_epoch(trial, epoch, parallel, optimizer, images.images, images.labels, accelerator) for epoch in (0, 1)]
+    data = images.images, images.labels
+    losses = [train_epoch(trial, epoch, parallel, optimizer, *data, accelerator) for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

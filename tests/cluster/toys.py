@@ -17,6 +17,12 @@ def train(task: dict[str, Any]) -> None:
     _note(task, f"train rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}")
     if task.get("train_raises"):
         raise ValueError("the loss became nan")
+    if task.get("one_dies_and_the_others_fail") and not Path(task["folder"], "died").exists():
+        if os.environ["RANK"] == "0":
+            time.sleep(0.5)
+            raise RuntimeError("connection closed by peer")
+        Path(task["folder"], "died").touch()
+        os._exit(1)
     if task.get("train_dies") and not _once(task, "died"):
         os._exit(1)
 

@@ -12,9 +12,8 @@ import pytest
 from results import read_run
 from results.folder import RunFolder, TrialFolder, read_json, write_json
 from results.merge import MergeError, merge_run
-from results.schema import CERTIFICATES
-from results.shards import finished_indices, write_shard
-from results.shards import test_indices as indices_to_test
+from results.schema import CERTIFICATES, SchemaError
+from results.shards import evenly_spaced, finished_indices, write_shard
 
 
 def first_trial(run: RunFolder) -> TrialFolder:
@@ -110,23 +109,37 @@ def test_merge_leaves_out_failed_and_untrained_trials(fake_run: RunFolder) -> No
     assert set(read_run(fake_run.path).trials["trial_id"]) == set(fake_run.trial_ids()[2:])
 
 
-def test_damaged_shards_are_done_again(fake_run: RunFolder) -> None:
+def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fake_run: RunFolder) -> None:
     folder = first_trial(fake_run)
     sha256 = read_json(folder.training)["checkpoint_sha256"]
-    damaged, foreign = folder.shard_files()[:2]
+    damaged, good, _ = folder.shard_files()
     damaged.write_bytes(b"PAR1")
+    overlap = pq.read_table(good).slice(1, 2)
+    write_shard(folder, overlap, trial_id=folder.path.name, checkpoint_sha256=sha256)
     assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
-    assert not damaged.exists()
-    assert foreign.exists()
+    assert sorted(path.name for path in folder.shards.glob("*.set-aside")) == [
+        "00000-00004.set-aside",
+        "00006-00007.set-aside",
+    ]
     assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 63 + "9") == set()
+    assert len(list(folder.shards.iterdir())) == 4  # nothing is deleted
+
+
+def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunFolder) -> None:
+    folder = first_trial(fake_run)
+    path = folder.shard_files()[0]
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "2"}), path)
+    with pytest.raises(SchemaError, match="has schema version 2"):
+        finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
+    assert path.exists()
 
 
 def test_indices_are_evenly_spaced() -> None:
-    assert indices_to_test(10_000, 500) == list(range(0, 10_000, 20))  # Cohen et al. 2019 certify every twentieth
-    assert indices_to_test(7, 3) == [0, 2, 4]
-    assert indices_to_test(5, None) == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match="the test set has 5"):
-        indices_to_test(5, 6)
+    assert evenly_spaced(10_000, 500) == list(range(0, 10_000, 20))  # Cohen et al. 2019 certify every twentieth
+    assert evenly_spaced(7, 3) == [0, 2, 4]
+    assert evenly_spaced(5, None) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="6 images were asked for, the data has 5"):
+        evenly_spaced(5, 6)
 
 
 def test_a_newer_schema_is_refused(fake_run: RunFolder) -> None:

@@ -1,0 +1,109 @@
+"""What a run plans to do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import hardware, run, work
+from bench.description import RunError, add_trials
+from results.folder import RunFolder, read_json, write_json
+from tests.conftest import small_trial
+
+
+def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    trials = [small_trial(name, sigma) for sigma in (0.25, 0.5) for name in ("ensemble", "consistency")]
+    add_trials(folder, trials)
+    jobs = run.plan_jobs(trials, folder, shard_size=4)
+    assert len(jobs) == 4 + 2 * 2  # seeds 1 and 2 at each σ; seed 0 is the consistency trial
+    members = [job for job in jobs if not job.task["certify"]]
+    assert [job.task["settings"].count('"name":"consistency"') for job in members] == [1] * 4
+    for ensemble in jobs[-2:]:
+        assert len(ensemble.after) == 3
+        assert set(ensemble.after) <= {job.name for job in jobs[:-2]}
+
+
+def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path) -> None:
+    folder, trial = RunFolder(tmp_path), small_trial(certify={"n": 20, "n0": 5, "images": 3})
+    add_trials(folder, [trial])
+    task = work.Task(settings=trial.model_dump_json(), run=str(tmp_path), certify=True, shard_size=2)
+    work.train_trial(task)
+    [job] = run.plan_jobs([trial], folder, shard_size=2)
+    for shard in work.shards_left(task):
+        work.certify(task, shard)
+    assert folder.trial(job.name).state.exists()  # as after a kill between the last shard and the end
+    assert run.plan_jobs([trial], folder, shard_size=2) == []
+    assert not folder.trial(job.name).state.exists()
+
+
+def test_a_retrained_member_makes_another_ensemble(tmp_path: Path) -> None:
+    folder, ensemble = RunFolder(tmp_path), small_trial("ensemble")
+    for member in ensemble.members:
+        work.train_trial(work.Task(settings=member.model_dump_json(), run=str(tmp_path), certify=False, shard_size=1))
+    task = work.Task(settings=ensemble.model_dump_json(), run=str(tmp_path), certify=True, shard_size=5)
+    assert not work.needs_training(task)
+    for shard in work.shards_left(task):
+        work.certify(task, shard)
+    assert work.shards_left(task) == []
+    record = folder.trial(ensemble.members[1].trial_id).training
+    write_json(record, read_json(record) | {"checkpoint_sha256": "0" * 64})  # weights that do not match: damaged
+    assert work.needs_training({**task, "settings": ensemble.members[1].model_dump_json()})
+    with pytest.raises(RuntimeError, match="members are not trained"):
+        work.needs_training(task)
+
+
+def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    add_trials(folder, [small_trial("gaussian"), small_trial("ours")])
+    changed = small_trial("ours", certify={"n": 50})
+    add_trials(folder, [changed, small_trial("macer")])
+    names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in folder.trial_ids()]
+    assert names == ["gaussian", "ours", "macer"]
+    assert changed.trial_id in folder.trial_ids()
+
+
+def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_not(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    add_trials(RunFolder(tmp_path), [small_trial()])
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"holds no run\.json"):
+        add_trials(RunFolder(tmp_path), [small_trial()])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "asked", "expected"),
+    [
+        (0, 2, (None, None, None), (2, 1, 0)),
+        (0, 16, (None, None, None), (2, 8, 0)),
+        (0, 1, (None, None, None), (1, 1, 0)),
+        (8, 64, (None, None, None), (8, 8, 1)),
+        (8, 64, (1, None, 1.0), (1, 8, 1)),  # eight such gangs fit
+        (1, 16, (1, None, 0.25), (1, 4, 0.25)),
+        (8, 64, (4, 2.0, 0.0), (4, 2, 0)),
+    ],
+)
+def test_defaults_are_read_from_the_machine(
+    gpus: int,
+    cores: int,
+    asked: tuple[int | None, float | None, float | None],
+    expected: tuple[int, float, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(run, "usable_cores", lambda: cores)
+    size = run.default_gang(*asked)
+    assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
+
+
+def test_parts_of_gpus_are_refused_for_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(RunError, match="must be a whole number"):
+        run.default_gang(2, None, 0.5)
+
+
+def test_this_machine_has_cores() -> None:
+    assert hardware.usable_cores() >= 1
