@@ -10,7 +10,7 @@ import torch
 
 from bench.checkpoint import load_model
 from bench.data import load_images
-from bench.hardware import device_name
+from bench.hardware import compute_reproducibly, device_name
 from bench.settings import Trial
 from bench.smoothing import Smoothed
 from results.folder import RunFolder, read_json
@@ -61,6 +61,7 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
 @lru_cache(maxsize=1)
 def _opened(settings: str, run: RunFolder, num_classes: int, checkpoint_sha256: str) -> Smoothed:  # noqa: ARG001
     """The model of a trial, kept between the shards of one worker; other weights are another model."""
+    compute_reproducibly()
     trial = Trial.model_validate_json(settings)
     model = load_model(run, trial, num_classes)
     return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision)

@@ -20,6 +20,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
     return "bf16" if has_fast_bf16(device) else "fp32"
 
 
+def compute_reproducibly() -> None:
+    """Have cuDNN choose algorithms that give the same bits each time, and keep fp32 from becoming TF32 on the way."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device has bf16 matrix units."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.engine import compiled, inference_copy
 from bench.hardware import resolve_precision
 from bench.models import Classifier
 from bench.randomness import Role, generator
@@ -61,7 +61,6 @@ class Smoothed:
         *,
         precision: Precision = "auto",
         device: torch.device | str | None = None,
-        compile: bool = False,
     ) -> None:
         """
         Args:
@@ -72,9 +71,6 @@ class Smoothed:
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
                 classifier is the one in that precision.
             device: where to compute; an accelerator if there is one.
-            compile: compile the classifier at its first use. That takes from seconds to minutes, so it pays for long
-                jobs; where it does not work, a warning says so once. Counts may differ in a few copies from those of
-                the classifier that is not compiled: the two round differently.
 
         Raises:
             ValueError: sigma or num_classes out of range.
@@ -88,14 +84,12 @@ class Smoothed:
         self.sigma = sigma
         self.num_classes = num_classes
         self.block = BLOCK.get(self.device.type, BLOCK["cpu"])
-        model = inference_copy(model, self.device)
+        model = copy.deepcopy(model).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._decomposition = model.decomposition if isinstance(model, Classifier) else None
         # Noise is drawn behind the decomposition, below, so the projection has happened already.
         self._classify: Callable[[Tensor], Tensor] = (
             model.after_decomposition if isinstance(model, Classifier) else model
         )
-        self._to_compile = compile
-        self._whole_blocks = False
 
     def certify(
         self,
@@ -184,15 +178,13 @@ class Smoothed:
         (seed, role, index, b), and holds no copies of any other image.
         """
         image = image.to(self.device)
-        self._compile_once(image)
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for block, first in enumerate(range(0, n, self.block)):
             size = min(self.block, n - first)
-            # A compiled classifier takes whole blocks only: what is drawn beyond n is not counted.
-            drawn = self.block if self._whole_blocks else size
-            noisy = self._noisy_copies(image, drawn, generator(self.device, seed, role, index, block))
-            logits = self._logits(noisy)[:size]
+            noisy = self._noisy_copies(image, size, generator(self.device, seed, role, index, block))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self._classify(noisy)
             if logits.shape != (size, self.num_classes):
                 raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {(size, self.num_classes)}")
             finite &= ~logits.isnan().any()  # looked at once, after the last block: no synchronisation in between
@@ -212,21 +204,6 @@ class Smoothed:
         else:
             noisy = image + self.sigma * torch.randn((count, *image.shape), generator=draw, device=self.device)
         return noisy.contiguous(memory_format=torch.channels_last) if noisy.ndim == 4 else noisy
-
-    def _logits(self, noisy: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self._classify(noisy)
-
-    def _compile_once(self, image: Tensor) -> None:
-        """Before the first copy is drawn, so that what is drawn does not depend on which image comes first."""
-        if not self._to_compile:
-            return
-        self._to_compile = False
-        example = self._noisy_copies(image, self.block, generator(self.device, 0, Role.SELECT))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            fast = compiled(self._classify, example)
-        if fast is not None:
-            self._classify, self._whole_blocks = fast, True
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point():

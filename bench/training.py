@@ -27,7 +27,14 @@ from bench.batches import batches
 from bench.checkpoint import load_tensors, restore_classifier, save_tensors
 from bench.data import ImageSet, load_images
 from bench.decomposition import LinearDecomposition, fit_decomposition
-from bench.hardware import device_name, memory_kind, peak_memory_bytes, resolve_precision, restart_peak_memory
+from bench.hardware import (
+    compute_reproducibly,
+    device_name,
+    memory_kind,
+    peak_memory_bytes,
+    resolve_precision,
+    restart_peak_memory,
+)
 from bench.models import build_model
 from bench.randomness import Role, derived_seed, generator
 from bench.settings import Trial
@@ -43,6 +50,7 @@ def make_accelerator(trial: Trial) -> Accelerator:
     Raises:
         RuntimeError: accelerate did not join the group it was told to join.
     """
+    compute_reproducibly()
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
     cpu = not torch.cuda.is_available()
     device = torch.device("cpu" if cpu else "cuda")
