@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from results.folder import RunFolder
+from results.folder import RunFolder, read_json
 
 app = typer.Typer(
     add_completion=False,
@@ -63,7 +63,7 @@ def run(
         evenly_spaced(len(load_images(loaded.data, "test")), loaded.certify.images)
         folder = RunFolder((out or Path("runs") / Path(grid).stem).expanduser().absolute())
         size = default_gang(workers, cpus_per_worker, gpus_per_worker)
-        trials = prepare(loaded, dataset, folder, fresh=fresh)
+        trials = prepare(loaded, dataset, folder, size, fresh=fresh)
         console.print(
             f"{len(trials)} trials of {escape(grid)} on {escape(dataset)}, {size.workers} workers × "
             f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU, in {escape(str(folder.path))}",
@@ -90,8 +90,10 @@ def status(run: RunArgument) -> None:
     from bench.progress import read_progress
 
     with _user_errors():
-        console.print(render(read_progress(RunFolder(run)), workers=1))
-        _print_failures(RunFolder(run))
+        folder = RunFolder(run)
+        gang = read_json(folder.description).get("gang", {"workers": 1})
+        console.print(render(read_progress(folder), gang["workers"]))
+        _print_failures(folder)
 
 
 @app.command()

@@ -28,7 +28,7 @@ class TrialProgress:
     epochs_wanted: int
     images: int
     images_wanted: int | None
-    """None: not known before the training is done, or a member that is not certified."""
+    """None: not known before the training is done; 0: a member that is not certified."""
     epoch_seconds: float | None
     image_seconds: float | None
     """Means of what is finished; None where nothing is."""
@@ -56,7 +56,8 @@ def _trial_progress(folder: TrialFolder, *, ensemble: bool = False, member: bool
     state = _read_state(folder)
     epoch_seconds = _column(folder.epochs, "seconds")
     image_seconds = [seconds for path in folder.shard_files() for seconds in _column(path, "seconds")]
-    wanted, trained = None, folder.training.exists()
+    trained = folder.training.exists()
+    wanted = 0 if member else None
     if trained and not member:
         wanted = len(evenly_spaced(int(read_json(folder.training)["test_images"]), settings["certify"]["images"]))
     label = settings["name"] + (f" seed {settings['seed']}" if settings["seed"] or member else "")
@@ -124,7 +125,7 @@ def seconds_left(trials: list[TrialProgress], workers: int) -> float | None:
         if trial.stage == "done":
             continue
         left += (trial.epochs_wanted - trial.epochs) * (trial.epoch_seconds or epoch)
-        wanted = 0 if "member" in trial.label else trial.images_wanted or images_each
+        wanted = images_each if trial.images_wanted is None else trial.images_wanted
         left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / workers
     return left / max(1, sum(trial.stage in ("training", "certifying") for trial in trials))
 

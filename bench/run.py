@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 
 import torch
 
@@ -41,7 +42,7 @@ def default_gang(workers: int | None, cpus: float | None, gpus: float | None) ->
     return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
 
 
-def prepare(grid: Grid, dataset: str, run: RunFolder, *, fresh: bool) -> list[Trial]:
+def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize, *, fresh: bool) -> list[Trial]:
     """The trials of a grid, written into the folder of the run.
 
     Raises:
@@ -52,7 +53,7 @@ def prepare(grid: Grid, dataset: str, run: RunFolder, *, fresh: bool) -> list[Tr
             raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
         shutil.rmtree(run.path)
     trials = grid.trials(dataset)
-    add_trials(run, trials, grid=grid.model_dump())
+    add_trials(run, trials, grid=grid.model_dump(), gang=asdict(size))
     return trials
 
 

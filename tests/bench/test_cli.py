@@ -1,0 +1,149 @@
+"""The command line in this process: what it prints, how it exits, and that a user's mistake gets one sentence."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from results.folder import RunFolder, write_json
+from tests.conftest import small_trial
+
+
+def bench(*arguments: str) -> int:
+    """Exit status of the command."""
+    argv, sys.argv = sys.argv, ["bench", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = argv
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--grid", "smok"], "unknown grid 'smok': did you mean 'smoke'?"),
+        (["run", "--grid", "none.toml"], "none.toml: cannot be read: No such file"),
+        (["run", "--grid", "smoke", "--data", "nowhere"], "nowhere' is not a folder"),
+        (["run", "--grid", "smoke", "--methods", "ours,macr"], "unknown method 'macr': did you mean 'macer'?"),
+        (["run", "--grid", "smoke", "--sigmas", "a"], "--sigmas 'a': must be numbers separated by commas"),
+        (["run", "--grid", "smoke", "--sigmas", "0"], "sigmas.0 = 0.0: input should be greater than 0"),
+        (["run", "--grid", "smoke", "--set", "train.images=99999"], "99999 images were asked for, the data has 2000"),
+        (["run", "--grid", "smoke", "--set", "certify.images=501"], "501 images were asked for, the data has 500"),
+        (["run", "--grid", "smoke", "--gpus-per-worker", "0.5", "--workers", "2"], "must be a whole number"),
+        (["status", "nowhere"], "run.json: no such file or directory"),
+        (["report", "nowhere"], "run.json: no such file or directory"),
+        (["trial", "nowhere.json", "--out", "run"], "nowhere.json: no such file or directory"),
+    ],
+)
+def test_a_users_mistake_gets_one_sentence_and_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "invalid JSON"),
+        ('{"name": "ours"}', "method is missing"),
+        ('{"name": "x", "method": "macr", "sigma": 0.5}', "unknown method 'macr': did you mean 'macer'?"),
+        ('{"name": "x", "method": "ours", "sigma": 0.5, "sede": 1}', "unknown key 'sede': did you mean 'seed'?"),
+        ('{"name": "../x", "method": "ours", "sigma": 0.5}', "name = '../x': string should match pattern"),
+    ],
+)
+def test_a_wrong_trial_file_is_refused(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trial.json").write_text(text)
+    assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").touch()
+    for options in ([], ["--fresh"]):
+        assert bench("run", "--grid", "smoke", "--out", str(tmp_path), *options) == 2
+        assert "holds no run.json" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_report_needs_neither_torch_nor_ray(fake_run: RunFolder) -> None:
+    program = f"""
+import sys
+from bench.cli import main
+sys.argv = ["bench", "report", {str(fake_run.path)!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert not {{"torch", "ray"}} & sys.modules.keys()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Table 5.2" in result.stdout
+    assert (fake_run.figures / "figure_5_1.pdf").exists()
+
+
+def test_report_of_a_half_finished_run_says_what_is_missing(
+    fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fake_run.trial_ids()[0]
+    write_json(fake_run.trial(first).state, {"state": "waiting"})
+    assert bench("report", str(fake_run.path)) == 0
+    assert f"not finished: {first}" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    failed, killed, *_ = fake_run.trial_ids()
+    write_json(fake_run.trial(failed).state, {"state": "failed", "error": "the loss became nan"})
+    # a process that is no more: the largest pid that Linux gives out is 2²² − 1
+    state = {"state": "running", "host": socket.gethostname(), "pid": 2**22 + 1, "since": 0}
+    write_json(fake_run.trial(killed).state, state)
+    fake_run.trial(killed).shard_files()[0].unlink()
+    assert bench("status", str(fake_run.path)) == 0
+    printed = capsys.readouterr()
+    stages = [line.split()[2] for line in printed.out.splitlines()[1:5]]
+    assert stages == ["failed", "stopped", "done", "done"]
+    assert "2 of 4 done" in printed.out
+    assert "the loss became nan" in printed.err
+    assert fake_run.trial(failed).log.name in printed.err
+
+
+def test_grids_and_methods_list_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("grids") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("smoke", "lite", "thesis", "paper"))
+    assert bench("methods") == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("macer", "inverse_temperature", "generalised", "mask_entropy"))
+
+
+def test_a_trial_runs_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "trial.json").write_text(small_trial().model_dump_json())
+    assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run"), "--shard-size", "5") == 0
+    assert "Gaussian" in capsys.readouterr().out
+    shards = sorted(path.name for path in (tmp_path / "run").rglob("shards/*"))
+    assert len(shards) == 3  # 12 images, evenly spaced over 500
+    assert shards[0] == "00000-00166.parquet"
+    models = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet") if "shards" in str(path)}
+    assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")) == 0
+    assert {path: path.stat().st_mtime_ns for path in models} == models
