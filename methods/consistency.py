@@ -44,7 +44,7 @@ class Consistency(Method):
 class Ensemble(Consistency):
     """Three consistency models that differ only in seed; the classifier is the mean of their logits."""
 
-    title: ClassVar[str] = "Ensemble (3)"
+    title: ClassVar[str] = "Ensemble"
     source: ClassVar[str] = "Horváth et al. 2022"
     members: ClassVar[int] = 3
     member_method: ClassVar[str | None] = "consistency"
