@@ -65,7 +65,8 @@ def run(
         size = default_gang(workers, cpus_per_worker, gpus_per_worker)
         trials = prepare(loaded, dataset, folder, size, fresh=fresh)
         console.print(
-            f"{len(trials)} trials of {escape(grid)} on {escape(dataset)}, {size.workers} workers × "
+            f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(grid)} on {escape(dataset)}, "
+            f"{size.workers} worker{'s' * (size.workers > 1)} × "
             f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU, in {escape(str(folder.path))}",
             highlight=False,
             soft_wrap=True,
