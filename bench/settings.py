@@ -42,7 +42,7 @@ class TrainSettings(Settings):
     precision: Precision = "auto"
     """auto: bf16 autocast where the hardware computes in it, otherwise fp32. The row says which it was."""
     images: PositiveInt | None = None
-    """Train on the first this many images; all where not given."""
+    """Train on this many images, evenly spaced; all where not given."""
 
 
 class CertifySettings(Settings):
