@@ -12,6 +12,8 @@ import torch
 
 from bench.settings import Precision
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
     """ "bf16" or "fp32": `precision`, or for "auto" what the device computes fast in."""
@@ -38,7 +40,7 @@ def usable_cores() -> int:
     """Cores that this process may use: the machine's, or fewer by affinity or by a container's quota."""
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or no quota ("max")
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
 

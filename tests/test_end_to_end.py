@@ -89,10 +89,8 @@ def test_a_run_has_every_trial_and_file(finished: Path) -> None:
 
 def test_the_same_command_again_repeats_nothing(finished: Path) -> None:
     shards = {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")}
-    started = time.monotonic()
     result = bench_run(finished, "--workers", "2")
     assert result.returncode == 0
-    assert time.monotonic() - started < 30
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")} == shards
 
 

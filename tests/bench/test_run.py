@@ -105,5 +105,11 @@ def test_parts_of_gpus_are_refused_for_several_workers(monkeypatch: pytest.Monke
         run.default_gang(2, None, 0.5)
 
 
-def test_this_machine_has_cores() -> None:
-    assert hardware.usable_cores() >= 1
+def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(hardware, "CPU_QUOTA", quota)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(64)))
+    assert hardware.usable_cores() == 64  # no such file
+    for text, cores in (("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1)):
+        quota.write_text(text + "\n")
+        assert hardware.usable_cores() == cores
