@@ -1,4 +1,4 @@
-"""Shards of a trial's certificates: what is left to do, and doing one."""
+"""One shard of a trial's certificates, and how test images are cut into shards."""
 
 from __future__ import annotations
 
