@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -11,7 +12,8 @@ import torch
 from bench.checkpoint import load_model
 from bench.data import load_images
 from bench.hardware import compute_reproducibly, device_name
-from bench.settings import Trial
+from bench.models import kind_of
+from bench.settings import Certified, Trial
 from bench.smoothing import Smoothed
 from results.folder import RunFolder, read_json
 from results.schema import CERTIFICATES
@@ -25,46 +27,74 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
         DataError, CheckpointError: the data or the weights are not usable.
     """
     training = read_json(run.trial(trial.trial_id).training)
-    checkpoint_sha256 = str(training["checkpoint_sha256"])
-    smoothed = _opened(trial.model_dump_json(), run, int(training["num_classes"]), checkpoint_sha256)
-    images = load_images(trial.data, "test")
-    picked = images.images[indices].float() / 255
+    sha256 = str(training["checkpoint_sha256"])
+    smoothed, classifier = _opened(trial.model_dump_json(), run, int(training["num_classes"]), sha256)
+    certify_images(smoothed, classifier, trial, run, indices, sha256)
+
+
+def certify_images(
+    smoothed: Smoothed, classifier: str, settings: Certified, run: RunFolder, indices: list[int], sha256: str
+) -> None:
+    """Certify the test images at `indices` and write them as one shard of a trial.
+
+    Args:
+        classifier: how it is made of networks, for the rows.
+        sha256: of the weights.
+
+    Raises:
+        DataError: the data is not usable.
+        ValueError: the model's outputs are not.
+    """
+    table = pa.Table.from_pylist(certified_rows(smoothed, classifier, settings, indices, sha256), CERTIFICATES)
+    write_shard(run.trial(settings.trial_id), table, trial_id=settings.trial_id, checkpoint_sha256=sha256)
+
+
+def certified_rows(
+    smoothed: Smoothed, classifier: str, settings: Certified, indices: list[int], sha256: str
+) -> list[dict[str, Any]]:
+    """The rows of `results.schema.CERTIFICATES` for the test images at `indices`."""
+    images = load_images(settings.data, "test")
     labels = images.labels[indices].tolist()
-    settings = trial.certify
+    certify = settings.certify
     certificates = smoothed.iter_certify(
-        picked, n0=settings.n0, n=settings.n, alpha=settings.alpha, seed=trial.noise_seed, indices=indices
+        images.images[indices].float() / 255,
+        n0=certify.n0,
+        n=certify.n,
+        alpha=certify.alpha,
+        seed=settings.noise_seed,
+        indices=indices,
+        labels=labels if certify.skip_misclassified else None,
+        estimator=certify.estimator,
     )
-    rows = [
+    return [
         {
             **vars(certificate),
-            "trial_id": trial.trial_id,
-            "method": trial.name,
-            "sigma": trial.sigma,
-            "seed": trial.seed,
-            "dataset": trial.dataset,
+            "trial_id": settings.trial_id,
+            "method": settings.name,
+            "sigma": settings.sigma,
+            "seed": settings.seed,
+            "dataset": settings.dataset,
             "split": "test",
             "index": index,
             "label": label,
-            "status": "abstained" if certificate.predicted == -1 else "certified",
             "correct": certificate.predicted == label,
+            "classifier": classifier,
             "precision": smoothed.precision,
             "device": device_name(smoothed.device),
             "torch_version": torch.__version__,
-            "checkpoint_sha256": checkpoint_sha256,
+            "checkpoint_sha256": sha256,
         }
         for index, label, certificate in zip(indices, labels, certificates, strict=True)
     ]
-    table = pa.Table.from_pylist(rows, CERTIFICATES)
-    write_shard(run.trial(trial.trial_id), table, trial_id=trial.trial_id, checkpoint_sha256=checkpoint_sha256)
 
 
 @lru_cache(maxsize=1)
-def _opened(settings: str, run: RunFolder, num_classes: int, checkpoint_sha256: str) -> Smoothed:  # noqa: ARG001
+def _opened(settings: str, run: RunFolder, num_classes: int, sha256: str) -> tuple[Smoothed, str]:  # noqa: ARG001
     """The model of a trial, kept between the shards of one worker; other weights are another model."""
     compute_reproducibly()
     trial = Trial.model_validate_json(settings)
     model = load_model(run, trial, num_classes)
-    return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision)
+    return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision), kind_of(model)
 
 
 def split_shards(indices: list[int], size: int) -> list[list[int]]:

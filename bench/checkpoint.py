@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.decomposition import LinearDecomposition
-from bench.models import Classifier, MeanLogits, build_model
+from bench.models import Classifier, Consensus, MeanLogits, build_model
 from bench.settings import Trial
+from methods.consistency import Ensemble
 from results.folder import RunFolder, write_whole
 
 
@@ -69,4 +70,7 @@ def load_model(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
         path = run.trial(part.trial_id).model
         tensors, _ = load_tensors(path, part.training_id)
         models.append(restore_classifier(part, tensors, num_classes, path).eval())
-    return MeanLogits(models) if trial.members else models[0]
+    objective = trial.objective
+    if isinstance(objective, Ensemble):
+        return Consensus(models, objective.consensus) if objective.consensus else MeanLogits(models)
+    return models[0]

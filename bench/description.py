@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench.settings import Trial
-from results.folder import RunFolder, write_json, write_text
+from bench.settings import Certified, Trial
+from results.folder import RunFolder, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
 
@@ -18,26 +20,29 @@ class RunError(ValueError):
     """A run that cannot start; the message is one sentence for the user."""
 
 
-def add_trials(run: RunFolder, trials: list[Trial], **details: object) -> None:
+def add_trials(run: RunFolder, trials: Sequence[Certified], **details: object) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings).
 
     Raises:
         RunError: the folder holds something else.
     """
+    earlier = _earlier(run)
     cells = {(trial.name, trial.sigma, trial.seed) for trial in trials}
-    kept = [trial for trial in _earlier_trials(run) if (trial.name, trial.sigma, trial.seed) not in cells]
-    everything = [*kept, *trials]
+    kept = [name for name in earlier.get("trials", []) if _cell(run, name) not in cells]
+    members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
     for trial in trials:
-        for part in [trial, *trial.members]:
+        parts = trial.members if isinstance(trial, Trial) else []
+        for part in [trial, *parts]:
             write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
+        if parts:
+            members[trial.trial_id] = [member.trial_id for member in parts]
     write_json(
         run.description,
         {
-            "trials": [trial.trial_id for trial in everything],
-            "members": {
-                trial.trial_id: [member.trial_id for member in trial.members] for trial in everything if trial.members
-            },
+            **earlier,
+            "trials": [*kept, *(trial.trial_id for trial in trials)],
+            "members": members,
             "command": sys.argv,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": _git_commit(),
@@ -47,13 +52,18 @@ def add_trials(run: RunFolder, trials: list[Trial], **details: object) -> None:
     )
 
 
-def _earlier_trials(run: RunFolder) -> list[Trial]:
-    if not run.description.exists():
-        # A command that was killed before it wrote run.json leaves trials alone.
-        if run.path.is_dir() and any(path.name != "trials" for path in run.path.iterdir()):
-            raise RunError(f"{run.path} is not empty and holds no run.json: give --out another folder")
-        return []
-    return [Trial.model_validate_json(run.trial(name).settings.read_text()) for name in run.trial_ids()]
+def _earlier(run: RunFolder) -> dict[str, Any]:
+    if run.description.exists():
+        return read_json(run.description)
+    # A command that was killed before it wrote run.json leaves trials alone.
+    if run.path.is_dir() and any(path.name != "trials" for path in run.path.iterdir()):
+        raise RunError(f"{run.path} is not empty and holds no run.json: give --out another folder")
+    return {}
+
+
+def _cell(run: RunFolder, trial_id: str) -> tuple[str, float, int]:
+    settings = read_json(run.trial(trial_id).settings)
+    return settings["name"], settings["sigma"], settings["seed"]
 
 
 def _version(package: str) -> str | None:

@@ -74,12 +74,14 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.decomposition is not None:
             images = self.decomposition(images)
-        return self.after_decomposition(images)
-
-    def after_decomposition(self, images: Tensor) -> Tensor:
-        """The logits of images that are projected already."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+    def without_decomposition(self) -> Classifier:
+        """The same network, for images that are projected already."""
+        rest = Classifier(self.network, None)
+        rest.mean, rest.std = self.mean, self.std
+        return rest
 
 
 class MeanLogits(nn.Module):
@@ -90,7 +92,39 @@ class MeanLogits(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([member(images) for member in self.members]).mean(dim=0)
+        return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
+
+
+class Consensus(MeanLogits):
+    """K-consensus aggregation (Horváth et al. 2022): the first K members alone where they agree on a class, otherwise
+    the mean logits of all."""
+
+    def __init__(self, members: list[Classifier], consensus: int) -> None:
+        """consensus: K, at least 2 and below the number of members."""
+        super().__init__(members)
+        self.consensus = consensus
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.stack([member(images).float() for member in self.members[: self.consensus]])
+        answers = first.argmax(dim=2)
+        # where all of them have the same largest logit, so has their mean
+        logits: Tensor = self._ask_others(images, first.sum(dim=0), (answers != answers[0]).any(dim=0))
+        return logits
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of copies differs from batch to batch
+    def _ask_others(self, images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
+        """Add the other members' logits where the first are split."""
+        if split.any():
+            others = [member(images[split]).float() for member in self.members[self.consensus :]]
+            logits[split] += torch.stack(others).sum(dim=0)
+        return logits
+
+
+def kind_of(model: nn.Module) -> str:
+    """How the classifier is made of networks, for the rows of its certificates."""
+    if isinstance(model, Consensus):
+        return f"{model.consensus}-consensus of {len(model.members)}"
+    return f"mean of {len(model.members)} logits" if isinstance(model, MeanLogits) else "network"
 
 
 class ResNet(nn.Module):

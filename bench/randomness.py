@@ -21,6 +21,7 @@ class Role(IntEnum):
     ESTIMATE = 7
     """Certification, stage two: how probable it is (n copies)."""
     PREDICT = 8
+    ATTACK = 9
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

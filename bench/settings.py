@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.models import model_blocks
-from methods import Method, get_method
+from methods import METHODS, Method, get_method
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Precision = Literal["auto", "fp32", "bf16"]
+Estimator = Literal["fixed", "sequential"]
 Option = bool | int | float | str
 
 
@@ -57,27 +59,58 @@ class CertifySettings(Settings):
     images: PositiveInt | None = None
     """Certify this many test images, evenly spaced; all where not given."""
     precision: Precision = "auto"
+    estimator: Estimator = "fixed"
+    """fixed: n copies of every image; sequential: as many as an image needs, at most n."""
+    skip_misclassified: bool = True
+    """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 
 
-class Trial(Settings):
-    """One method at one σ with one seed."""
+class Certified(Settings):
+    """A model and how it is certified; what a row of the tables stands for."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
     """Row of the tables: a method, or a variant of one that the grid names."""
-    method: str
-    options: dict[str, Option] = {}
     sigma: Sigma
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: str = "synthetic"
     """synthetic, cifar10, or a folder."""
     dataset: str = ""
     """Name of the data in tables; a folder's also carries a fingerprint of its files, so that it may move."""
+    certify: CertifySettings = CertifySettings()
+
+    @property
+    def trial_id(self) -> str:
+        """Readable prefix and hash of all settings."""
+        return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{_digest(self._identity(without=set()))}"
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of the certification noise: no two trials share a random stream."""
+        return int(self.trial_id.rsplit("-", 1)[1], 16)
+
+    def _identity(self, without: set[str]) -> dict[str, object]:
+        return self.model_dump(exclude={*without, "data"})
+
+
+class ForeignModel(Certified):
+    """A model that this program did not train for the run."""
+
+    model: str
+    """Where it comes from: MODULE:FACTORY, or a trial of another run."""
+    weights: str
+    """SHA-256 of its parameters and buffers."""
+
+
+class Trial(Certified):
+    """One method at one σ with one seed, trained and certified."""
+
+    method: str
+    options: dict[str, Option] = {}
     model: str = "resnet110"
     width: PositiveInt = 16
     decomposition_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Keep the directions whose variance exceeds ratio · σ²; no decomposition where not given."""
     train: TrainSettings = TrainSettings()
-    certify: CertifySettings = CertifySettings()
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -108,8 +141,11 @@ class Trial(Settings):
         method = objective.member_method
         if method is None:
             return []
+        known = {field.name for field in fields(METHODS[method])}
+        options = {key: value for key, value in self.options.items() if key in known}
+        shared = {"name": method, "method": method, "options": options}
         return [
-            self.model_copy(update={"name": method, "method": method, "seed": self.seed * objective.members + member})
+            self.model_copy(update={**shared, "seed": self.seed * objective.members + member})
             for member in range(objective.members)
         ]
 
@@ -118,18 +154,8 @@ class Trial(Settings):
         """Hash of all that the weights depend on."""
         return _digest(self._identity(without={"name", "certify"}))
 
-    @property
-    def trial_id(self) -> str:
-        """Readable prefix and hash of all settings."""
-        return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{_digest(self._identity(without=set()))}"
-
-    @property
-    def noise_seed(self) -> int:
-        """Seed of the certification noise: no two trials share a random stream."""
-        return int(self.trial_id.rsplit("-", 1)[1], 16)
-
     def _identity(self, without: set[str]) -> dict[str, object]:
-        settings = self.model_dump(exclude={*without, "data", "options"})
+        settings = super()._identity(without={*without, "options"})
         objective = self.objective  # with its defaults, so that spelling one out changes nothing
         return settings | {"options": {key: _number(value) for key, value in vars(objective).items()}}
 

@@ -1,4 +1,4 @@
-"""One trial without Ray: in this process, or in every process of an `accelerate launch`."""
+"""One trial, or one model from elsewhere, without Ray: in this process, or in all of an `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
+from rich.progress import track
 
 from bench import work
-from bench.data import dataset_name, resolve_data
+from bench.certification import certify_images, split_shards
+from bench.data import dataset_name, load_images, resolve_data
 from bench.description import add_trials
 from bench.grid import explain
-from bench.settings import Trial
+from bench.hardware import compute_reproducibly
+from bench.models import kind_of
+from bench.settings import ForeignModel, Trial
+from bench.smoothing import Smoothed
+from bench.sources import Source, count_classes
 from bench.training import train
-from results.folder import RunFolder
+from bench.trial import images_left
+from results.folder import RunFolder, write_json
+from results.shards import evenly_spaced
 
 Decision = TypeVar("Decision")
 LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
@@ -57,6 +65,48 @@ def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: Par
     for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
         work.certify(task, shard)
     state.wait_for_everyone()
+
+
+def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, *, where: str) -> bool:
+    """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
+
+    Args:
+        where: how the user named the model; kept, so that it can be found again.
+
+    Returns:
+        Whether this is the first process, which merges and reports.
+
+    Raises:
+        SourceError: the model does not fit the data.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    try:
+        images = load_images(settings.data, "test")
+        num_classes = count_classes(source, images.images, images.num_classes)
+        evenly_spaced(len(images), settings.certify.images)
+        if state.is_main_process:
+            add_trials(run, [settings])
+            record = {
+                "title": settings.name,
+                "members": [],
+                **source.training,
+                "checkpoint_sha256": settings.weights,
+                "num_classes": num_classes,
+                "test_images": len(images),
+                "torch_version": torch.__version__,
+                "source": where,
+            }
+            write_json(run.trial(settings.trial_id).training, record)
+        smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+        compute_reproducibly()
+        shards = _agreed(state, lambda: split_shards(images_left(settings, run), shard_size))
+        mine = shards[state.process_index :: state.num_processes]
+        for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
+            certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
+        state.wait_for_everyone()
+        return bool(state.is_main_process)
+    finally:
+        work.leave_group()
 
 
 def read_trial(settings: Path) -> Trial:

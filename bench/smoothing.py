@@ -9,7 +9,6 @@ perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,25 +16,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.engine import Engine
 from bench.hardware import resolve_precision
 from bench.models import Classifier
-from bench.randomness import Role, generator
-from bench.settings import Precision
-from results.bounds import certified_radius, lower_confidence_bound
+from bench.noise import NoisyCopies
+from bench.randomness import Role
+from bench.settings import Estimator, Precision
+from results.bounds import abstains, certified_radius, lower_confidence_bound
+from results.sequential import sufficient_copies
 
 ABSTAIN = -1
-BLOCK = {"cpu": 256, "cuda": 2048}
-"""Noisy copies per forward pass and per random stream. Fixed for a kind of device: counts depend on it."""
+LOOKS = 20
+"""An estimation is looked at this often: abstention may be certain before its end."""
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What is known of the smoothed classifier at one image."""
 
+    status: str
+    """certified; abstained; or misclassified: the selected class is not the label, and nothing was estimated."""
     predicted: int
-    """The class, or −1: abstained."""
+    """The class, or −1: none is certified."""
     radius: float
-    """ℓ2, [0, 1] pixel units; 0 where abstained."""
+    """ℓ2, [0, 1] pixel units; 0 unless certified."""
     p_lower: float
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: int
@@ -45,8 +49,12 @@ class Certificate:
     counts: tuple[int, ...]
     """How often each class was the answer among the n copies."""
     n: int
+    """Copies that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
     n0: int
     alpha: float
+    estimator: Estimator
+    engine: str
+    """inductor (compiled) or eager; their roundings differ."""
     seconds: float
 
 
@@ -64,8 +72,8 @@ class Smoothed:
     ) -> None:
         """
         Args:
-            model: from images (batch, channel, height, width) in [0, 1] to logits (batch, num_classes). It is copied;
-                the copy is put into evaluation mode.
+            model: from images (batch, …) in [0, 1], usually (batch, channel, height, width), to logits
+                (batch, num_classes). It is copied; the copy is put into evaluation mode.
             sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
             num_classes: number of logits, at least 2.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
@@ -83,13 +91,11 @@ class Smoothed:
         self.precision = resolve_precision(precision, self.device)
         self.sigma = sigma
         self.num_classes = num_classes
-        self.block = BLOCK.get(self.device.type, BLOCK["cpu"])
-        model = copy.deepcopy(model).to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._decomposition = model.decomposition if isinstance(model, Classifier) else None
-        # Noise is drawn behind the decomposition, below, so the projection has happened already.
-        self._classify: Callable[[Tensor], Tensor] = (
-            model.after_decomposition if isinstance(model, Classifier) else model
-        )
+        decomposition = model.decomposition if isinstance(model, Classifier) else None
+        # Noise is drawn behind the decomposition, so the projection has happened already.
+        rest = model.without_decomposition() if isinstance(model, Classifier) else model
+        self.engine = Engine(rest, self.device, self.precision)
+        self._copies = NoisyCopies(sigma, self.engine.batch, self.device, decomposition, self.precision)
 
     def certify(
         self,
@@ -100,46 +106,77 @@ class Smoothed:
         alpha: float = 0.001,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        estimator: Estimator = "fixed",
     ) -> list[Certificate]:
         """CERTIFY for each image.
 
         Args:
-            images: (count, channel, height, width), float in [0, 1].
+            images: (count, channel, height, width), or of another shape that the model takes; float in [0, 1].
             n0: copies that select the class.
-            n: fresh copies that estimate its probability.
+            n: fresh copies that estimate its probability. From 10 000 on the classifier is compiled first.
             alpha: probability that a certificate is wrong.
             seed: of the noise; an image's counts depend on it, on its index and on n0 and n, and on nothing else.
             indices: the index of each image in the noise streams; 0, 1, … where not given.
+            labels: where given, an image whose selected class is not its label is not estimated: it counts neither
+                in certified accuracy nor in ACR, whatever its probabilities.
+            estimator: "fixed": n copies; "sequential": as many as the image needs, at most n (results/sequential.py).
 
         Raises:
             ValueError: an argument out of range, images outside [0, 1], or logits that are NaN or of another number.
         """
-        return list(self.iter_certify(images, n0=n0, n=n, alpha=alpha, seed=seed, indices=indices))
+        given = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "estimator": estimator}
+        return list(self.iter_certify(images, indices=indices, labels=labels, **given))  # type: ignore[arg-type]
 
     def iter_certify(
-        self, images: Tensor, *, n0: int, n: int, alpha: float, seed: int, indices: Sequence[int] | None = None
+        self,
+        images: Tensor,
+        *,
+        n0: int,
+        n: int,
+        alpha: float,
+        seed: int,
+        indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        estimator: Estimator = "fixed",
     ) -> Iterator[Certificate]:
         """As `certify`, one certificate at a time."""
         if n0 < 1 or n < 1:
             raise ValueError(f"n0 = {n0} and n = {n}: both must be at least 1")
         if not 0 < alpha < 1:
             raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
-        self._check_images(images)
-        for image, index in zip(images, range(len(images)) if indices is None else indices, strict=True):
+        if estimator not in ("fixed", "sequential"):
+            raise ValueError(f"estimator = {estimator!r}: must be fixed or sequential")
+        _check_images(images)
+        classify, engine = self.engine.classifier(images.shape[1:], n)
+        places = range(len(images)) if indices is None else indices
+        targets = [None] * len(images) if labels is None else labels
+        for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
-            selected = int(self.noisy_class_counts(image, n0, seed, Role.SELECT, index).argmax())
-            counts = tuple(self.noisy_class_counts(image, n, seed, Role.ESTIMATE, index).tolist())
-            p_lower = float(lower_confidence_bound(counts[selected], n, alpha))
+            selection = next(self._cumulative_counts(classify, image, [n0], seed, Role.SELECT, index))
+            selected = int(selection.argmax())
+            if label is not None and selected != label:
+                status, drawn, counts, p_lower = "misclassified", 0, [0] * self.num_classes, 0.0
+            else:
+                wanted = n
+                if estimator == "sequential":
+                    wanted = sufficient_copies(int(selection[selected]), n0, n, alpha)
+                drawn, counts = self._estimate(classify, image, selected, wanted, alpha, seed, index)
+                p_lower = float(lower_confidence_bound(counts[selected], drawn, alpha))
+                status = "certified" if p_lower >= 0.5 else "abstained"
             yield Certificate(
-                predicted=selected if p_lower >= 0.5 else ABSTAIN,
+                status=status,
+                predicted=selected if status == "certified" else ABSTAIN,
                 radius=float(certified_radius(p_lower, self.sigma)),
                 p_lower=p_lower,
                 selected=selected,
                 count_top=counts[selected],
-                counts=counts,
-                n=n,
+                counts=tuple(counts),
+                n=drawn,
                 n0=n0,
                 alpha=alpha,
+                estimator=estimator,
+                engine=engine,
                 seconds=time.perf_counter() - started,
             )
 
@@ -157,56 +194,89 @@ class Smoothed:
         An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
         counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
         """
+        _check_images(images)
+        places = range(len(images)) if indices is None else indices
+        return [
+            self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
+            for image, index in zip(images, places, strict=True)
+        ]
+
+    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = 0.001) -> int:
+        """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
         from scipy.stats import binomtest
 
         if n < 1 or not 0 < alpha < 1:
             raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
-        self._check_images(images)
-        answers = []
-        for image, index in zip(images, range(len(images)) if indices is None else indices, strict=True):
-            top, classes = self.noisy_class_counts(image, n, seed, Role.PREDICT, index).topk(2)
-            first, second = top.tolist()
-            sure = binomtest(first, first + second, 0.5).pvalue <= alpha
-            answers.append(int(classes[0]) if sure else ABSTAIN)
-        return answers
+        top, classes = self.class_counts(image, n, seed, Role.PREDICT, index).topk(2)
+        first, second = top.tolist()
+        sure = binomtest(first, first + second, 0.5).pvalue <= alpha
+        return int(classes[0]) if sure else ABSTAIN
+
+    def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
+        """How often each class is the answer among n noisy copies of one image: (num_classes,), int64, on the CPU."""
+        classify, _ = self.engine.classifier(image.shape, n)
+        return next(self._cumulative_counts(classify, image, [n], seed, role, index))
+
+    def _estimate(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        image: Tensor,
+        selected: int,
+        n: int,
+        alpha: float,
+        seed: int,
+        index: int,
+    ) -> tuple[int, list[int]]:
+        """Copies drawn and their counts: n, or fewer where abstention is certain."""
+        looks = sorted({*range(n // 2, n, max(1, n // LOOKS)), n} - {0})
+        for drawn, counts in zip(
+            looks, self._cumulative_counts(classify, image, looks, seed, Role.ESTIMATE, index), strict=True
+        ):
+            if drawn == n or abstains(int(counts[selected]), drawn, n, alpha):
+                return drawn, counts.tolist()
+        raise AssertionError("the last look is at n")
 
     @torch.inference_mode()
-    def noisy_class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
-        """How often each class is the answer among n noisy copies of one image: (num_classes,), int64, on the CPU.
+    def _cumulative_counts(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        image: Tensor,
+        looks: Sequence[int],
+        seed: int,
+        role: Role,
+        index: int,
+    ) -> Iterator[Tensor]:
+        """The counts (num_classes,), int64, on the CPU, of the first looks[0], looks[1], … copies of an image.
 
-        Copies are drawn and classified in blocks; block b of an image has a random stream of its own,
-        (seed, role, index, b), and holds no copies of any other image.
+        No batch holds copies of another image. The device is waited for at the looks only.
         """
-        image = image.to(self.device)
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for block, first in enumerate(range(0, n, self.block)):
-            size = min(self.block, n - first)
-            noisy = self._noisy_copies(image, size, generator(self.device, seed, role, index, block))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                logits = self._classify(noisy)
-            if logits.shape != (size, self.num_classes):
-                raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {(size, self.num_classes)}")
-            finite &= ~logits.isnan().any()  # looked at once, after the last block: no synchronisation in between
-            answers = logits.argmax(dim=1)
-            counts.scatter_add_(0, answers, torch.ones_like(answers))
-        if not finite:
-            raise ValueError("the model gave NaN")
-        return counts.cpu()
+        batches = self._copies.batches(image, seed, role, index)
+        answers = torch.empty(0, dtype=torch.int64, device=self.device)
+        drawn = 0
+        for look in looks:
+            while drawn < look:
+                if not len(answers):
+                    answers = self._answers(classify(next(batches)), finite)
+                taken = answers[: look - drawn]
+                counts.scatter_add_(0, taken, torch.ones_like(taken))
+                answers = answers[len(taken) :]
+                drawn += len(taken)
+            if not finite:
+                raise ValueError("the model gave NaN")
+            yield counts.to("cpu", copy=True)
 
-    def _noisy_copies(self, image: Tensor, count: int, draw: torch.Generator) -> Tensor:
-        """x + ε, or its projection where there is a decomposition: (count, channel, height, width)."""
-        if self._decomposition is not None:
-            # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.
-            centre = self._decomposition.coordinates(image[None])
-            noise = torch.randn((count, centre.shape[1]), generator=draw, device=self.device)
-            noisy = self._decomposition.reconstruct(centre + self.sigma * noise, image.shape)
-        else:
-            noisy = image + self.sigma * torch.randn((count, *image.shape), generator=draw, device=self.device)
-        return noisy.contiguous(memory_format=torch.channels_last) if noisy.ndim == 4 else noisy
+    def _answers(self, logits: Tensor, finite: Tensor) -> Tensor:
+        expected = (self.engine.batch, self.num_classes)
+        if logits.shape != expected:
+            raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
+        finite &= ~logits.isnan().any()
+        return logits.argmax(dim=1)
 
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or not images.is_floating_point():
-            raise ValueError(f"images must be float (count, channel, height, width), got {tuple(images.shape)}")
-        if len(images) and not (images.min() >= 0 and images.max() <= 1):
-            raise ValueError("images must lie in [0, 1]")
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim < 2 or not images.is_floating_point():
+        raise ValueError(f"images must be float (count, channel, height, width), got {tuple(images.shape)}")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError("images must lie in [0, 1]")

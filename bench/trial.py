@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.settings import Trial
+from bench.settings import Certified, Trial
 from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
 from results.shards import evenly_spaced, finished_indices
 
@@ -33,8 +33,8 @@ def is_trained(trial: Trial, run: RunFolder) -> bool:
     return False
 
 
-def images_left(trial: Trial, run: RunFolder) -> list[int]:
-    """Test images of a trained trial that no valid shard holds yet, in order."""
+def images_left(trial: Certified, run: RunFolder) -> list[int]:
+    """Test images of a trial with a model that no valid shard holds yet, in order."""
     folder = run.trial(trial.trial_id)
     training = read_json(folder.training)
     finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"]))

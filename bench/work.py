@@ -6,6 +6,7 @@ Each takes a `Task` as plain JSON values, and each is safe to repeat: what is fi
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 from typing import TypedDict
 
@@ -70,6 +71,8 @@ def shards_left(task: Task) -> list[list[int]]:
 
 def certify(task: Task, shard: list[int]) -> None:
     """Certify one shard and write its file."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # into the trial's log
+    logging.getLogger("bench").setLevel(logging.INFO)
     certify_shard(*_open(task), shard)
 
 

@@ -49,6 +49,14 @@ class Ensemble(Consistency):
     members: ClassVar[int] = 3
     member_method: ClassVar[str | None] = "consistency"
 
+    consensus: int = 0
+    """K: where the first K members agree, theirs is the answer and the others are not asked; 0: all are always asked.
+    Another classifier, and as sound (K-consensus aggregation, their section 5)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "consensus", self.consensus in (0, *range(2, self.members)), f"0 or from 2 to {self.members - 1}")
+
 
 def divergence_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """mean_i KL(F̄ ‖ F_i) and H(F̄) of each image, both (batch,), in nats; logits (m, batch, num_classes).

@@ -43,3 +43,9 @@ def certified_radius(p_lower: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64
 def largest_radius(n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
     """The radius when all n copies agree, σ Φ⁻¹(alpha^(1/n)): no certificate from n copies can exceed it."""
     return certified_radius(np.asarray(alpha, dtype=np.float64) ** (1 / np.asarray(n)), sigma)
+
+
+def abstains(count: int, drawn: int, n: int, alpha: float) -> bool:
+    """Whether abstention is certain after `drawn` of n copies, `count` of them the selected class: p_lower stays below
+    1/2 even if all the others are of it."""
+    return bool(lower_confidence_bound(count + n - drawn, n, alpha) < 0.5)

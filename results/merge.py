@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_whole
 from results.schema import CERTIFICATES, EPOCHS, TRIALS, check_schema
+from results.sequential import sample_sizes
 from results.shards import evenly_spaced, read_shard
 
 
@@ -43,7 +45,8 @@ def merge_run(run: RunFolder) -> list[str]:
         certificates.append(rows)
         trials.append(_trial_row(trial_id, settings, training, rows))
         for trained in training["members"] or [trial_id]:
-            epochs.setdefault(trained, _read_epochs(run.trial(trained).epochs))
+            if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
+                epochs.setdefault(trained, _read_epochs(run.trial(trained).epochs))
     _write(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
     _write(run.trials, pa.Table.from_pylist(trials, TRIALS))
     _write(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
@@ -82,36 +85,46 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
 def _check_numbers(path: Path, table: pa.Table, settings: dict[str, Any]) -> None:
     """What always holds for a certificate (SPEC section 2), checked from the counts up."""
     column = {name: table[name].to_numpy() for name in table.column_names if name != "counts"}
+    refuse = partial(_refuse, path, column)
+    certify = settings["certify"]
     for name, expected in (
-        ("n", settings["certify"]["n"]),
-        ("n0", settings["certify"]["n0"]),
-        ("alpha", settings["certify"]["alpha"]),
+        ("n0", certify["n0"]),
+        ("alpha", certify["alpha"]),
+        ("estimator", certify["estimator"]),
         ("sigma", settings["sigma"]),
         ("seed", settings["seed"]),
     ):
-        _refuse(path, column, column[name] != expected, f"{name} is not the trial's {expected}")
+        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    status, n = column["status"], column["n"]
+    misclassified = status == "misclassified"
+    refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
+    skipped = certify["skip_misclassified"] & (column["selected"] != column["label"])
+    refuse(
+        misclassified != skipped, "misclassified must be where the selected class is not the label, if that is skipped"
+    )
+    refuse(misclassified != (n == 0), "n is 0 where misclassified, and only there")
+    sizes = sorted(sample_sizes(certify["n"])) if certify["estimator"] == "sequential" else [certify["n"]]
+    refuse((status == "certified") & ~np.isin(n, sizes), f"n is not among the trial's {', '.join(map(str, sizes))}")
+    refuse(n > sizes[-1], f"n is above the trial's {sizes[-1]}")
     counts = np.array(table["counts"].to_pylist(), dtype=np.int64)
-    _refuse(path, column, counts.min(axis=1) < 0, "a count is negative")
-    _refuse(path, column, counts.sum(axis=1) != column["n"], "the counts do not sum to n")
+    refuse(counts.min(axis=1) < 0, "a count is negative")
+    refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
     top = counts[np.arange(len(counts)), column["selected"]]
-    _refuse(path, column, top != column["count_top"], "count_top is not the count of the selected class")
-    limit = largest_radius(column["n"], column["alpha"], column["sigma"])
-    _refuse(path, column, column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
-    p_lower = lower_confidence_bound(top, column["n"], column["alpha"])
-    _refuse(
-        path, column, ~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts"
-    )
+    refuse(top != column["count_top"], "count_top is not the count of the selected class")
+    drawn = np.maximum(n, 1)
+    limit = largest_radius(drawn, column["alpha"], column["sigma"])
+    refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
+    p_lower = lower_confidence_bound(top, drawn, column["alpha"])
+    refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
     radius = certified_radius(column["p_lower"], column["sigma"])
-    _refuse(
-        path,
-        column,
-        ~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12),
-        "radius does not follow from p_lower",
-    )
-    abstained = column["p_lower"] < 0.5
-    _refuse(path, column, abstained != (column["predicted"] == -1), "abstention does not follow from p_lower")
-    _refuse(path, column, ~abstained & (column["predicted"] != column["selected"]), "predicted is not selected")
-    _refuse(path, column, column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+    refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
+    certified = column["p_lower"] >= 0.5
+    refuse(certified != (status == "certified"), "its status does not follow from p_lower")
+    planned = np.array(sizes)[np.searchsorted(sizes, n)]
+    hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
+    refuse((status == "abstained") & (n < planned) & hope, "its estimation stopped before abstention was certain")
+    refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
+    refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
 
 
 def _refuse(path: Path, column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str) -> None:
@@ -125,11 +138,11 @@ def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any]
     shared = ("sigma", "seed", "dataset", "model", "decomposition_ratio")
     recorded = set(TRIALS.names) & set(training)
     return {
-        **{name: settings[name] for name in shared},
+        **{name: settings.get(name) for name in shared},
         **{name: training[name] for name in recorded},
         "trial_id": trial_id,
         "method": settings["name"],
-        "epochs": settings["train"]["epochs"],
+        "epochs": settings["train"]["epochs"] if "train" in settings else None,
         "n": settings["certify"]["n"],
         "n0": settings["certify"]["n0"],
         "alpha": settings["certify"]["alpha"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
 
 CERTIFICATES = pa.schema(
@@ -17,19 +17,25 @@ CERTIFICATES = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("index", pa.int64(), nullable=False),  # position in the split
         pa.field("label", pa.int64(), nullable=False),
-        pa.field("predicted", pa.int64(), nullable=False),  # −1: abstained
-        pa.field("status", pa.string(), nullable=False),  # certified, abstained
+        pa.field("predicted", pa.int64(), nullable=False),  # −1: no class is certified
+        # certified; abstained; misclassified: the selected class is not the label, and nothing was estimated
+        pa.field("status", pa.string(), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),  # predicted == label
-        pa.field("radius", pa.float64(), nullable=False),  # ℓ2, [0, 1] pixel units; 0: abstained
+        pa.field("radius", pa.float64(), nullable=False),  # ℓ2, [0, 1] pixel units; 0 unless certified
         pa.field("p_lower", pa.float64(), nullable=False),
         pa.field("selected", pa.int64(), nullable=False),  # the class that the n0 copies chose
         pa.field("count_top", pa.int64(), nullable=False),  # counts[selected]
+        # copies drawn: the trial's n; fewer where the estimator is sequential or abstention was certain earlier (such a
+        # row stays an abstention at any alpha); 0: misclassified
         pa.field("n", pa.int64(), nullable=False),
         pa.field("n0", pa.int64(), nullable=False),
         pa.field("alpha", pa.float64(), nullable=False),
+        pa.field("estimator", pa.string(), nullable=False),  # fixed, sequential
+        pa.field("classifier", pa.string(), nullable=False),  # network, mean of 3 logits, 2-consensus of 3
         pa.field("counts", pa.list_(pa.int64()), nullable=False),  # one per class; they sum to n
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("precision", pa.string(), nullable=False),  # fp32, bf16
+        pa.field("engine", pa.string(), nullable=False),  # inductor (compiled), eager
         pa.field("device", pa.string(), nullable=False),
         pa.field("torch_version", pa.string(), nullable=False),
         pa.field("checkpoint_sha256", pa.string(), nullable=False),
@@ -37,6 +43,7 @@ CERTIFICATES = pa.schema(
     metadata=_METADATA,
 )
 
+# Columns that may be null are unknown where a model was trained elsewhere; a decomposition also where there is none.
 TRIALS = pa.schema(
     [
         pa.field("trial_id", pa.string(), nullable=False),
@@ -46,8 +53,8 @@ TRIALS = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
-        pa.field("copies", pa.int64(), nullable=False),  # m
-        pa.field("epochs", pa.int64(), nullable=False),
+        pa.field("copies", pa.int64()),  # m
+        pa.field("epochs", pa.int64()),
         pa.field("n", pa.int64(), nullable=False),
         pa.field("n0", pa.int64(), nullable=False),
         pa.field("alpha", pa.float64(), nullable=False),
@@ -55,16 +62,16 @@ TRIALS = pa.schema(
         pa.field("decomposition_ratio", pa.float64()),
         pa.field("decomposition_kept", pa.int64()),  # directions, of channel × height × width
         pa.field("members", pa.list_(pa.string()), nullable=False),  # trial ids of an ensemble's members
-        pa.field("train_seconds", pa.float64(), nullable=False),  # wall clock, summed over members
-        pa.field("train_copies_per_second", pa.float64(), nullable=False),  # noisy copies
-        pa.field("memory_bytes", pa.int64(), nullable=False),  # peak while training, summed over workers and members
-        pa.field("member_memory_bytes", pa.int64(), nullable=False),  # peak of the largest member alone
-        pa.field("memory_kind", pa.string(), nullable=False),  # accelerator, resident
+        pa.field("train_seconds", pa.float64()),  # wall clock, summed over members
+        pa.field("train_copies_per_second", pa.float64()),  # noisy copies
+        pa.field("memory_bytes", pa.int64()),  # peak while training, summed over workers and members
+        pa.field("member_memory_bytes", pa.int64()),  # peak of the largest member alone
+        pa.field("memory_kind", pa.string()),  # accelerator, resident
         pa.field("certify_seconds", pa.float64(), nullable=False),  # summed over workers
         pa.field("certify_copies_per_second", pa.float64(), nullable=False),  # per worker
-        pa.field("workers", pa.int64(), nullable=False),  # of the training
-        pa.field("device", pa.string(), nullable=False),  # of the training
-        pa.field("train_precision", pa.string(), nullable=False),
+        pa.field("workers", pa.int64()),  # of the training
+        pa.field("device", pa.string()),  # of the training
+        pa.field("train_precision", pa.string()),
         pa.field("torch_version", pa.string(), nullable=False),
         pa.field("checkpoint_sha256", pa.string(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),  # trial.json

@@ -102,8 +102,12 @@ def table_5_2(run: Run) -> ResultTable:
         "accelerator": "peak accelerator memory",
         "resident": "peak resident memory of the training processes, which includes the libraries they load",
     }
-    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].unique())
+    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique())
     workers = _values(run.trials["workers"])
+    measured = (
+        f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
+        "Runtime: training, wall clock."
+    )
     return ResultTable(
         "table_5_2",
         f"Table 5.2: cost of training at σ = {sigma:g}",
@@ -111,8 +115,7 @@ def table_5_2(run: Run) -> ResultTable:
         rows,
         [
             *caption(run),
-            f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
-            "Runtime: training, wall clock.",
+            *([measured] if memory else []),
             "In parentheses: published (thesis Table 5.2).",
         ],
         list(published.NOTES_5_2),
@@ -123,11 +126,16 @@ def caption(run: Run) -> list[str]:
     """How the numbers of a run were measured, and whether they compare with the published ones."""
     trials, certificates = run.trials, run.certificates
     seeds = trials.groupby(["method", "sigma"])["seed"].nunique().max()
+    trained = "trained elsewhere"
+    if trials["device"].notna().any():
+        trained = f"trained on {_values(trials['device'])} in {_values(trials['train_precision'])}"
+    at_most = " at most (sequential)" if (certificates["estimator"] == "sequential").any() else ""
     measured = (
         f"{_values(trials['model'])} on {_values(trials['dataset'])}, {_values(trials['images'])} test images, "
-        f"n = {_values(trials['n'])}, n0 = {_values(trials['n0'])}, alpha = {_values(trials['alpha'])}, "
+        f"n = {_values(trials['n'])}{at_most}, n0 = {_values(trials['n0'])}, "
+        f"alpha = {_values(trials['alpha'])}, "
         f"{'mean of ' if seeds > 1 else ''}{seeds} training seed{'s' if seeds > 1 else ''}; "
-        f"trained on {_values(trials['device'])} in {_values(trials['train_precision'])}, "
+        f"{trained}, "
         f"certified on {_values(certificates['device'])} in {_values(certificates['precision'])}."
     )
     reasons = []
@@ -185,6 +193,11 @@ def _costs(run: Run, group: Group) -> dict[str, float]:
     costs = {
         "acr": accuracies["acr"],
         "accuracy_percent": accuracies["r0.00"],
+    }
+    trials = trials[trials["train_seconds"].notna()]
+    if trials.empty:  # trained elsewhere, at unknown cost
+        return costs
+    costs |= {
         "memory_gb": trials["memory_bytes"].mean() / 1e9,
         "runtime_hours": trials["train_seconds"].mean() / 3600,
     }
@@ -195,6 +208,9 @@ def _costs(run: Run, group: Group) -> dict[str, float]:
 
 def _values(column: pd.Series) -> str:
     """The distinct values of a column, for a sentence."""
+    column = column.dropna()  # unknown where a model was trained elsewhere; integers are floats then
+    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
+        column = column.astype("int64")
     values = column.unique()
     if pd.api.types.is_integer_dtype(column):
         return " or ".join(f"{value:,}".replace(",", " ") for value in sorted(values))

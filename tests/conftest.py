@@ -78,7 +78,10 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
     n, label, selected = trial.certify.n, index % 10, (index + (index % 4 == 0)) % 10
     counts = random.multinomial(n, [0.002] * 9 + [0.982])
     counts[[selected, 9]] = counts[[9, selected]]
-    p_lower = float(lower_confidence_bound(counts[selected], n, trial.certify.alpha))
+    skipped = trial.certify.skip_misclassified and selected != label
+    if skipped:
+        n, counts = 0, 0 * counts
+    p_lower = 0.0 if skipped else float(lower_confidence_bound(counts[selected], n, trial.certify.alpha))
     predicted = selected if p_lower >= 0.5 else -1
     return {
         "trial_id": trial.trial_id,
@@ -90,7 +93,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
         "index": index,
         "label": label,
         "predicted": predicted,
-        "status": "certified" if predicted >= 0 else "abstained",
+        "status": "misclassified" if skipped else "certified" if predicted >= 0 else "abstained",
         "correct": predicted == label,
         "radius": float(certified_radius(p_lower, trial.sigma)),
         "p_lower": p_lower,
@@ -99,9 +102,12 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
         "n": n,
         "n0": trial.certify.n0,
         "alpha": trial.certify.alpha,
+        "estimator": trial.certify.estimator,
+        "classifier": "network",
         "counts": counts.tolist(),
         "seconds": 0.5,
         "precision": "fp32",
+        "engine": "eager",
         "device": "a machine",
         "torch_version": "0",
         "checkpoint_sha256": sha256,

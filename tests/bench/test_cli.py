@@ -63,7 +63,7 @@ def test_a_users_mistake_gets_one_sentence_and_leaves_nothing(
     ("text", "message"),
     [
         ("{", "invalid JSON"),
-        ('{"name": "ours"}', "method is missing"),
+        ('{"name": "ours"}', "sigma is missing"),
         ('{"name": "x", "method": "macr", "sigma": 0.5}', "unknown method 'macr': did you mean 'macer'?"),
         ('{"name": "x", "method": "ours", "sigma": 0.5, "sede": 1}', "unknown key 'sede': did you mean 'seed'?"),
         ('{"name": "../x", "method": "ours", "sigma": 0.5}', "name = '../x': string should match pattern"),

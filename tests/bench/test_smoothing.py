@@ -76,15 +76,15 @@ def test_streams_differ_between_seeds_images_stages_and_blocks() -> None:
     for seed in (0, 1):
         for role in (Role.SELECT, Role.ESTIMATE):
             for index in (0, 1):
-                smoothed.noisy_class_counts(image, 3 * smoothed.block, seed, role, index)
+                smoothed.class_counts(image, 3 * 64, seed, role, index)
     assert len(drawn) == 2 * 2 * 2 * 3
     assert len(set(drawn)) == len(drawn)
 
 
 def test_more_copies_extend_the_same_stream() -> None:
     smoothed = half_space()
-    first = smoothed.noisy_class_counts(IMAGES[0], smoothed.block, 0, Role.ESTIMATE, 0)
-    both = smoothed.noisy_class_counts(IMAGES[0], 2 * smoothed.block, 0, Role.ESTIMATE, 0)
+    first = smoothed.class_counts(IMAGES[0], 64, 0, Role.ESTIMATE, 0)
+    both = smoothed.class_counts(IMAGES[0], 2 * 64, 0, Role.ESTIMATE, 0)
     assert bool((both >= first).all())
 
 
@@ -96,7 +96,7 @@ def test_noise_is_gaussian_with_sigma_and_not_clipped() -> None:
             seen.append(images.clone())
             return torch.zeros(len(images), 2)
 
-    Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu").noisy_class_counts(IMAGES[0], 512, 0, Role.ESTIMATE, 0)
+    Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu").class_counts(IMAGES[0], 512, 0, Role.ESTIMATE, 0)
     noise = (torch.cat(seen) - IMAGES[0]) / 0.5
     values = np.sort(noise.flatten().numpy())
     assert values.mean() == pytest.approx(0, abs=0.02)
@@ -124,7 +124,7 @@ def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() ->
 
     n = 20_000
     shares = [
-        Smoothed(each, 0.5, 10, precision="fp32", device="cpu").noisy_class_counts(image, n, 0, Role.ESTIMATE, 0) / n
+        Smoothed(each, 0.5, 10, precision="fp32", device="cpu").class_counts(image, n, 0, Role.ESTIMATE, 0) / n
         for each in (model, Opaque())
     ]
     assert shares[0].max() < 0.9  # otherwise the comparison would say nothing

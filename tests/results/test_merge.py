@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from results import read_run
+from results.bounds import certified_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_json
 from results.merge import MergeError, merge_run
 from results.schema import CERTIFICATES, SchemaError
@@ -42,8 +43,8 @@ def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -
     assert run.certificates["radius"].dtype == float
     assert run.certificates["correct"].dtype == bool
     assert pd.api.types.is_string_dtype(run.certificates["method"])
-    assert sum(run.certificates["counts"].iloc[0]) == 2000
-    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"1"
+    assert (run.certificates["counts"].map(sum) == run.certificates["n"]).all()
+    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"2"
 
 
 def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
@@ -60,6 +61,32 @@ def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
     pd.testing.assert_frame_equal(before, read_run(fake_run.path).certificates)
 
 
+def fewer(row: dict[str, Any], n: int, top: int) -> dict[str, Any]:
+    """The row with other counts, and all that follows from them."""
+    counts = [0] * 10
+    counts[row["selected"]], counts[(row["selected"] + 1) % 10] = top, n - top
+    p_lower = float(lower_confidence_bound(top, n, row["alpha"]))
+    certified = p_lower >= 0.5
+    predicted = row["selected"] if certified else -1
+    return {
+        "n": n,
+        "counts": counts,
+        "count_top": top,
+        "p_lower": p_lower,
+        "radius": float(certified_radius(p_lower, row["sigma"])),
+        "status": "certified" if certified else "abstained",
+        "predicted": predicted,
+        "correct": predicted == row["label"],
+    }
+
+
+def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_run: RunFolder) -> None:
+    rewrite(fake_run, lambda row: fewer(row, 1400, 300))
+    merge_run(fake_run)
+    row = read_run(fake_run.path).certificates.iloc[2]
+    assert (row["n"], row["status"], row["radius"]) == (1400, "abstained", 0)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -68,10 +95,18 @@ def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
         (lambda row: {"radius": row["radius"] + 1e-6}, "radius does not follow from p_lower"),
         (lambda row: {"p_lower": row["p_lower"] - 1e-6}, "p_lower does not follow from counts"),
         (lambda row: {"count_top": row["count_top"] - 1}, "count_top is not the count"),
-        (lambda row: {"predicted": -1}, "abstention does not follow from p_lower"),
-        (lambda row: {"predicted": (row["selected"] + 1) % 10}, "predicted is not selected"),
+        (lambda row: {"predicted": -1}, "predicted does not follow from p_lower"),
+        (lambda row: {"predicted": (row["selected"] + 1) % 10}, "predicted does not follow from p_lower"),
+        (lambda row: {"status": "abstained"}, "its status does not follow from p_lower"),
+        (lambda row: {"status": "misclassified"}, "misclassified must be where the selected class is not the label"),
+        (lambda row: {"label": (row["label"] + 1) % 10}, "misclassified must be where the selected class is not the"),
+        (lambda row: {"status": "unknown"}, "its status is unknown"),
+        (lambda row: {"estimator": "sequential"}, "estimator is not the trial's fixed"),
+        (lambda row: fewer(row, 1000, 990), "n is not among the trial's 2000"),
+        (lambda row: fewer(row, 1400, 500), "its estimation stopped before abstention was certain"),
         (lambda row: {"correct": not row["correct"]}, "correct is wrong"),
-        (lambda row: {"n": row["n"] + 1}, "n is not the trial's"),
+        (lambda row: {"n": row["n"] + 1}, "n is not among the trial's"),
+        (lambda row: {"n": 0}, "n is 0 where misclassified, and only there"),
         (lambda row: {"alpha": 0.01}, "alpha is not the trial's"),
         (lambda row: {"index": 3}, "holds image 3 a second time"),
         (lambda row: {"index": 99}, "holds image 99, which this trial does not certify"),
@@ -128,8 +163,8 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
 def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunFolder) -> None:
     folder = first_trial(fake_run)
     path = folder.shard_files()[0]
-    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "2"}), path)
-    with pytest.raises(SchemaError, match="has schema version 2"):
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "3"}), path)
+    with pytest.raises(SchemaError, match="has schema version 3"):
         finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
     assert path.exists()
 
@@ -145,6 +180,6 @@ def test_indices_are_evenly_spaced() -> None:
 def test_a_newer_schema_is_refused(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     table = pq.read_table(fake_run.trials)
-    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "2"}), fake_run.trials)
-    with pytest.raises(ValueError, match="has schema version 2, this program reads 1"):
+    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "3"}), fake_run.trials)
+    with pytest.raises(ValueError, match="has schema version 3, this program reads 2"):
         read_run(fake_run.path)

@@ -1,0 +1,126 @@
+"""An attack on the smoothed classifier: no certified image may fall inside its radius."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.data import load_images
+from bench.hardware import compute_reproducibly
+from bench.randomness import Role, derived_seed
+from bench.settings import Certified
+from bench.smoothing import ABSTAIN, Smoothed
+from bench.sources import from_trial
+from bench.verify import stored_settings
+from results.folder import RunFolder
+from results.run import read_run
+
+INSIDE = 0.999
+"""An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
+RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Projected gradient descent on the smoothed model (SmoothAdv: Salman et al. 2019, their equation 6)."""
+
+    steps: int = 20
+    copies: int = 16
+    """Noisy copies over which the softmax is averaged, drawn anew in every step."""
+    n: int = 1000
+    """Copies of PREDICT, which judges the attacked image."""
+
+
+def smoothed_pgd(
+    model: nn.Module, image: Tensor, label: int, *, sigma: float, radius: float, attack: Attack, draw: torch.Generator
+) -> Tensor:
+    """The image moved by at most `radius` in ℓ2 such that the smoothed probability of `label` falls.
+
+    Gradient ascent on −log mean_i softmax(f(x + δ + ε_i))_label, with normalised steps of 2.5 · radius / steps,
+    projected onto the ball. The result may leave [0, 1]: the certificate covers that too.
+
+    Args:
+        model: differentiable, from (batch, channel, height, width) to logits, on the device of `image`.
+        image: (channel, height, width).
+    """
+    delta = torch.zeros_like(image)
+    for _ in range(attack.steps):
+        delta.requires_grad_()
+        noise = torch.randn((attack.copies, *image.shape), generator=draw, device=image.device)
+        log_probabilities = F.log_softmax(model(image + delta + sigma * noise), dim=1)[:, label]
+        loss = -(torch.logsumexp(log_probabilities, dim=0))
+        [gradient] = torch.autograd.grad(loss, delta)
+        delta = delta.detach() + 2.5 * radius / attack.steps * gradient / gradient.norm().clamp(min=1e-12)
+        delta = delta * min(1.0, radius / max(float(delta.norm()), 1e-12))
+    return image + delta
+
+
+def attack_run(
+    run: RunFolder, images: int, attack: Attack, *, seed: int, data: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Attack `images` random test images of every trial of a merged run.
+
+    Returns:
+        Two tables. One row per trial and certified image: `trial_id, index, radius` (certified), `answer` (of PREDICT
+        on the image moved to just inside its radius), `fallen` (the answer is another class; abstaining is none).
+        One row per trial and radius: `certified` and `empirical` robust accuracy in percent on the same images; an
+        image is robust if it is answered correctly after the attack, and not attacked where it is certified.
+
+    Raises:
+        FileNotFoundError, SchemaError, DataError, SourceError, CheckpointError: as `bench.verify.verify_run`.
+    """
+    certificates = read_run(run.path).certificates
+    compute_reproducibly()
+    inside, accuracy = [], []
+    for trial_id, rows in certificates.groupby("trial_id", sort=False):
+        picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+        settings = stored_settings(run, str(trial_id), data)
+        model = from_trial(run, str(trial_id)).model
+        classes = len(picked["counts"].iloc[0])
+        smoothed = Smoothed(model, settings.sigma, classes, precision=picked["precision"].iloc[0])
+        attacker = _Attacker(model.to(smoothed.device).requires_grad_(False), smoothed, settings, attack, seed)
+        for index, radius, predicted in picked.loc[
+            picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
+        ].itertuples(index=False, name=None):
+            answer = attacker.answer(index, predicted, INSIDE * radius)
+            inside.append((trial_id, index, radius, answer, answer not in (predicted, ABSTAIN)))
+        for radius in [r for r in RADII if r <= max(RADII[0], picked["radius"].max())]:
+            certified = picked["correct"] & (picked["radius"] >= radius)
+            open_ = picked.loc[~certified & (picked["status"] != "misclassified"), ["index", "label"]]
+            held = sum(
+                attacker.answer(i, label, radius) == label for i, label in open_.itertuples(index=False, name=None)
+            )
+            accuracy.append((trial_id, radius, 100 * certified.mean(), 100 * (certified.sum() + held) / len(picked)))
+    return (
+        pd.DataFrame(inside, columns=["trial_id", "index", "radius", "answer", "fallen"]),
+        pd.DataFrame(accuracy, columns=["trial_id", "radius", "certified", "empirical"]),
+    )
+
+
+class _Attacker:
+    """Attacks test images of one trial; every attack has its own random stream."""
+
+    def __init__(self, model: nn.Module, smoothed: Smoothed, settings: Certified, attack: Attack, seed: int) -> None:
+        self.model, self.smoothed, self.settings, self.attack, self.seed = model, smoothed, settings, attack, seed
+        self.images = load_images(settings.data, "test").images
+
+    def answer(self, index: int, label: int, radius: float) -> int:
+        """What the smoothed classifier says to the attacked image: a class, or −1."""
+        device = self.smoothed.device
+        key = (index, round(1e6 * radius))
+        draw = torch.Generator(device).manual_seed(derived_seed(self.seed, Role.ATTACK, *key))
+        moved = smoothed_pgd(
+            self.model,
+            self.images[index].float().to(device) / 255,
+            label,
+            sigma=self.settings.sigma,
+            radius=radius,
+            attack=self.attack,
+            draw=draw,
+        )
+        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)

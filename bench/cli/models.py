@@ -1,0 +1,175 @@
+"""Commands about a trained model: `bench certify`, `verify`, `attack`, `perf`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from bench.cli.base import RunArgument, UserError, app, console, errors, merge_and_report, user_errors
+from results.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+perf_app = typer.Typer(no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
+app.add_typer(perf_app, name="perf")
+
+ModelOption = Annotated[str, typer.Option(help="MODULE:FACTORY, a function that returns the model, or RUN/TRIAL.")]
+DataOption = Annotated[str | None, typer.Option(help="Where the images are now, if elsewhere than for the run.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
+
+
+@app.command()
+def certify(
+    model: ModelOption,
+    data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME where not given.")] = None,
+    name: Annotated[str | None, typer.Option(help="Row of the tables; the factory or method where not given.")] = None,
+    n: Annotated[int, typer.Option(help="Copies that estimate a probability.")] = 100_000,
+    n0: Annotated[int, typer.Option(help="Copies that select the class.")] = 100,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    estimator: Annotated[str, typer.Option(help="fixed (n copies), or sequential (what an image needs).")] = "fixed",
+    full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
+    seed: Annotated[int, typer.Option(help="Tells several certifications of one model apart.")] = 0,
+    shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
+) -> None:
+    """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
+    from pydantic import ValidationError
+
+    from bench.data import dataset_name, resolve_data
+    from bench.grid import explain
+    from bench.settings import ForeignModel
+    from bench.single import certify_source
+    from bench.sources import open_model
+
+    _log_to_terminal()
+    with user_errors():
+        source = open_model(model)
+        trial = source.trial
+        if trial is not None:
+            sigma, data, name = sigma or trial.sigma, data or trial.data, name or trial.name
+        for option, value in (("--sigma", sigma), ("--data", data)):
+            if value is None:
+                raise UserError(f"{option}: must be given for a model that was not trained by this program")
+        place = resolve_data(str(data))
+        given = {
+            "name": name or source.name,
+            "sigma": sigma,
+            "seed": seed,
+            "data": place,
+            "dataset": dataset_name(place),
+            "model": source.name if trial else model,
+            "weights": source.weights,
+            "certify": {
+                "n0": n0,
+                "n": n,
+                "alpha": alpha,
+                "images": images,
+                "precision": precision,
+                "estimator": estimator,
+                "skip_misclassified": not full,
+            },
+        }
+        try:
+            settings = ForeignModel.model_validate(given)
+        except ValidationError as error:
+            raise UserError(explain(error, ForeignModel)) from None
+        folder = RunFolder((out or Path("runs") / settings.name).expanduser().absolute())
+        where = str(Path(model).expanduser().absolute()) if trial else model
+        try:
+            if certify_source(source, settings, folder, shard_size, where=where):
+                merge_and_report(folder)
+        except KeyboardInterrupt:
+            errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
+            raise typer.Exit(130) from None
+
+
+@app.command()
+def verify(
+    run: RunArgument,
+    images: Annotated[int, typer.Option(min=1, help="How many rows, drawn from all trials.")] = 5,
+    data: DataOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Certify random rows of a run again from the stored weights and compare the counts."""
+    from bench.verify import outcomes, verify_run
+
+    with user_errors():
+        verdicts = verify_run(RunFolder(run), images, seed=seed, data=data)
+    _print(outcomes(verdicts))
+    different = sum(verdict.outcome == "different" for verdict in verdicts)
+    identical = sum(verdict.outcome == "identical" for verdict in verdicts)
+    console.print(f"{identical} of {len(verdicts)} rows have identical counts, {different} differ", highlight=False)
+    raise typer.Exit(1 if different else 0)
+
+
+@app.command()
+def attack(
+    run: RunArgument,
+    images: Annotated[int, typer.Option(min=1, help="Test images of every trial.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the attack.")] = 20,
+    copies: Annotated[int, typer.Option(min=1, help="Noisy copies of a step.")] = 16,
+    n: Annotated[int, typer.Option(min=1, help="Noisy copies that judge the attacked image.")] = 1000,
+    data: DataOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
+    from bench.attack import Attack, attack_run
+
+    with user_errors():
+        inside, accuracy = attack_run(RunFolder(run), images, Attack(steps, copies, n), seed=seed, data=data)
+    console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
+    _print(accuracy.round({"certified": 1, "empirical": 1}))
+    fallen = inside[inside["fallen"]]
+    console.print(f"{len(fallen)} of {len(inside)} certified images fell inside their radius", highlight=False)
+    if len(fallen):
+        _print(fallen)
+    raise typer.Exit(1 if len(fallen) else 0)
+
+
+@perf_app.command("certify")
+def perf_certify(
+    model: Annotated[str, typer.Option(help="resnet110 or another of ours, untrained; or RUN/TRIAL.")] = "resnet110",
+    sigma: Annotated[float, typer.Option(help="Noise.")] = 0.25,
+    rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="Test images to compare bf16 with fp32 (RUN/TRIAL).")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
+    from bench.perf import measure
+
+    with user_errors():
+        found = measure(model, sigma=sigma, rounds=rounds, images=images)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        if not isinstance(value, dict):
+            console.print(
+                f"{key:<32} {value:.4g}" if isinstance(value, float) else f"{key:<32} {value}", highlight=False
+            )
+    for key in ("copies_per_second", "ratios"):
+        table = Table(key.replace("_", " "), "", box=None, pad_edge=False)
+        for name, value in found[key].items():
+            table.add_row(name, f"{value:.0f}" if value >= 100 else f"{value:.3g}")
+        console.print("", table)
+
+
+def _log_to_terminal() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bench").setLevel(logging.INFO)
+
+
+def _print(frame: pd.DataFrame) -> None:
+    table = Table(*frame.columns, box=None, pad_edge=False)
+    for row in frame.itertuples(index=False, name=None):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)

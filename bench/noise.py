@@ -1,0 +1,74 @@
+"""Noisy copies of an image, batch after batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.decomposition import LinearDecomposition
+from bench.randomness import Role, generator
+
+BLOCK = {"cpu": 64, "cuda": 2048}
+"""Noisy copies per random stream, by kind of device. Part of every published count, like the streams themselves."""
+
+
+class NoisyCopies:
+    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. Block b of copies of an image has a random stream of
+    its own, (seed, role, index, b)."""
+
+    def __init__(
+        self,
+        sigma: float,
+        batch: int,
+        device: torch.device,
+        decomposition: LinearDecomposition | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        """
+        Args:
+            sigma: standard deviation, in pixel units.
+            batch: copies of a batch, a multiple of the block.
+            decomposition: gives μ + W Wᵀ (x + ε − μ) in place of x + ε.
+            precision: of the product with W: "fp32", or "bf16" with float32 results.
+        """
+        self.sigma = sigma
+        self.batch = batch
+        self.device = device
+        self.block = BLOCK.get(device.type, BLOCK["cpu"])
+        self._decomposition = decomposition
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._kept_pixels: tuple[torch.Size, LinearDecomposition] | None = None
+
+    def batches(self, image: Tensor, seed: int, role: Role, index: int) -> Iterator[Tensor]:
+        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory."""
+        image = image.to(self.device)
+        centre = image.permute(1, 2, 0) if image.ndim == 3 else image
+        shape = centre.shape
+        kept = self._kept(image) if self._decomposition is not None else None
+        if kept is not None:
+            basis = kept.basis.to(self._dtype)
+            centre = (centre.flatten() - kept.mean) @ kept.basis
+        noise = torch.empty((self.batch, *centre.shape), device=self.device)
+        for number in count():
+            for place, block in enumerate(noise.split(self.block)):
+                stream = number * (self.batch // self.block) + place
+                block.normal_(generator=generator(self.device, seed, role, index, stream))
+            noisy = torch.add(centre, noise, alpha=self.sigma)
+            if kept is not None:
+                # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.
+                noisy = F.linear(noisy.to(self._dtype), basis).float().add_(kept.mean).view(-1, *shape)
+            yield noisy.permute(0, 3, 1, 2) if image.ndim == 3 else noisy
+
+    def _kept(self, image: Tensor) -> LinearDecomposition:
+        """The decomposition on the device, for pixels in the order (height, width, channel)."""
+        layer = self._decomposition
+        assert layer is not None
+        if self._kept_pixels is None or self._kept_pixels[0] != image.shape:
+            order = torch.arange(image.numel()).view(image.shape).permute(1, 2, 0).flatten()
+            permuted = LinearDecomposition(layer.mean.cpu()[order], layer.basis.cpu()[order])
+            self._kept_pixels = image.shape, permuted.to(self.device)
+        return self._kept_pixels[1]

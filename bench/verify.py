@@ -1,0 +1,120 @@
+"""Certify rows of a run again and compare their counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import fisher_exact
+
+from bench.certification import certified_rows
+from bench.data import dataset_name, resolve_data
+from bench.hardware import compute_reproducibly
+from bench.models import kind_of
+from bench.settings import Certified, ForeignModel, Trial
+from bench.smoothing import Smoothed
+from bench.sources import from_trial
+from results.folder import RunFolder, read_json
+from results.run import read_run
+
+SURPRISING = 1e-6
+"""Two counts whose difference has a smaller p-value than this are not of the same classifier."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a second certification of one row gave."""
+
+    trial_id: str
+    index: int
+    outcome: str
+    """identical, within binomial error, other selection (of few copies, elsewhere), or different."""
+    reason: str
+    """What differs between the two certifications besides the counts; empty where nothing does."""
+    stored: Mapping[Any, Any]
+    found: dict[str, Any]
+
+
+def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = None) -> list[Verdict]:
+    """Certify `images` random rows of a merged run again, each from the stored weights of its trial.
+
+    On like hardware and versions the counts must be equal to the last bit. Elsewhere roundings differ, and where the
+    kind of device is another also the noise; there the counts of the selected class must be those of one binomial
+    distribution (Fisher's exact test).
+
+    Args:
+        data: where the images are, if not where the trial found them.
+
+    Raises:
+        FileNotFoundError, SchemaError: no merged run there.
+        DataError, SourceError, CheckpointError: the data or the model is not to be had.
+        ValueError: the data is another.
+    """
+    rows = read_run(run.path).certificates
+    picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+    compute_reproducibly()
+    verdicts = []
+    for trial_id, stored in picked.groupby("trial_id", sort=False):
+        source = from_trial(run, str(trial_id))
+        if source.weights != stored["checkpoint_sha256"].iloc[0]:
+            raise ValueError(f"{run.trial(str(trial_id)).path}: its weights are not those that were certified")
+        settings = stored_settings(run, str(trial_id), data)
+        smoothed = Smoothed(
+            source.model, settings.sigma, len(stored["counts"].iloc[0]), precision=stored["precision"].iloc[0]
+        )
+        indices = stored["index"].tolist()
+        again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
+        verdicts += [_compare(old, new) for old, new in zip(stored.to_dict("records"), again, strict=True)]
+    return verdicts
+
+
+def stored_settings(run: RunFolder, trial_id: str, data: str | None) -> Certified:
+    """The settings of a trial, with its images where they are now; ValueError where those are of another data set."""
+    raw = read_json(run.trial(trial_id).settings)
+    settings: Certified = (ForeignModel if "weights" in raw else Trial).model_validate_json(json.dumps(raw))
+    where = resolve_data(data or settings.data)
+    name = dataset_name(where)
+    if name != settings.dataset:
+        raise ValueError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
+    return settings.model_copy(update={"data": where})
+
+
+def _compare(stored: Mapping[Any, Any], found: dict[str, Any]) -> Verdict:
+    unlike = [key for key in ("device", "torch_version", "engine") if stored[key] != found[key]]
+    reason = ", ".join(f"{key} {stored[key]} then, {found[key]} now" for key in unlike)
+    same = stored["selected"] == found["selected"] and list(stored["counts"]) == list(found["counts"])
+    if same:
+        outcome = "identical"
+    elif unlike and 0 in (stored["n"], found["n"]):
+        outcome = "other selection"
+    elif unlike and _share_a_distribution(stored, found):
+        outcome = "within binomial error"
+    else:
+        outcome = "different"
+    return Verdict(stored["trial_id"], int(stored["index"]), outcome, reason, stored, found)
+
+
+def _share_a_distribution(stored: Mapping[Any, Any], found: dict[str, Any]) -> bool:
+    selected = stored["selected"]
+    table = np.array([[row["counts"][selected], row["n"] - row["counts"][selected]] for row in (stored, found)])
+    return bool(fisher_exact(table).pvalue >= SURPRISING)
+
+
+def outcomes(verdicts: list[Verdict]) -> pd.DataFrame:
+    """One row per verdict, for a table."""
+    return pd.DataFrame(
+        [
+            {
+                "trial": verdict.trial_id,
+                "image": verdict.index,
+                "stored": f"{verdict.stored['count_top']} of {verdict.stored['n']}",
+                "again": f"{verdict.found['count_top']} of {verdict.found['n']}",
+                "outcome": verdict.outcome + (f" ({verdict.reason})" if verdict.reason else ""),
+            }
+            for verdict in verdicts
+        ]
+    )
