@@ -96,7 +96,7 @@ class ForeignModel(Certified):
     """A model that this program did not train for the run."""
 
     model: str
-    """Where it comes from: MODULE:FACTORY, or a trial of another run."""
+    """MODULE:FACTORY, or the architecture of a model that this program trained."""
     weights: str
     """SHA-256 of its parameters and buffers."""
 

@@ -22,12 +22,12 @@ from bench.models import Classifier
 from bench.noise import NoisyCopies
 from bench.randomness import Role
 from bench.settings import Estimator, Precision
-from results.bounds import abstains, certified_radius, lower_confidence_bound
+from results.bounds import certified_radius, certifying_count, lower_confidence_bound
 from results.sequential import sufficient_copies
 
 ABSTAIN = -1
 LOOKS = 20
-"""An estimation is looked at this often: abstention may be certain before its end."""
+"""An estimation is looked at every 1/LOOKS of its copies, in its second half: abstention may be certain by then."""
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,12 @@ class Smoothed:
         index: int,
     ) -> tuple[int, list[int]]:
         """Copies drawn and their counts: n, or fewer where abstention is certain."""
-        looks = sorted({*range(n // 2, n, max(1, n // LOOKS)), n} - {0})
+        needed = certifying_count(n, alpha)
+        looks = sorted({*range(n // 2, n, max(self.engine.batch, n // LOOKS)), n} - {0})
         for drawn, counts in zip(
             looks, self._cumulative_counts(classify, image, looks, seed, Role.ESTIMATE, index), strict=True
         ):
-            if drawn == n or abstains(int(counts[selected]), drawn, n, alpha):
+            if drawn == n or int(counts[selected]) + n - drawn < needed:  # certain to abstain
                 return drawn, counts.tolist()
         raise AssertionError("the last look is at n")
 

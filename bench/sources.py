@@ -81,8 +81,8 @@ def _trial_named(run: RunFolder, name: str) -> str:
     if name in ids:
         return name
     if len(found) != 1:
-        problem = f"{len(found)} trials begin with {name!r}" if found else f"no trial begins with {name!r}"
-        raise SourceError(f"{run.path}: {problem}; it has {', '.join(ids) or 'none'}")
+        problem = f"several trials begin with {name!r}" if found else f"no trial begins with {name!r}; these are there"
+        raise SourceError(f"{run.path}: {problem}: {', '.join(found or ids) or 'none'}")
     return found[0]
 
 
@@ -120,10 +120,12 @@ def count_classes(source: Source, images: Tensor, expected: int) -> int:
     try:
         with torch.inference_mode():
             logits = source.model(images[:1].float() / 255)
-        found = tuple(logits.shape)
+        found, nan = tuple(logits.shape), bool(logits.isnan().any())
     except Exception as error:  # a user's own code may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SourceError(f"{source.name} cannot take images {tuple(images.shape[1:])}: {reason[0]}") from error
     if found != (1, expected):
         raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, expected)}")
+    if nan:
+        raise SourceError(f"{source.name}: the model gave NaN")
     return expected

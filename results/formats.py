@@ -87,7 +87,7 @@ def to_terminal(table: ResultTable) -> RenderableType:
             if any(other.published for other in table.rows):
                 cell.append(f"\n{_parenthesised(row, column)}", "dim not bold")
             cells.append(cell)
-        grid.add_row(f"{row.sigma:.2f}" if new else "", row.title, *cells)
+        grid.add_row(f"{row.sigma:.2f}" if new else "", Text(row.title), *cells)
     return Group(Text(table.title, "bold"), grid, Text(" ".join(table.caption), "italic"))
 
 

@@ -18,7 +18,9 @@ def write_report(folder: RunFolder) -> list[ResultTable]:
     run = read_run(folder.path)
     if run.trials.empty:
         raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report")
-    tables = [table_5_1(run), table_5_2(run)]
+    tables = [table_5_1(run)]
+    if run.trials["train_seconds"].notna().any():
+        tables.append(table_5_2(run))
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)

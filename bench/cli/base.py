@@ -18,8 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Certified robustness by randomized smoothing: train, certify, compare.",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)  # MODULE:x:… is no emoji
+errors = Console(stderr=True, emoji=False)
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, such as runs/smoke.", metavar="RUN")]
 

@@ -38,7 +38,7 @@ def certify(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     estimator: Annotated[str, typer.Option(help="fixed (n copies), or sequential (what an image needs).")] = "fixed",
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
-    seed: Annotated[int, typer.Option(help="Tells several certifications of one model apart.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
@@ -63,10 +63,10 @@ def certify(
         given = {
             "name": name or source.name,
             "sigma": sigma,
-            "seed": seed,
+            "seed": seed if seed is not None else trial.seed if trial else 0,
             "data": place,
             "dataset": dataset_name(place),
-            "model": source.name if trial else model,
+            "model": trial.model if trial else model,
             "weights": source.weights,
             "certify": {
                 "n0": n0,
@@ -169,7 +169,9 @@ def _log_to_terminal() -> None:
 
 
 def _print(frame: pd.DataFrame) -> None:
-    table = Table(*frame.columns, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in frame.columns:
+        table.add_column(column, overflow="fold")
     for row in frame.itertuples(index=False, name=None):
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     console.print(table)

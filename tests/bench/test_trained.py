@@ -1,0 +1,273 @@
+"""What is done with a trained model: certified in other ways, certified again, attacked, and certified in bf16."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.attack import Attack, attack_run, smoothed_pgd
+from bench.data import load_images
+from bench.hardware import peak_memory_bytes, restart_peak_memory
+from bench.perf import compare_precisions
+from bench.smoothing import Smoothed
+from bench.sources import SourceError, open_model
+from bench.verify import verify_run
+from results import average_certified_radius, read_run
+from results.folder import RunFolder, read_json
+from results.merge import merge_run
+from tests.bench.test_cli import bench
+from tests.conftest import small_trial
+
+CERTIFY = {"n": 1000, "n0": 30, "images": 30, "precision": "fp32"}
+TRAIN = {"epochs": 6, "decay_epochs": [5], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A residual network on synthetic images, certified on 30."""
+    folder = tmp_path_factory.mktemp("trained")
+    trial = small_trial(model="resnet8", width=8, certify=CERTIFY, train=TRAIN)
+    (folder / "trial.json").write_text(trial.model_dump_json())
+    command = ["bench", "trial", str(folder / "trial.json"), "--out", str(folder / "run")]
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    return RunFolder(folder / "run")
+
+
+def name_of(run: RunFolder) -> str:
+    return f"{run.path}/{run.trial_ids()[0]}"
+
+
+def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
+    rows = read_run(trained.path).certificates
+    assert rows["correct"].mean() > 0.4
+    assert (rows["status"] == "misclassified").any()
+    assert rows.loc[rows["status"] == "certified", "radius"].nunique() > 5
+
+
+def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
+    found = compare_precisions(open_model(name_of(trained)), 30)
+    assert found["acr_fp32"] > 0.1
+    assert found["acr_fp32"] != found["acr_bf16"]  # another classifier, if only just
+    assert abs(found["acr_difference"]) < 0.002
+
+
+def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_path: Path) -> None:
+    arguments = ["--n", "1000", "--n0", "30", "--images", "30", "--precision", "fp32", "--name", "same"]
+    for folder, more in (("skipped", []), ("full", ["--full"])):
+        assert bench("certify", "--model", name_of(trained), "--out", str(tmp_path / folder), *arguments, *more) == 0
+    skipped, full = (read_run(tmp_path / folder).certificates for folder in ("skipped", "full"))
+    left_out = skipped["status"] == "misclassified"
+    assert left_out.any()
+    assert (full["n"] > 0).all()
+    assert not (full["status"] == "misclassified").any()
+    assert not full.loc[left_out, "correct"].any()
+    # other settings are another trial with noise of its own, so the rest agrees statistically
+    assert average_certified_radius(skipped) == pytest.approx(average_certified_radius(full), abs=0.01)
+
+
+def test_sequential_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    arguments = ["--n", "9600", "--images", "60", "--sigma", "0.5", "--estimator", "sequential"]
+    assert bench("certify", "--model", name_of(trained), "--out", out, *arguments) == 0
+    rows = read_run(out).certificates
+    assert set(rows["estimator"]) == {"sequential"}
+    assert len(set(rows.loc[rows["n"] > 0, "n"])) > 1
+    assert (rows["counts"].map(sum) == rows["n"]).all()
+    assert "n = 9 600 at most (sequential)" in (tmp_path / "run" / "tables" / "table_5_1.md").read_text()
+
+
+def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert bench("certify", "--model", name_of(trained), "--n", "100", "--images", "5", "--out", out) == 0
+    row = read_run(out).trials.iloc[0]
+    original = read_run(trained.path).trials.iloc[0]
+    for key in ("train_seconds", "memory_bytes", "checkpoint_sha256", "model", "sigma", "seed"):
+        assert row[key] == original[key]
+
+
+def test_verify_finds_identical_counts_and_tells_other_ones(trained: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert bench("verify", str(run.path), "--images", "4") == 0
+    assert {verdict.outcome for verdict in verify_run(run, 30, seed=0)} == {"identical"}
+
+    def change(**columns: Callable[[dict[str, Any]], object]) -> None:
+        table = pq.read_table(run.certificates)
+        rows = [row | {name: value(row) for name, value in columns.items()} for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), run.certificates)
+
+    change(device=lambda _row: "another machine")
+    verdicts = verify_run(run, 30, seed=0)
+    assert {verdict.outcome for verdict in verdicts} == {"identical"}
+    assert all("device another machine then" in verdict.reason for verdict in verdicts)
+    change(counts=lambda row: moved(row, 3), count_top=lambda row: row["count_top"] - 3 * (row["count_top"] > 3))
+    assert {"within binomial error"} <= {verdict.outcome for verdict in verify_run(run, 30, seed=0)}
+    assert bench("verify", str(run.path), "--images", "30") == 0
+    change(device=lambda _row: verdicts[0].found["device"])
+    assert "different" in {verdict.outcome for verdict in verify_run(run, 30, seed=0)}
+    assert bench("verify", str(run.path), "--images", "30") == 1
+
+
+def moved(row: dict[str, Any], by: int) -> list[int]:
+    """The row's counts, with some of the selected class given to the next one."""
+    counts = list(row["counts"])
+    if counts[row["selected"]] > by:
+        counts[row["selected"]] -= by
+        counts[(row["selected"] + 1) % 10] += by
+    return counts
+
+
+def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
+    inside, accuracy = attack_run(trained, 30, Attack(steps=8, copies=8), seed=0)
+    rows = read_run(trained.path).certificates
+    assert len(inside) == (rows["status"] == "certified").sum()
+    assert not inside["fallen"].any()
+    assert (accuracy["empirical"] >= accuracy["certified"]).all()
+    # beyond its radius an image may fall, and most do when it is doubled again and again
+    source = open_model(name_of(trained))
+    smoothed = Smoothed(source.model, 0.25, 10, precision="fp32", device="cpu")
+    weakest = inside.sort_values("radius").iloc[:5]
+    fallen = 0
+    for index in weakest["index"]:
+        image = images()[index]
+        label = int(rows.set_index("index").loc[index, "predicted"])
+        draw = torch.Generator().manual_seed(0)
+        moved_far = smoothed_pgd(
+            source.model, image, label, sigma=0.25, radius=2.0, attack=Attack(steps=8, copies=8), draw=draw
+        )
+        assert float((moved_far - image).norm()) <= 2.0 * (1 + 1e-5)
+        fallen += smoothed.predict_moved(moved_far, n=500, seed=0, index=int(index)) not in (label, -1)
+    assert fallen >= 3
+
+
+def images() -> torch.Tensor:
+    return load_images("synthetic", "test").images.float() / 255
+
+
+def test_memory_does_not_grow_with_n_or_images(trained: RunFolder) -> None:
+    smoothed = Smoothed(open_model(name_of(trained)).model, 0.25, 10, precision="fp32", device="cpu")
+    batch = images()
+    smoothed.certify(batch[:2], n=500, n0=10)
+    restart_peak_memory(torch.device("cpu"))
+    smoothed.certify(batch[:2], n=500, n0=10)
+    few = peak_memory_bytes(torch.device("cpu"))
+    restart_peak_memory(torch.device("cpu"))
+    smoothed.certify(batch[:2], n=9000, n0=10)
+    smoothed.certify(batch[:40], n=500, n0=10)
+    assert peak_memory_bytes(torch.device("cpu")) < few + 30e6
+
+
+def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    folder = run.trial(run.trial_ids()[0])
+    good = folder.model.read_bytes()
+    folder.model.write_bytes(good[: len(good) // 2])
+    with pytest.raises(ValueError, match="not readable as safetensors"):
+        open_model(name_of(run))
+    folder.model.write_bytes(good)
+    tensors = load_file(folder.model)
+    del tensors["network.head.bias"]
+    training_id = str(read_json(folder.training)["training_id"])
+    save_file(tensors, folder.model, {"training_id": training_id})
+    with pytest.raises(ValueError, match="not the weights of a resnet8"):
+        open_model(name_of(run))
+    folder.training.unlink()
+    with pytest.raises(SourceError, match="its training is not finished"):
+        open_model(name_of(run))
+    assert merge_run(run) == run.trial_ids()
+
+
+FACTORIES = """
+import torch
+from torch import nn
+def good():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, 10))
+def seven(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
+def broken(): raise RuntimeError("no weights here")
+def number(): return 3
+def narrow(): return nn.Linear(5, 10)
+class Nan(nn.Module):
+    def forward(self, images): return torch.full((len(images), 10), float("nan"))
+class Two(nn.Module):
+    def forward(self, images): return torch.zeros(len(images), 10), 0
+"""
+
+
+def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    command = ["certify", "--model", "factories:good", "--data", "synthetic", "--sigma", ".25"]
+    command += ["--n", "200", "--images", "12"]
+    assert bench(*command) == 0
+    rows = read_run("runs/good").certificates
+    assert len(rows) == 12
+    shards = {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")}
+    assert bench(*command) == 0  # again: nothing is done twice
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")} == shards
+    assert bench("verify", "runs/good") == 0
+    assert bench("status", "runs/good") == 0
+    assert not Path("runs/good/tables/table_5_2.md").exists()  # the cost of its training is unknown
+    assert bench(*command, "--name", "other", "--out", "runs/good") == 0
+    assert set(read_run("runs/good").certificates["method"]) == {"good", "other"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "factories:seven"], "seven gives logits (1, 7) for one image, expected (1, 10)"),
+        (["--model", "factories:broken"], "factories:broken: RuntimeError: no weights here"),
+        (["--model", "factories:number"], "must return a torch.nn.Module, gave int"),
+        (["--model", "factories:narrow"], "narrow cannot take images (3, 32, 32)"),
+        (["--model", "factories:Nan"], "the model gave NaN"),
+        (["--model", "factories:Two"], "Two cannot take images"),
+        (["--model", "factories:none"], "has no attribute 'none'"),
+        (["--model", "no_such_module:x"], "No module named 'no_such_module'"),
+        (["--model", "no_such_run/trial"], "must be MODULE:FACTORY, or RUN/TRIAL"),
+        (["--model", "factories:good", "--sigma", "0"], "sigma = 0.0: input should be greater than 0"),
+        (["--model", "factories:good", "--alpha", "1"], "certify.alpha = 1.0: input should be less than 1"),
+        (["--model", "factories:good", "--n", "0"], "certify.n = 0"),
+        (["--model", "factories:good", "--n0", "0"], "certify.n0 = 0"),
+        (["--model", "factories:good", "--images", "501"], "501 images were asked for, the data has 500"),
+        (["--model", "factories:good", "--estimator", "wald"], "should be 'fixed' or 'sequential'"),
+        (["--model", "factories:good", "--precision", "int8"], "should be 'auto', 'fp32' or 'bf16'"),
+        (["--model", "factories:good", "--name", "../x"], "string should match pattern"),
+    ],
+)
+def test_a_wrong_model_or_setting_gets_one_sentence(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("factories", None)
+    defaults = [] if "--sigma" in arguments else ["--sigma", "0.25"]
+    assert bench("certify", "--data", "synthetic", *defaults, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_perf_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("perf", "certify", "--model", "tiny", "--rounds", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "tiny, untrained"
+    assert found["copies_per_second"]["certify_bf16"] > 0
+    assert found["ratios"]["certify_bf16 / its network alone"] > 0
