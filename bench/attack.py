@@ -11,12 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data import load_images
-from bench.hardware import compute_reproducibly
 from bench.randomness import Role, derived_seed
 from bench.settings import Certified
 from bench.smoothing import ABSTAIN, Smoothed
-from bench.sources import from_trial
-from bench.verify import stored_settings
+from bench.verify import open_certified
 from results.folder import RunFolder
 from results.run import read_run
 
@@ -75,15 +73,12 @@ def attack_run(
         FileNotFoundError, SchemaError, DataError, SourceError, CheckpointError: as `bench.verify.verify_run`.
     """
     certificates = read_run(run.path).certificates
-    compute_reproducibly()
     inside, accuracy = [], []
     for trial_id, rows in certificates.groupby("trial_id", sort=False):
         picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
-        settings = stored_settings(run, str(trial_id), data)
-        model = from_trial(run, str(trial_id)).model
-        classes = len(picked["counts"].iloc[0])
-        smoothed = Smoothed(model, settings.sigma, classes, precision=picked["precision"].iloc[0])
-        attacker = _Attacker(model.to(smoothed.device).requires_grad_(False), smoothed, settings, attack, seed)
+        source, settings, smoothed = open_certified(run, picked, data)
+        model = source.model.to(smoothed.device).requires_grad_(False)
+        attacker = _Attacker(model, smoothed, settings, attack, seed)
         for index, radius, predicted in picked.loc[
             picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
         ].itertuples(index=False, name=None):

@@ -11,7 +11,7 @@ import torch
 
 from bench.checkpoint import load_model
 from bench.data import load_images
-from bench.hardware import compute_reproducibly, device_name
+from bench.hardware import device_name
 from bench.models import kind_of
 from bench.settings import Certified, Trial
 from bench.smoothing import Smoothed
@@ -91,7 +91,6 @@ def certified_rows(
 @lru_cache(maxsize=1)
 def _opened(settings: str, run: RunFolder, num_classes: int, sha256: str) -> tuple[Smoothed, str]:  # noqa: ARG001
     """The model of a trial, kept between the shards of one worker; other weights are another model."""
-    compute_reproducibly()
     trial = Trial.model_validate_json(settings)
     model = load_model(run, trial, num_classes)
     return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision), kind_of(model)

@@ -20,16 +20,20 @@ class RunError(ValueError):
     """A run that cannot start; the message is one sentence for the user."""
 
 
-def add_trials(run: RunFolder, trials: Sequence[Certified], **details: object) -> None:
+def add_trials(run: RunFolder, trials: Sequence[Certified], *, replace: bool = True, **details: object) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings).
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or a trial to be replaced although `replace` is false.
     """
     earlier = _earlier(run)
     cells = {(trial.name, trial.sigma, trial.seed) for trial in trials}
-    kept = [name for name in earlier.get("trials", []) if _cell(run, name) not in cells]
+    before = earlier.get("trials", [])
+    kept = [name for name in before if _cell(run, name) not in cells]
+    displaced = set(before) - set(kept) - {trial.trial_id for trial in trials}
+    if displaced and not replace:
+        raise RunError(f"{run.path} has {min(displaced)} already: give another --name or --out")
     members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
     for trial in trials:
         parts = trial.members if isinstance(trial, Trial) else []

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from bench.hardware import compute_reproducibly
+from bench.noise import block_size
+
 COMPILE_FROM = 10_000
 """Copies of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,
 or about a measured time, the same image could get other counts in another shard."""
 
 BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}
-"""Noisy copies of a forward pass, by kind of device and precision; always whole, so that every pass has one shape."""
+"""Noisy copies of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
 
 logger = logging.getLogger("bench")
 
@@ -28,16 +31,23 @@ class Engine:
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         """precision: "fp32" or "bf16" (autocast: matrix products and convolutions in bf16, logits in float32)."""
+        compute_reproducibly()
         self.device = device
         self.precision = precision
-        self.batch = BATCH.get((device.type, precision), BATCH["cpu", precision])
         self._model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self._said_eager = False
         self._eager: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
         self._compiled: tuple[torch.Size, Callable[[Tensor], Tensor] | None] | None = None
 
+    def batch(self, shape: torch.Size) -> int:
+        """Noisy copies of a forward pass; every pass is a whole batch, so that all have one shape. Larger images come
+        in smaller batches, down to one block of noise."""
+        usual = BATCH.get((self.device.type, self.precision), BATCH["cpu", self.precision])
+        block = block_size(self.device)
+        return max(block, min(usual, usual * 3072 // shape.numel()) // block * block)
+
     def classifier(self, shape: torch.Size, copies: int) -> tuple[Callable[[Tensor], Tensor], str]:
-        """The function from batches (`batch`, *shape) to float32 logits, and "inductor" or "eager".
+        """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
 
         Args:
             shape: of one image.
@@ -66,7 +76,7 @@ class Engine:
 
     def _example(self, shape: torch.Size) -> Tensor:
         """Noise, not an image: which image comes first must not matter."""
-        noise = torch.rand((self.batch, *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
+        noise = torch.rand((self.batch(shape), *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
         return noise.contiguous(memory_format=torch.channels_last) if noise.ndim == 4 else noise
 
 
@@ -121,6 +131,8 @@ def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Cal
     if example.device.type == "cpu":
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": example.device.type == "cuda"}
+    if hasattr(torch._inductor.config, "deterministic"):
+        options["deterministic"] = True  # no choice between kernels by how fast they happen to be
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()
     try:

@@ -12,8 +12,12 @@ from torch import Tensor
 from bench.decomposition import LinearDecomposition
 from bench.randomness import Role, generator
 
-BLOCK = {"cpu": 64, "cuda": 2048}
+BLOCK = {"cpu": 64, "cuda": 256}
 """Noisy copies per random stream, by kind of device. Part of every published count, like the streams themselves."""
+
+
+def block_size(device: torch.device) -> int:
+    return BLOCK.get(device.type, BLOCK["cpu"])
 
 
 class NoisyCopies:
@@ -23,7 +27,6 @@ class NoisyCopies:
     def __init__(
         self,
         sigma: float,
-        batch: int,
         device: torch.device,
         decomposition: LinearDecomposition | None = None,
         precision: str = "fp32",
@@ -31,32 +34,33 @@ class NoisyCopies:
         """
         Args:
             sigma: standard deviation, in pixel units.
-            batch: copies of a batch, a multiple of the block.
             decomposition: gives μ + W Wᵀ (x + ε − μ) in place of x + ε.
-            precision: of the product with W: "fp32", or "bf16" with float32 results.
+            precision: of the product with W, "fp32" or "bf16"; μ is added in float32.
         """
         self.sigma = sigma
-        self.batch = batch
         self.device = device
-        self.block = BLOCK.get(device.type, BLOCK["cpu"])
         self._decomposition = decomposition
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._kept_pixels: tuple[torch.Size, LinearDecomposition] | None = None
 
-    def batches(self, image: Tensor, seed: int, role: Role, index: int) -> Iterator[Tensor]:
-        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory."""
-        image = image.to(self.device)
+    def batches(self, image: Tensor, batch: int, seed: int, role: Role, index: int) -> Iterator[Tensor]:
+        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory.
+
+        Args:
+            batch: a multiple of the block.
+        """
+        image = image.to(self.device, torch.float32)
         centre = image.permute(1, 2, 0) if image.ndim == 3 else image
         shape = centre.shape
         kept = self._kept(image) if self._decomposition is not None else None
         if kept is not None:
             basis = kept.basis.to(self._dtype)
             centre = (centre.flatten() - kept.mean) @ kept.basis
-        noise = torch.empty((self.batch, *centre.shape), device=self.device)
+        noise = torch.empty((batch, *centre.shape), device=self.device)
+        blocks = noise.split(block_size(self.device))
         for number in count():
-            for place, block in enumerate(noise.split(self.block)):
-                stream = number * (self.batch // self.block) + place
-                block.normal_(generator=generator(self.device, seed, role, index, stream))
+            for place, block in enumerate(blocks):
+                block.normal_(generator=generator(self.device, seed, role, index, number * len(blocks) + place))
             noisy = torch.add(centre, noise, alpha=self.sigma)
             if kept is not None:
                 # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.

@@ -49,7 +49,7 @@ def plain_counts(
     return counts
 
 
-def measure(model: str, *, sigma: float, rounds: int, images: int) -> dict[str, Any]:
+def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dict[str, Any]:
     """`bench perf certify`: speed; for a trained model (RUN/TRIAL) also what bf16 does to its ACR.
 
     Raises:
@@ -59,22 +59,20 @@ def measure(model: str, *, sigma: float, rounds: int, images: int) -> dict[str, 
     if "/" not in model:
         torch.manual_seed(0)
         network = build_model(model, num_classes=10)
-        return {"model": f"{model}, untrained"} | measure_certify(
-            network, 10, sigma=sigma, rounds=rounds, device=device
-        )
+        noise = 0.25 if sigma is None else sigma
+        speed = measure_certify(network, 10, sigma=noise, rounds=rounds, device=device)
+        return {"model": f"{model}, untrained"} | speed
     source = open_model(model)
     if source.trial is None or not isinstance(source.model, Classifier):
         raise ValueError(f"{model}: must be a single network that this program trained")
     classes = int(source.training["num_classes"])
-    precisions = compare_precisions(source, images)
-    return (
-        {"model": source.name}
-        | measure_certify(source.model, classes, sigma=source.trial.sigma, rounds=rounds, device=device)
-        | precisions
-    )
+    noise = source.trial.sigma if sigma is None else sigma
+    precisions = compare_precisions(source, noise, images)
+    speed = measure_certify(source.model, classes, sigma=noise, rounds=rounds, device=device)
+    return {"model": source.name} | precisions | speed
 
 
-def compare_precisions(source: Source, images: int) -> dict[str, Any]:
+def compare_precisions(source: Source, sigma: float, images: int) -> dict[str, Any]:
     """ACR of a trained model in fp32 and in bf16, with the same noise, on evenly spaced test images; n = 10 000."""
     assert source.trial is not None
     trial = source.trial
@@ -84,7 +82,7 @@ def compare_precisions(source: Source, images: int) -> dict[str, Any]:
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     radii = {}
     for precision in precisions:
-        smoothed = Smoothed(source.model, trial.sigma, int(source.training["num_classes"]), precision=precision)
+        smoothed = Smoothed(source.model, sigma, int(source.training["num_classes"]), precision=precision)
         rows = certified_rows(smoothed, "network", settings, indices, source.weights)
         radii[precision] = sum(row["radius"] * row["correct"] for row in rows) / len(rows)
     return {
@@ -132,8 +130,8 @@ def measure_certify(
         contestants[f"certify_{name}"] = certify, COMPILE_FROM
         if classifier is model:
             eager, _ = smoothed.engine.classifier(image.shape, 1)
-            contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch, device)
-            contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch, device)
+            contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
+            contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
     contestants["convolutions_bf16"] = _convolutions(model, image, BATCH[device.type, "bf16"])
     with torch._dynamo.config.patch(recompile_limit=1000):  # more kinds of convolution than it keeps by default
         rates = _medians(contestants, rounds, device)
@@ -142,6 +140,7 @@ def measure_certify(
     peak = {kind: _matrix_product_flops(device, kind) for kind in (torch.float32, torch.bfloat16)}
     ours = rates["certify_bf16"]
     return {
+        "plain": "fp32 without TF32, eager, deterministic cuDNN, counted on the CPU after every batch",
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

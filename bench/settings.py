@@ -85,8 +85,10 @@ class Certified(Settings):
 
     @property
     def noise_seed(self) -> int:
-        """Seed of the certification noise: no two trials share a random stream."""
-        return int(self.trial_id.rsplit("-", 1)[1], 16)
+        """Seed of the certification noise. No two trials share a random stream, unless they differ only in what they
+        leave out: their certificates are then the same."""
+        certify = self.certify.model_dump(exclude={"skip_misclassified"})
+        return int(_digest(self._identity(without={"certify"}) | {"certify": certify}), 16)
 
     def _identity(self, without: set[str]) -> dict[str, object]:
         return self.model_dump(exclude={*without, "data"})

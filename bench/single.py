@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -18,14 +21,13 @@ from bench.certification import certify_images, split_shards
 from bench.data import dataset_name, load_images, resolve_data
 from bench.description import add_trials
 from bench.grid import explain
-from bench.hardware import compute_reproducibly
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
 from bench.sources import Source, count_classes
 from bench.training import train
 from bench.trial import images_left
-from results.folder import RunFolder, write_json
+from results.folder import RunFolder, TrialFolder, write_json
 from results.shards import evenly_spaced
 
 Decision = TypeVar("Decision")
@@ -56,6 +58,11 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
 def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
     if state.is_main_process:
         add_trials(run, [trial])
+    with _unfinished(run.trial(trial.trial_id), state):
+        _finish(trial, run, shard_size, state)
+
+
+def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
     for part in [*trial.members, trial]:
         task = work.Task(
             settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size
@@ -67,17 +74,22 @@ def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: Par
     state.wait_for_everyone()
 
 
-def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, *, where: str) -> bool:
-    """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
+def first_process_first() -> AbstractContextManager[None]:
+    """A block that the first process of an `accelerate launch` leaves before the others enter it."""
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    guard: AbstractContextManager[None] = state.main_process_first()
+    return guard
 
-    Args:
-        where: how the user named the model; kept, so that it can be found again.
+
+def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard_size: int) -> bool:
+    """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
 
     Returns:
         Whether this is the first process, which merges and reports.
 
     Raises:
         SourceError: the model does not fit the data.
+        RunError: the run has another trial in its place.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
@@ -85,28 +97,45 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
         num_classes = count_classes(source, images.images, images.num_classes)
         evenly_spaced(len(images), settings.certify.images)
         if state.is_main_process:
-            add_trials(run, [settings])
+            add_trials(run, [settings], replace=False)
+            title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
             record = {
-                "title": settings.name,
                 "members": [],
                 **source.training,
+                **title,
                 "checkpoint_sha256": settings.weights,
                 "num_classes": num_classes,
                 "test_images": len(images),
                 "torch_version": torch.__version__,
-                "source": where,
+                "source": source.where,
             }
             write_json(run.trial(settings.trial_id).training, record)
         smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
-        compute_reproducibly()
         shards = _agreed(state, lambda: split_shards(images_left(settings, run), shard_size))
         mine = shards[state.process_index :: state.num_processes]
-        for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
-            certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
-        state.wait_for_everyone()
+        with _unfinished(run.trial(settings.trial_id), state):
+            for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
+                certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
+            state.wait_for_everyone()
         return bool(state.is_main_process)
     finally:
         work.leave_group()
+
+
+@contextmanager
+def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
+    """Until the block ends without an error, state.json keeps the trial out of the tables and says why."""
+    if not state.is_main_process:
+        yield
+        return
+    running = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+    write_json(folder.state, running)
+    try:
+        yield
+    except Exception as error:
+        write_json(folder.state, {"state": "failed", "error": str(error) or type(error).__name__})
+        raise
+    folder.state.unlink(missing_ok=True)
 
 
 def read_trial(settings: Path) -> Trial:

@@ -80,13 +80,17 @@ class Smoothed:
                 classifier is the one in that precision.
             device: where to compute; an accelerator if there is one.
 
+        cuDNN is told for the whole process to compute deterministically, and without TF32: "fp32" is fp32.
+
         Raises:
-            ValueError: sigma or num_classes out of range.
+            ValueError: sigma, num_classes or precision out of range.
         """
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma = {sigma}: must be above 0")
         if num_classes < 2:
             raise ValueError(f"num_classes = {num_classes}: must be at least 2")
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision = {precision!r}: must be auto, fp32 or bf16")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = resolve_precision(precision, self.device)
         self.sigma = sigma
@@ -95,7 +99,7 @@ class Smoothed:
         # Noise is drawn behind the decomposition, so the projection has happened already.
         rest = model.without_decomposition() if isinstance(model, Classifier) else model
         self.engine = Engine(rest, self.device, self.precision)
-        self._copies = NoisyCopies(sigma, self.engine.batch, self.device, decomposition, self.precision)
+        self._copies = NoisyCopies(sigma, self.device, decomposition, self.precision)
 
     def certify(
         self,
@@ -229,7 +233,7 @@ class Smoothed:
     ) -> tuple[int, list[int]]:
         """Copies drawn and their counts: n, or fewer where abstention is certain."""
         needed = certifying_count(n, alpha)
-        looks = sorted({*range(n // 2, n, max(self.engine.batch, n // LOOKS)), n} - {0})
+        looks = sorted({*range(n // 2, n, max(self.engine.batch(image.shape), n // LOOKS)), n} - {0})
         for drawn, counts in zip(
             looks, self._cumulative_counts(classify, image, looks, seed, Role.ESTIMATE, index), strict=True
         ):
@@ -253,13 +257,14 @@ class Smoothed:
         """
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        batches = self._copies.batches(image, seed, role, index)
+        batch = self.engine.batch(image.shape)
+        batches = self._copies.batches(image, batch, seed, role, index)
         answers = torch.empty(0, dtype=torch.int64, device=self.device)
         drawn = 0
         for look in looks:
             while drawn < look:
                 if not len(answers):
-                    answers = self._answers(classify(next(batches)), finite)
+                    answers = self._answers(classify(next(batches)), batch, finite)
                 taken = answers[: look - drawn]
                 counts.scatter_add_(0, taken, torch.ones_like(taken))
                 answers = answers[len(taken) :]
@@ -268,8 +273,8 @@ class Smoothed:
                 raise ValueError("the model gave NaN")
             yield counts.to("cpu", copy=True)
 
-    def _answers(self, logits: Tensor, finite: Tensor) -> Tensor:
-        expected = (self.engine.batch, self.num_classes)
+    def _answers(self, logits: Tensor, batch: int, finite: Tensor) -> Tensor:
+        expected = (batch, self.num_classes)
         if logits.shape != expected:
             raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
         finite &= ~logits.isnan().any()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from bench.checkpoint import load_model
-from bench.settings import Trial
-from results.folder import RunFolder, read_json
+from bench.checkpoint import CheckpointError, load_model
+from bench.grid import explain
+from bench.settings import Certified, ForeignModel, Trial
+from results.folder import RunFolder, read_json, sha256_of
 
 
 class SourceError(ValueError):
@@ -24,6 +26,9 @@ class SourceError(ValueError):
 @dataclass(frozen=True)
 class Source:
     model: nn.Module
+    """On the CPU, in evaluation mode."""
+    where: str
+    """What finds it again from any folder: MODULE:FACTORY, or RUN/TRIAL with an absolute path."""
     name: str
     """The factory's name or the trial's id."""
     weights: str
@@ -35,7 +40,7 @@ class Source:
 
 
 def open_model(text: str) -> Source:
-    """The model that `text` names, on the CPU, in evaluation mode.
+    """The model that `text` names.
 
     Args:
         text: MODULE:FACTORY, a function without arguments that returns a torch.nn.Module, in a module that Python
@@ -47,7 +52,7 @@ def open_model(text: str) -> Source:
     """
     if ":" in text and "/" not in text:
         return _from_factory(text)
-    path = Path(text).expanduser()
+    path = Path(text).expanduser().absolute()
     run = RunFolder(path.parent.parent if path.parent.name == "trials" else path.parent)
     if not run.description.exists():
         raise SourceError(f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json")
@@ -55,24 +60,46 @@ def open_model(text: str) -> Source:
 
 
 def from_trial(run: RunFolder, trial_id: str) -> Source:
-    """The model of a trained trial.
+    """The model of a trained trial, its weights unchanged since.
 
     Raises:
-        SourceError: it is not trained, or not by this program.
+        SourceError: it is not trained, or its model is to be had no longer.
         CheckpointError: its weights are not usable.
     """
     folder = run.trial(trial_id)
     if not folder.training.exists():
         raise SourceError(f"{folder.path}: its training is not finished")
-    training, settings = read_json(folder.training), read_json(folder.settings)
-    if "weights" in settings:  # a ForeignModel: where it came from is in the record
+    training, settings = read_json(folder.training), read_settings(run, trial_id)
+    if isinstance(settings, ForeignModel):
         source = open_model(training["source"])
-        if source.weights != settings["weights"]:
+        if source.weights != settings.weights:
             raise SourceError(f"{training['source']}: its weights are no longer those that {trial_id} certified")
         return source
-    trial = Trial.model_validate_json(folder.settings.read_text(encoding="utf-8"))
-    model = load_model(run, trial, int(training["num_classes"]))
-    return Source(model, trial_id, str(training["checkpoint_sha256"]), trial, training)
+    assert isinstance(settings, Trial)
+    model = load_model(run, settings, int(training["num_classes"]))
+    for part in settings.members or [settings]:
+        trained = run.trial(part.trial_id)
+        if sha256_of(trained.model) != read_json(trained.training)["checkpoint_sha256"]:
+            raise CheckpointError(f"{trained.model}: is not the file that its training wrote")
+    where = str(run.path.absolute() / trial_id)
+    return Source(model, where, trial_id, str(training["checkpoint_sha256"]), settings, training)
+
+
+def read_settings(run: RunFolder, trial_id: str) -> Certified:
+    """The settings of a trial of a run.
+
+    Raises:
+        SourceError: they are of another version of this program, or not settings.
+    """
+    path = run.trial(trial_id).settings
+    kind: type[Certified] = ForeignModel if "weights" in read_json(path) else Trial
+    try:
+        settings = kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise SourceError(f"{path}: {explain(error, kind)}") from None
+    if settings.trial_id != trial_id:
+        raise SourceError(f"{path}: was written by another version of this program, which names it otherwise")
+    return settings
 
 
 def _trial_named(run: RunFolder, name: str) -> str:
@@ -97,25 +124,30 @@ def _from_factory(text: str) -> Source:
         raise SourceError(f"{text}: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise SourceError(f"{text}: must return a torch.nn.Module, gave {type(model).__name__}")
-    return Source(model.eval(), factory, _hash(model.state_dict()), None, {})
+    model = model.cpu().eval()
+    return Source(model, text, factory, _hash(model.state_dict()), None, {})
 
 
-def _hash(tensors: dict[str, Tensor]) -> str:
+def _hash(state: dict[str, Any]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(state.items()):
+        if not isinstance(tensor, Tensor):  # what a module's get_extra_state gave
+            digest.update(f"{name} {tensor!r}".encode())
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def count_classes(source: Source, images: Tensor, expected: int) -> int:
-    """The number of logits, which must be the data's number of classes.
+def count_classes(source: Source, images: Tensor, fewest: int) -> int:
+    """The number of logits.
 
     Args:
         images: (count, channel, height, width), uint8; one is classified.
+        fewest: classes of the data; a model may know more, of which these images show none.
 
     Raises:
-        SourceError: it is another, or the model cannot take such images.
+        SourceError: there are fewer, they are NaN, or the model cannot take such images.
     """
     try:
         with torch.inference_mode():
@@ -124,8 +156,8 @@ def count_classes(source: Source, images: Tensor, expected: int) -> int:
     except Exception as error:  # a user's own code may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SourceError(f"{source.name} cannot take images {tuple(images.shape[1:])}: {reason[0]}") from error
-    if found != (1, expected):
-        raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, expected)}")
+    if len(found) != 2 or found[0] != 1 or found[1] < fewest:
+        raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, fewest)}")
     if nan:
         raise SourceError(f"{source.name}: the model gave NaN")
-    return expected
+    return int(found[1])

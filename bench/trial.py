@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from bench.settings import Certified, Trial
 from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
+from results.schema import EPOCHS
 from results.shards import evenly_spaced, finished_indices
 
 
@@ -64,7 +65,7 @@ def _record(folder: TrialFolder) -> dict[str, Any]:
 def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
     rows = pq.read_table(source.epochs).to_pylist()
     named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
-    table = pa.Table.from_pylist(named, pq.read_schema(source.epochs))
+    table = pa.Table.from_pylist(named, EPOCHS)
     write_whole(folder.epochs, partial(pq.write_table, table))
     write_whole(folder.model, partial(shutil.copyfile, source.model))
     write_whole(folder.training, partial(shutil.copyfile, source.training))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,11 @@ from scipy.stats import fisher_exact
 
 from bench.certification import certified_rows
 from bench.data import dataset_name, resolve_data
-from bench.hardware import compute_reproducibly
 from bench.models import kind_of
-from bench.settings import Certified, ForeignModel, Trial
+from bench.settings import Certified
 from bench.smoothing import Smoothed
-from bench.sources import from_trial
-from results.folder import RunFolder, read_json
+from bench.sources import Source, from_trial, read_settings
+from results.folder import RunFolder
 from results.run import read_run
 
 SURPRISING = 1e-6
@@ -56,31 +54,32 @@ def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = Non
     """
     rows = read_run(run.path).certificates
     picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
-    compute_reproducibly()
     verdicts = []
-    for trial_id, stored in picked.groupby("trial_id", sort=False):
-        source = from_trial(run, str(trial_id))
-        if source.weights != stored["checkpoint_sha256"].iloc[0]:
-            raise ValueError(f"{run.trial(str(trial_id)).path}: its weights are not those that were certified")
-        settings = stored_settings(run, str(trial_id), data)
-        smoothed = Smoothed(
-            source.model, settings.sigma, len(stored["counts"].iloc[0]), precision=stored["precision"].iloc[0]
-        )
+    for _, stored in picked.groupby("trial_id", sort=False):
+        source, settings, smoothed = open_certified(run, stored, data)
         indices = stored["index"].tolist()
         again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
         verdicts += [_compare(old, new) for old, new in zip(stored.to_dict("records"), again, strict=True)]
     return verdicts
 
 
-def stored_settings(run: RunFolder, trial_id: str, data: str | None) -> Certified:
-    """The settings of a trial, with its images where they are now; ValueError where those are of another data set."""
-    raw = read_json(run.trial(trial_id).settings)
-    settings: Certified = (ForeignModel if "weights" in raw else Trial).model_validate_json(json.dumps(raw))
+def open_certified(run: RunFolder, rows: pd.DataFrame, data: str | None) -> tuple[Source, Certified, Smoothed]:
+    """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
+
+    Raises:
+        ValueError: the model or the images are not those of the rows.
+    """
+    trial_id = str(rows["trial_id"].iloc[0])
+    source, settings = from_trial(run, trial_id), read_settings(run, trial_id)
+    if source.weights != rows["checkpoint_sha256"].iloc[0]:
+        raise ValueError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
     where = resolve_data(data or settings.data)
     name = dataset_name(where)
     if name != settings.dataset:
         raise ValueError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
-    return settings.model_copy(update={"data": where})
+    classes = len(rows["counts"].iloc[0])
+    smoothed = Smoothed(source.model, settings.sigma, classes, precision=rows["precision"].iloc[0])
+    return source, settings.model_copy(update={"data": where}), smoothed
 
 
 def _compare(stored: Mapping[Any, Any], found: dict[str, Any]) -> Verdict:

@@ -79,6 +79,10 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     if missing:
         raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
     merged = pa.concat_tables(tables)
+    for name in ("precision", "classifier"):
+        kinds = merged[name].unique().to_pylist()
+        if len(kinds) > 1:
+            raise MergeError(f"{folder.shards}: {name} is {' and '.join(kinds)}: these are different classifiers")
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
 
 

@@ -25,8 +25,8 @@ CERTIFICATES = pa.schema(
         pa.field("p_lower", pa.float64(), nullable=False),
         pa.field("selected", pa.int64(), nullable=False),  # the class that the n0 copies chose
         pa.field("count_top", pa.int64(), nullable=False),  # counts[selected]
-        # copies drawn: the trial's n; fewer where the estimator is sequential or abstention was certain earlier (such a
-        # row stays an abstention at any alpha); 0: misclassified
+        # copies drawn: the trial's n; fewer where the estimator is sequential or abstention was certain earlier (take
+        # such a row for an abstention at any other alpha too); 0: misclassified
         pa.field("n", pa.int64(), nullable=False),
         pa.field("n0", pa.int64(), nullable=False),
         pa.field("alpha", pa.float64(), nullable=False),

@@ -139,7 +139,8 @@ def caption(run: Run) -> list[str]:
         f"alpha = {_values(trials['alpha'])}, "
         f"{'mean of ' if seeds > 1 else ''}{seeds} training seed{'s' if seeds > 1 else ''}; "
         f"{trained}, "
-        f"certified on {_values(certificates['device'])} in {_values(certificates['precision'])}."
+        f"certified on {_values(certificates['device'])} in {_values(certificates['precision'])} "
+        f"({_values(certificates['engine'])})."
     )
     reasons = []
     if not trials["dataset"].str.match(r"cifar10(?!\d)").all():

@@ -47,7 +47,7 @@ def certify(
     from bench.data import dataset_name, resolve_data
     from bench.grid import explain
     from bench.settings import ForeignModel
-    from bench.single import certify_source
+    from bench.single import certify_source, first_process_first
     from bench.sources import open_model
 
     _log_to_terminal()
@@ -55,13 +55,16 @@ def certify(
         source = open_model(model)
         trial = source.trial
         if trial is not None:
-            sigma, data, name = sigma or trial.sigma, data or trial.data, name or trial.name
+            sigma = trial.sigma if sigma is None else sigma
+            data = trial.data if data is None else data
+            name = trial.name if name is None else name
         for option, value in (("--sigma", sigma), ("--data", data)):
             if value is None:
                 raise UserError(f"{option}: must be given for a model that was not trained by this program")
-        place = resolve_data(str(data))
+        with first_process_first():  # which downloads the data, if it must
+            place = resolve_data(str(data))
         given = {
-            "name": name or source.name,
+            "name": source.name if name is None else name,
             "sigma": sigma,
             "seed": seed if seed is not None else trial.seed if trial else 0,
             "data": place,
@@ -83,9 +86,8 @@ def certify(
         except ValidationError as error:
             raise UserError(explain(error, ForeignModel)) from None
         folder = RunFolder((out or Path("runs") / settings.name).expanduser().absolute())
-        where = str(Path(model).expanduser().absolute()) if trial else model
         try:
-            if certify_source(source, settings, folder, shard_size, where=where):
+            if certify_source(source, settings, folder, shard_size):
                 merge_and_report(folder)
         except KeyboardInterrupt:
             errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
@@ -138,7 +140,7 @@ def attack(
 @perf_app.command("certify")
 def perf_certify(
     model: Annotated[str, typer.Option(help="resnet110 or another of ours, untrained; or RUN/TRIAL.")] = "resnet110",
-    sigma: Annotated[float, typer.Option(help="Noise.")] = 0.25,
+    sigma: Annotated[float | None, typer.Option(help="Noise; that of the training, or .25.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 3,
     images: Annotated[int, typer.Option(min=1, help="Test images to compare bf16 with fp32 (RUN/TRIAL).")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,

@@ -71,7 +71,9 @@ def test_compiled_classifiers_answer_like_eager_ones(precision: str) -> None:
         assert name == "eager"
         fast, name = engine.classifier(SHAPE, COMPILE_FROM)
         assert name == "inductor"
-        batch = images[:1] + 0.5 * torch.randn((engine.batch, *SHAPE), generator=torch.Generator().manual_seed(seed))
+        batch = images[:1] + 0.5 * torch.randn(
+            (engine.batch(SHAPE), *SHAPE), generator=torch.Generator().manual_seed(seed)
+        )
         batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             expected, found = eager(batch), fast(batch)

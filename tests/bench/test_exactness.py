@@ -9,15 +9,18 @@ import sys
 from collections.abc import Iterator
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
+from numpy.random import MT19937, SeedSequence
 
 from bench.decomposition import LinearDecomposition
 from bench.engine import COMPILE_FROM
 from bench.models import build_model
-from bench.randomness import Role, derived_seed
+from bench.randomness import Role, derived_seed, generator
 from bench.smoothing import Smoothed
 
+CPU = torch.device("cpu")
 SCRIPT = """
 import json, sys
 from tests.bench.test_exactness import certified
@@ -47,7 +50,7 @@ def certified(n: int, indices: list[int], precision: str, decomposed: bool) -> l
 
 
 def by_another_process(n: int, indices: list[int], precision: str, decomposed: bool, threads: int) -> list[list[int]]:
-    script = SCRIPT.format(n=n, indices=indices, precision=precision, decomposed=decomposed, threads=threads)
+    script = SCRIPT.format(n=n, indices=indices, precision=precision, decomposed=decomposed)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     counts: list[list[int]] = json.loads(result.stdout)
@@ -80,5 +83,29 @@ def streams() -> Iterator[tuple[int, ...]]:
 
 def test_no_two_streams_are_the_same() -> None:
     keys = set(streams())
-    seeds = {derived_seed(seed, Role(role), *indices) for seed, role, *indices in keys}
-    assert len(seeds) == len(keys) > 800
+    drawn = {bytes(generator(CPU, seed, Role(role), *indices).get_state().numpy()) for seed, role, *indices in keys}
+    assert len(drawn) == len(keys) > 800
+
+
+def test_streams_have_more_than_the_32_bits_that_torch_keeps_of_a_seed() -> None:
+    """Among 160 000 blocks some share the low half of their seed, as SELECT and ESTIMATE of an image might."""
+    blocks_of: dict[int, list[int]] = {}
+    for block in range(160_000):
+        blocks_of.setdefault(derived_seed(5, Role.ESTIMATE, 3, block) & 0xFFFFFFFF, []).append(block)
+    alike = [blocks for blocks in blocks_of.values() if len(blocks) > 1]
+    assert alike
+    for blocks in alike:
+        drawn = [torch.randn(64, generator=generator(CPU, 5, Role.ESTIMATE, 3, block)) for block in blocks]
+        assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_a_stream_is_the_mersenne_twister_with_its_own_state() -> None:
+    """numpy's, given the same words, draws the same: torch's layout of a state is as `generator` takes it to be."""
+    words = SeedSequence([5, Role.SELECT, 2, 3, 4]).generate_state(624, np.uint32).astype(np.uint32)
+    words[0] = 1 << 31
+    twister = MT19937()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    raw = twister.random_raw(2000).astype(np.uint64)
+    expected = ((raw[0::2] << np.uint64(32)) | raw[1::2]) % np.uint64(2**40)
+    drawn = torch.randint(0, 2**40, (1000,), generator=generator(CPU, 5, Role.SELECT, 3, 4))
+    assert drawn.tolist() == expected.tolist()

@@ -23,14 +23,14 @@ from bench.perf import compare_precisions
 from bench.smoothing import Smoothed
 from bench.sources import SourceError, open_model
 from bench.verify import verify_run
-from results import average_certified_radius, read_run
+from results import read_run
 from results.folder import RunFolder, read_json
 from results.merge import merge_run
 from tests.bench.test_cli import bench
 from tests.conftest import small_trial
 
 CERTIFY = {"n": 1000, "n0": 30, "images": 30, "precision": "fp32"}
-TRAIN = {"epochs": 6, "decay_epochs": [5], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
+TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
 
 
 def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
-    found = compare_precisions(open_model(name_of(trained)), 30)
+    found = compare_precisions(open_model(name_of(trained)), 0.25, 30)
     assert found["acr_fp32"] > 0.1
     assert found["acr_fp32"] != found["acr_bf16"]  # another classifier, if only just
     assert abs(found["acr_difference"]) < 0.002
@@ -72,8 +72,9 @@ def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_
     assert (full["n"] > 0).all()
     assert not (full["status"] == "misclassified").any()
     assert not full.loc[left_out, "correct"].any()
-    # other settings are another trial with noise of its own, so the rest agrees statistically
-    assert average_certified_radius(skipped) == pytest.approx(average_certified_radius(full), abs=0.01)
+    assert (skipped["radius"] * skipped["correct"]).tolist() == (full["radius"] * full["correct"]).tolist()
+    tables = [(tmp_path / folder / "tables" / "table_5_1.csv").read_text() for folder in ("skipped", "full")]
+    assert tables[0] == tables[1]
 
 
 def test_sequential_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
