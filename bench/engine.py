@@ -128,10 +128,12 @@ def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Cal
     Returns:
         None, after one message that says why, where compiling does not work; for example without a C++ compiler.
     """
+    from torch._inductor import config as inductor  # takes a second to import
+
     if example.device.type == "cpu":
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": example.device.type == "cuda"}
-    if hasattr(torch._inductor.config, "deterministic"):
+    if hasattr(inductor, "deterministic"):  # not in the oldest torch that will do
         options["deterministic"] = True  # no choice between kernels by how fast they happen to be
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()

@@ -72,11 +72,11 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
     return {"model": source.name} | precisions | speed
 
 
-def compare_precisions(source: Source, sigma: float, images: int) -> dict[str, Any]:
-    """ACR of a trained model in fp32 and in bf16, with the same noise, on evenly spaced test images; n = 10 000."""
+def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPILE_FROM) -> dict[str, Any]:
+    """ACR of a trained model in fp32 and in bf16, with the same noise, on evenly spaced test images."""
     assert source.trial is not None
     trial = source.trial
-    certify = trial.certify.model_copy(update={"n": COMPILE_FROM, "estimator": "fixed"})
+    certify = trial.certify.model_copy(update={"n": n, "estimator": "fixed"})
     settings = trial.model_copy(update={"certify": certify})
     indices = evenly_spaced(len(load_images(trial.data, "test")), images)
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
@@ -87,6 +87,7 @@ def compare_precisions(source: Source, sigma: float, images: int) -> dict[str, A
         radii[precision] = sum(row["radius"] * row["correct"] for row in rows) / len(rows)
     return {
         "precision_images": images,
+        "precision_n": n,
         "acr_fp32": radii["fp32"],
         "acr_bf16": radii["bf16"],
         "acr_difference": radii["bf16"] - radii["fp32"],

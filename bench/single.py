@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -96,30 +96,36 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
         images = load_images(settings.data, "test")
         num_classes = count_classes(source, images.images, images.num_classes)
         evenly_spaced(len(images), settings.certify.images)
+        folder = run.trial(settings.trial_id)
         if state.is_main_process:
             add_trials(run, [settings], replace=False)
-            title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
-            record = {
-                "members": [],
-                **source.training,
-                **title,
-                "checkpoint_sha256": settings.weights,
-                "num_classes": num_classes,
-                "test_images": len(images),
-                "torch_version": torch.__version__,
-                "source": source.where,
-            }
-            write_json(run.trial(settings.trial_id).training, record)
-        smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
-        shards = _agreed(state, lambda: split_shards(images_left(settings, run), shard_size))
-        mine = shards[state.process_index :: state.num_processes]
-        with _unfinished(run.trial(settings.trial_id), state):
+        with _unfinished(folder, state):
+            if state.is_main_process:
+                write_json(folder.training, _record(source, settings, num_classes, len(images)))
+            smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+            shards = _agreed(state, lambda: split_shards(images_left(settings, run), shard_size))
+            mine = shards[state.process_index :: state.num_processes]
             for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
                 certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
             state.wait_for_everyone()
         return bool(state.is_main_process)
     finally:
         work.leave_group()
+
+
+def _record(source: Source, settings: ForeignModel, num_classes: int, test_images: int) -> dict[str, Any]:
+    """training.json of a model that was not trained in this run: what is known of its training, and where it is."""
+    title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
+    return {
+        "members": [],
+        **source.training,
+        **title,
+        "checkpoint_sha256": settings.weights,
+        "num_classes": num_classes,
+        "test_images": test_images,
+        "torch_version": torch.__version__,
+        "source": source.where,
+    }
 
 
 @contextmanager
