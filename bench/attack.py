@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data import load_images
-from bench.randomness import Role, derived_seed
+from bench.randomness import Role, generator
 from bench.settings import Certified
 from bench.smoothing import ABSTAIN, Smoothed
 from bench.verify import open_certified
 from results.folder import RunFolder
 from results.run import read_run
+from results.tables import RADII
 
 INSIDE = 0.999
 """An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
-RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Attacker:
         """What the smoothed classifier says to the attacked image: a class, or −1."""
         device = self.smoothed.device
         key = (index, round(1e6 * radius))
-        draw = torch.Generator(device).manual_seed(derived_seed(self.seed, Role.ATTACK, *key))
+        draw = generator(device, self.seed, Role.ATTACK, *key)
         moved = smoothed_pgd(
             self.model,
             self.images[index].float().to(device) / 255,

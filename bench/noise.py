@@ -17,6 +17,7 @@ BLOCK = {"cpu": 64, "cuda": 256}
 
 
 def block_size(device: torch.device) -> int:
+    """Noisy copies per random stream on `device`."""
     return BLOCK.get(device.type, BLOCK["cpu"])
 
 

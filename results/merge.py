@@ -30,8 +30,8 @@ def merge_run(run: RunFolder) -> list[str]:
         The ids of the trials that are not finished and so not in the files.
 
     Raises:
-        MergeError: gaps, duplicates, mixed checkpoints, counts that do not sum to n, or numbers that do not follow
-            from the counts.
+        MergeError: gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum to n, or numbers that do
+            not follow from the counts.
     """
     certificates, trials, unfinished = [], [], []
     epochs: dict[str, pa.Table] = {}
