@@ -1,15 +1,36 @@
-"""Published numbers, as printed, and what is known to be odd about them."""
+"""Published numbers, as printed, with where they stand and what is known to be odd about them.
+
+`numbers.csv`: source, method, variant (empty: the source's main recipe), network, σ of training and of certification,
+number of test images (empty: not given), ACR, certified accuracies in percent, the largest radius of a log, where in
+the source, note. Numbers of a source whose key ends in _logs are computed from the certification logs that its authors
+published; the others are as printed. `costs.csv`: the thesis's Table 5.2. Tables that take the best of several σ are
+left out.
+"""
 
 from __future__ import annotations
 
-import csv
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
+
+import pandas as pd
 
 # From best to worst, as Table 5.1 of the thesis lists them; other methods follow.
 TABLE_5_1_ORDER = ("ours", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian")
 TABLE_5_2_ORDER = ("gaussian", "consistency", "ours", "ensemble", "macer")
 
-PUBLISHED_SETTING = "CIFAR-10, ResNet-110, n = 100 000, n0 = 100, alpha = 0.001; test images, λ, η and seeds not given"
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers were published."""
+
+    short: str
+    """As in "thesis Table 5.1"."""
+    citation: str
+    setting: str
+    notes: tuple[str, ...] = ()
+    """Sentences: what is odd about its numbers."""
+
 
 NOTES_5_1 = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
@@ -19,32 +40,131 @@ NOTES_5_1 = (
     "The 90-epoch, rate-0.01 recipe is the consistency paper's for MNIST; its recipe for CIFAR-10 reaches ACR 0.552 at "
     "σ = 0.25, against 0.508 here.",
     "MACER's own publication reports 0.556 at σ = 0.25 on test images 500 to 999; on all 10 000 it is 0.531.",
-    "The linear decomposition keeps variances above σ²/5 by section 4.2 and above σ²/10 by section 5.4.",
+    "The linear decomposition keeps variances above σ²/5 by section 4.2 and above σ²/10 by section 5.4; Figure 4.2 "
+    "says 10-fold noise, its text 5-fold.",
+    "λ, η, batch size, weight decay, the subset of images and the seeds are not given.",
 )
 NOTES_5_2 = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
     "Published: one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one noisy copy for Gaussian.",
 )
 
+_ALL = "CIFAR-10, ResNet-110, all 10 000 test images, n = 100 000, n0 = 100, alpha = 0.001"
+_FEW = "CIFAR-10, ResNet-110, 500 test images, n = 100 000, n0 = 100, alpha = 0.001"
+_NOT_1E5 = (
+    "The largest radius of the logs at σ = 0.25 and 0.50 exceeds the limit of n = 100 000 and alpha = 0.001: they were "
+    "made with another n or alpha."
+)
+
+SOURCES = {
+    "thesis": Source(
+        "thesis",
+        "X. Song, Trustworthy and Certified Robustness for Deep Learning, Nanyang Technological University",
+        "CIFAR-10, ResNet-110, n = 100 000, n0 = 100, alpha = 0.001; test images, λ, η and seeds not given",
+        NOTES_5_1,
+    ),
+    "cohen2019": Source(
+        "Cohen et al. 2019",
+        "Cohen, Rosenfeld & Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019; "
+        "tables of the repository locuslab/smoothing",
+        _FEW,
+    ),
+    "cohen2019_logs": Source(
+        "logs of Cohen et al. 2019", "logs of the repository locuslab/smoothing", _FEW, (_NOT_1E5,)
+    ),
+    "salman2019_logs": Source(
+        "logs of Salman et al. 2019",
+        "Salman et al., Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019; "
+        "logs of the repository Hadisalman/smoothing-adversarial",
+        _ALL,
+    ),
+    "zhai2020": Source(
+        "Zhai et al. 2020, Table 1",
+        "Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020",
+        "CIFAR-10, ResNet-110, test images 500 to 999, n = 100 000, n0 = 100, alpha = 0.001",
+        ("On test images 500 to 999 MACER reaches 0.556 at σ = 0.25; on all 10 000 it is 0.531.",),
+    ),
+    "jeong2020_logs": Source(
+        "logs of Jeong & Shin 2020",
+        "Jeong & Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020; "
+        "logs of the repository jh-jeong/smoothing-consistency",
+        _ALL,
+    ),
+    "jeong2021_logs": Source(
+        "logs of Jeong et al. 2021",
+        "Jeong et al., SmoothMix: Training Confidence-calibrated Smoothed Classifiers for Certified Robustness, "
+        "NeurIPS 2021; logs of the repository jh-jeong/smoothmix",
+        _ALL,
+    ),
+    "jeong2023_logs": Source(
+        "logs of Jeong et al. 2023",
+        "Jeong, Kim & Shin, Confidence-aware Training of Smoothed Classifiers for Certified Robustness, AAAI 2023; "
+        "logs of the repository alinlab/smoothing-catrs",
+        _ALL,
+    ),
+    "aces2022_logs": Source(
+        "logs of Horváth et al. 2022",
+        "Horváth et al., Robust and Accurate: Compositional Architectures for Randomized Smoothing, 2022; "
+        "logs of the repository eth-sri/ACES",
+        _FEW,
+    ),
+    "sun2025": Source(
+        "Sun et al. 2025, Table 2",
+        "Sun et al., Average Certified Radius is a Poor Metric for Randomized Smoothing, arXiv 2410.06895",
+        f"{_ALL}; Gaussian with four noisy copies",
+        ("The authors' own logs (sun2025_logs) differ from the printed table by up to 0.02 in ACR.",),
+    ),
+    "sun2025_logs": Source(
+        "logs of Sun et al. 2025", "logs of the repository eth-sri/acr-weakness, of the paper of sun2025", _ALL
+    ),
+}
+
 Key = tuple[float, str]
+RADIUS_COLUMNS = tuple(f"r{quarter / 4:.2f}" for quarter in range(10))
 
 
-def table_5_1() -> dict[Key, dict[str, float]]:
-    """(σ, method) -> "acr" and "r0.00" … "r1.75"; accuracies in percent."""
-    return _read("table_5_1.csv")
+def reference(source: str = "thesis") -> dict[Key, dict[str, float]]:
+    """(σ, method) -> "acr" and "r0.00" … "r2.25", as far as they are given; accuracies in percent.
+
+    The main recipe of each method on ResNet-110, certified with the σ it was trained with.
+
+    Raises:
+        ValueError: an unknown source.
+    """
+    find_source(source)
+    rows = numbers()
+    plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
+    return _by_key(rows[plain & (rows["source"] == source)], ["acr", *RADIUS_COLUMNS])
 
 
-def table_5_2() -> dict[Key, dict[str, float]]:
-    """(σ, method) -> "acr", "accuracy_percent", "memory_gb", "runtime_hours"."""
-    return _read("table_5_2.csv")
+def costs(source: str = "thesis") -> dict[Key, dict[str, float]]:
+    """(σ, method) -> "acr", "accuracy_percent", "memory_gb", "runtime_hours"; only the thesis gives them."""
+    rows = _read("costs.csv")
+    return _by_key(rows[rows["source"] == source], ["acr", "accuracy_percent", "memory_gb", "runtime_hours"])
 
 
-def _read(name: str) -> dict[Key, dict[str, float]]:
+def find_source(name: str) -> Source:
+    """The source of that key; ValueError names the known ones."""
+    if name not in SOURCES:
+        raise ValueError(f"unknown source of published numbers {name!r}; known: {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def numbers() -> pd.DataFrame:
+    """All of numbers.csv, one row per model; NaN where a source does not give a number."""
+    return _read("numbers.csv")
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
     with (resources.files(__name__) / name).open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        frame: pd.DataFrame = pd.read_csv(file)
+    words = [name for name in ("variant", "note", "where") if name in frame]
+    return frame.fillna(dict.fromkeys(words, ""))
+
+
+def _by_key(rows: pd.DataFrame, columns: list[str]) -> dict[Key, dict[str, float]]:
     return {
-        (float(row["sigma"]), row["method"]): {
-            key: float(value) for key, value in row.items() if key not in ("sigma", "method")
-        }
-        for row in rows
+        (float(row["sigma"]), str(row["method"])): {name: float(row[name]) for name in columns if pd.notna(row[name])}
+        for row in rows.to_dict("records")
     }
