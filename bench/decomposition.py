@@ -23,6 +23,20 @@ class Spectrum:
         """The directions whose variance exceeds `threshold`, (pixels, kept)."""
         return self.directions[:, self.variances > threshold]
 
+    def decomposition(self, sigma: float, ratio: float) -> LinearDecomposition:
+        """The decomposition that keeps the directions whose variance exceeds ratio · σ².
+
+        Raises:
+            ValueError: no direction is above the threshold.
+        """
+        basis = self.keep(ratio * sigma**2)
+        if basis.shape[1] == 0:
+            raise ValueError(
+                f"the linear decomposition keeps nothing: the largest variance of the training images is "
+                f"{float(self.variances[0]):.3g}, the threshold {ratio:g} · {sigma:g}² = {ratio * sigma**2:.3g}"
+            )
+        return LinearDecomposition(self.mean, basis)
+
 
 def spectrum_of(images: Tensor) -> Spectrum:
     """PCA of images (count, 3, height, width), uint8: mean-centred, not augmented, variances over count − 1.
@@ -70,19 +84,3 @@ class LinearDecomposition(nn.Module):
     def reconstruct(self, coordinates: Tensor, shape: torch.Size) -> Tensor:
         """μ + W c: (batch, kept) -> (batch, *shape)."""
         return (self.mean + coordinates @ self.basis.T).view(-1, *shape)
-
-
-def fit_decomposition(images: Tensor, sigma: float, ratio: float) -> LinearDecomposition:
-    """The decomposition that keeps the directions of `images` whose variance exceeds ratio · σ².
-
-    Raises:
-        ValueError: no direction is above the threshold.
-    """
-    spectrum = spectrum_of(images)
-    basis = spectrum.keep(ratio * sigma**2)
-    if basis.shape[1] == 0:
-        raise ValueError(
-            f"the linear decomposition keeps nothing: the largest variance of the training images is "
-            f"{float(spectrum.variances[0]):.3g}, the threshold {ratio:g} · {sigma:g}² = {ratio * sigma**2:.3g}"
-        )
-    return LinearDecomposition(spectrum.mean, basis)

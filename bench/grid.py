@@ -15,7 +15,7 @@ from bench.settings import CertifySettings, Option, PositiveInt, Settings, Sigma
 from methods import METHODS, get_method
 
 Item = TypeVar("Item", str, int, float)
-SHIPPED = ("smoke", "lite", "thesis", "paper")
+SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
 
 
 class GridError(ValueError):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.augment import crop_and_flip, random_shifts
 from bench.data import DataError, ImageSet, dataset_name, load_images
-from bench.decomposition import fit_decomposition, spectrum_of
+from bench.decomposition import spectrum_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not part of the repository")
@@ -156,7 +156,7 @@ def test_decomposition_is_an_orthogonal_projection_on_the_principal_directions(c
     assert torch.allclose(basis.T @ basis, torch.eye(11, dtype=torch.float64), atol=1e-9)
     assert torch.allclose(covariance @ basis, basis * variances[:11], atol=1e-9)
 
-    layer = fit_decomposition(images, 0.5, threshold / 0.25)
+    layer = spectrum_of(images).decomposition(0.5, threshold / 0.25)
     x = torch.rand(5, 3, 4, 4)
     once = layer(x)
     assert torch.allclose(layer(once), once, atol=1e-5)
@@ -169,7 +169,7 @@ def test_decomposition_is_an_orthogonal_projection_on_the_principal_directions(c
 def test_decomposition_that_keeps_nothing_is_refused() -> None:
     images = torch.from_numpy(random_pixels(10, 4)).permute(0, 3, 1, 2)
     with pytest.raises(ValueError, match="keeps nothing"):
-        fit_decomposition(images, 100.0, 1.0)
+        spectrum_of(images).decomposition(100.0, 1.0)
 
 
 def test_crop_and_flip_equals_the_plain_way() -> None:
