@@ -1,0 +1,70 @@
+// Which methods the charts show, and how: one choice for all of them.
+const look = {
+  methods: new Map(),
+  hidden: new Set(),
+  bands: false,
+  listeners: [],
+  of(method) {
+    return this.methods.get(method);
+  },
+  changed(listener) {
+    this.listeners.push(listener);
+  },
+  tell() {
+    for (const listener of this.listeners) listener();
+  },
+};
+
+const percent = (value) => `${value.toFixed(1)} %`;
+const RADIUS = { xLabel: "ℓ2 radius", xName: "radius", yLabel: "certified accuracy (%)", top: 100, shape: "pre", text: percent };
+const P_A = { xLabel: "p_A", xName: "p_A", yLabel: "images up to this p_A (%)", top: 100, shape: "post", text: percent };
+const EPOCH = { xLabel: "epoch", xName: "epoch", shape: "straight", begin: "end" };
+const ACCURACY = { ...EPOCH, yLabel: "noisy test accuracy (%)", top: 100, text: percent };
+const LOSS = { ...EPOCH, yLabel: "loss", text: (value) => value.toPrecision(4) };
+
+function buildCharts(content) {
+  for (const method of content.methods) look.methods.set(method.method, method);
+  section("charts").prepend(toolbar(content));
+  const { certified, p_a, accuracy, loss, cost } = content.charts;
+  section("curves").append(
+    ...block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
+      "Share of all test images that are predicted correctly with at least this certified radius; mean over the training "
+      + "seeds. Circles: published. Move along a chart with the pointer, a finger or the arrow keys."),
+    ...block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
+      "p_A: share of an image’s noisy copies that are classified as its label. At 1/2 stand all images below it and those "
+      + "for which nothing was estimated. Of imported certificates the lower bound of p_A is drawn."));
+  section("training").append(...(accuracy.length
+    ? [...block("Accuracy on noisy test images", accuracy.map((panel) => chart(ACCURACY, panel)),
+      "Of the network itself, on one noisy copy of each test image, after each epoch; mean over the models trained."),
+    ...block("Training loss", loss.map((panel) => chart(LOSS, panel)),
+      "Mean over the images of an epoch. Methods have losses of their own: their heights do not compare.")]
+    : [html("p", {}, "No model of this run was trained in it.")]));
+  const hours = { xLabel: "hours × workers, training and certification", yLabel: "ACR" };
+  section("cost").append(...(cost.length
+    ? block("ACR against cost", cost.map((panel) => scatter(hours, panel)),
+      "Means over the training seeds. Memory, speed and energy are in the table of costs.")
+    : [html("p", {}, "No model of this run was trained in it, so its cost is not known.")]));
+}
+
+function block(title, panels, caption) {
+  return [html("h3", {}, title), html("div", { class: "panels" }, panels), html("p", { class: "caption" }, caption)];
+}
+
+function toolbar(content) {
+  const toggle = (name, pressed, press, ...children) => {
+    const button = html("button", { type: "button", "aria-pressed": String(pressed), "data-toggle": name }, ...children);
+    button.addEventListener("click", () => {
+      const now = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(now));
+      press(now);
+      look.tell();
+    });
+    return button;
+  };
+  const methods = content.methods.map((method) => toggle(method.method, true, (on) => {
+    if (on) look.hidden.delete(method.method);
+    else look.hidden.add(method.method);
+  }, swatch(method), method.title));
+  const bands = toggle("", false, (on) => { look.bands = on; }, "95 % bands");
+  return html("div", { class: "toolbar", role: "group", "aria-label": "Shown in all charts" }, methods, bands);
+}
