@@ -14,10 +14,9 @@ from bench.data import load_images
 from bench.randomness import Role, generator
 from bench.settings import Certified
 from bench.smoothing import ABSTAIN, Smoothed
-from bench.verify import open_certified
+from bench.verify import open_certified, rows_with_a_model
 from results.folder import RunFolder
-from results.run import read_run
-from results.tables import RADII
+from results.metrics import RADII
 
 INSIDE = 0.999
 """An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
@@ -72,7 +71,7 @@ def attack_run(
     Raises:
         FileNotFoundError, SchemaError, DataError, SourceError, CheckpointError: as `bench.verify.verify_run`.
     """
-    certificates = read_run(run.path).certificates
+    certificates = rows_with_a_model(run)
     inside, accuracy = [], []
     for trial_id, rows in certificates.groupby("trial_id", sort=False):
         picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))

@@ -11,6 +11,7 @@ import torch
 
 from bench.checkpoint import load_model
 from bench.data import load_images
+from bench.energy import EnergyMeter
 from bench.hardware import device_name
 from bench.models import kind_of
 from bench.settings import Certified, Trial
@@ -66,8 +67,11 @@ def certified_rows(
         labels=labels if certify.skip_misclassified else None,
         estimator=certify.estimator,
     )
-    return [
-        {
+    meter = EnergyMeter(smoothed.device)
+    rows, spent = [], meter.joules()
+    for index, label, certificate in zip(indices, labels, certificates, strict=True):
+        before, spent = spent, meter.joules()
+        row = {
             **vars(certificate),
             "trial_id": settings.trial_id,
             "method": settings.name,
@@ -83,9 +87,10 @@ def certified_rows(
             "device": device_name(smoothed.device),
             "torch_version": torch.__version__,
             "checkpoint_sha256": sha256,
+            "joules": None if before is None or spent is None else spent - before,
         }
-        for index, label, certificate in zip(indices, labels, certificates, strict=True)
-    ]
+        rows.append(row)
+    return rows
 
 
 @lru_cache(maxsize=1)

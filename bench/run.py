@@ -7,13 +7,14 @@ from dataclasses import asdict
 
 import torch
 
-from bench.description import RunError, add_trials
 from bench.grid import Grid
 from bench.hardware import usable_cores
 from bench.settings import Trial
+from bench.thumbnails import keep_thumbnails
 from bench.trial import is_certified, is_trained
 from bench.work import Task
 from cluster import GangSize, Job, Work, run_jobs
+from results.description import RunError, add_trials
 from results.folder import RunFolder, write_json
 
 WORK = Work(
@@ -54,6 +55,7 @@ def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize, *, fresh: 
         shutil.rmtree(run.path)
     trials = grid.trials(dataset)
     add_trials(run, trials, grid=grid.model_dump(), gang=asdict(size))
+    keep_thumbnails(run, trials)
     return trials
 
 

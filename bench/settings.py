@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal, Self
 
@@ -82,6 +83,11 @@ class Certified(Settings):
     def trial_id(self) -> str:
         """Readable prefix and hash of all settings."""
         return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{_digest(self._identity(without=set()))}"
+
+    @property
+    def members(self) -> Sequence[Trial]:
+        """The trials whose models form this one, if it is an ensemble."""
+        return []
 
     @property
     def noise_seed(self) -> int:

@@ -19,14 +19,15 @@ from rich.progress import track
 from bench import work
 from bench.certification import certify_images, split_shards
 from bench.data import dataset_name, load_images, resolve_data
-from bench.description import add_trials
 from bench.grid import explain
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
 from bench.sources import Source, count_classes
+from bench.thumbnails import keep_thumbnails
 from bench.training import train
 from bench.trial import images_left
+from results.description import add_trials
 from results.folder import RunFolder, TrialFolder, write_json
 from results.shards import evenly_spaced
 
@@ -58,6 +59,7 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
 def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
     if state.is_main_process:
         add_trials(run, [trial])
+        keep_thumbnails(run, [trial])
     with _unfinished(run.trial(trial.trial_id), state):
         _finish(trial, run, shard_size, state)
 
@@ -99,6 +101,7 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
         folder = run.trial(settings.trial_id)
         if state.is_main_process:
             add_trials(run, [settings], replace=False)
+            keep_thumbnails(run, [settings])
         with _unfinished(folder, state):
             if state.is_main_process:
                 write_json(folder.training, _record(source, settings, num_classes, len(images)))

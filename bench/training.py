@@ -19,14 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from bench.augment import crop_and_flip
 from bench.batches import batches
 from bench.checkpoint import load_tensors, restore_classifier, save_tensors
 from bench.data import ImageSet, load_images
-from bench.decomposition import LinearDecomposition, fit_decomposition
+from bench.decomposition import LinearDecomposition, Spectrum, spectrum_of
+from bench.energy import EnergyMeter
 from bench.hardware import (
     compute_reproducibly,
     device_name,
@@ -39,7 +40,7 @@ from bench.models import build_model
 from bench.randomness import Role, derived_seed, generator
 from bench.settings import Trial
 from results.folder import RunFolder, TrialFolder, sha256_of, write_json, write_whole
-from results.schema import EPOCHS
+from results.schema import EPOCHS, SPECTRA
 
 EVALUATION_BATCH = 500
 
@@ -88,6 +89,8 @@ class Progress:
     """Wall clock of the finished epochs."""
     memory_bytes: int = 0
     """Peak over the finished epochs, summed over the workers."""
+    joules: float | None = 0.0
+    """Of the accelerators in the finished epochs; None where a driver reports nothing."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """Finished epochs, as rows of epochs.parquet."""
 
@@ -99,6 +102,7 @@ def run_training(
     started = time.perf_counter()
     device = accelerator.device
     restart_peak_memory(device)
+    meter = EnergyMeter(device)
     model, momentum, progress = _start_or_continue(trial, folder, train_set, accelerator)
     if device.type == "cuda" and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -109,7 +113,7 @@ def run_training(
         parallel = accelerator.prepare(model)
     images, labels = train_set.images.to(device), train_set.labels.to(device)
     test = ImageSet(test_set.images.to(device), test_set.labels.to(device), test_set.num_classes)
-    earlier_seconds = progress.seconds
+    earlier_seconds, earlier_joules = progress.seconds, progress.joules
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
         epoch_started = time.perf_counter()
@@ -135,6 +139,8 @@ def run_training(
             }
         )
         progress.seconds = earlier_seconds + time.perf_counter() - started
+        joules = _joules_of_all(meter)
+        progress.joules = None if joules is None or earlier_joules is None else earlier_joules + joules
         progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
         if accelerator.is_main_process:
             _save_checkpoint(trial, folder, model, optimizer, progress)
@@ -214,7 +220,7 @@ def _start_or_continue(
                 f"the workers read checkpoints of different epochs ({epochs}); run the same command again"
             )
         return model, momentum, progress
-    decomposition = _shared_decomposition(trial, train_set, accelerator)
+    decomposition = _shared_decomposition(trial, folder, train_set, accelerator)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
@@ -230,16 +236,28 @@ def _first_rank_sees(path: Path) -> bool:
     return seen[0]
 
 
-def _shared_decomposition(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> LinearDecomposition | None:
-    """The decomposition of the training images, computed by the first rank for all."""
+def _shared_decomposition(
+    trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator
+) -> LinearDecomposition | None:
+    """The decomposition of the training images, computed by the first rank for all, which also writes the spectrum."""
     if trial.decomposition_ratio is None:
         return None
     fitted: list[Any] = [None]
     if accelerator.is_main_process:
-        fitted = [fit_decomposition(train_set.images, trial.sigma, trial.decomposition_ratio)]
+        spectrum = spectrum_of(train_set.images)
+        fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio)]
+        _save_spectrum(trial, folder, spectrum, len(train_set))
     broadcast_object_list(fitted)
     decomposition: LinearDecomposition = fitted[0]
     return decomposition
+
+
+def _save_spectrum(trial: Trial, folder: TrialFolder, spectrum: Spectrum, images: int) -> None:
+    rows = [
+        {"dataset": trial.dataset, "images": images, "component": component, "variance": variance}
+        for component, variance in enumerate(spectrum.variances.tolist())
+    ]
+    write_whole(folder.spectrum, lambda path: pq.write_table(pa.Table.from_pylist(rows, SPECTRA), path))
 
 
 def _make_optimizer(trial: Trial, model: nn.Module, momentum: dict[str, Tensor]) -> torch.optim.SGD:
@@ -265,6 +283,12 @@ def _share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 def _memory_of_all(accelerator: Accelerator) -> int:
     peak = torch.tensor(float(peak_memory_bytes(accelerator.device)), device=accelerator.device, dtype=torch.float64)
     return int(accelerator.reduce(peak, "sum"))
+
+
+def _joules_of_all(meter: EnergyMeter) -> float | None:
+    """Summed over the accelerators of the group, each once."""
+    found = dict(gather_object([(meter.identity, meter.joules())]))
+    return None if None in found.values() else sum(found.values())
 
 
 def _save_checkpoint(
@@ -309,6 +333,7 @@ def _finish(
             "decomposition_kept": None if decomposition is None else decomposition.basis.shape[1],
             "train_seconds": progress.seconds,
             "train_copies_per_second": trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+            "train_joules": progress.joules,
             "memory_bytes": progress.memory_bytes,
             "member_memory_bytes": progress.memory_bytes,
             "memory_kind": memory_kind(device),

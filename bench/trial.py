@@ -67,6 +67,8 @@ def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
     named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
     table = pa.Table.from_pylist(named, EPOCHS)
     write_whole(folder.epochs, partial(pq.write_table, table))
+    if source.spectrum.exists():
+        write_whole(folder.spectrum, partial(shutil.copyfile, source.spectrum))
     write_whole(folder.model, partial(shutil.copyfile, source.model))
     write_whole(folder.training, partial(shutil.copyfile, source.training))
 
@@ -79,6 +81,7 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
     hashes = "\n".join(record["checkpoint_sha256"] for record in records)
     seconds = sum(record["train_seconds"] for record in records)
     copies = sum(record["train_seconds"] * record["train_copies_per_second"] for record in records)
+    joules = [record["train_joules"] for record in records]
     joined = records[0] | {
         "training_id": trial.training_id,
         "title": trial.objective.title,
@@ -86,6 +89,7 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
         "members": [member.trial_id for member in trial.members],
         "train_seconds": seconds,
         "train_copies_per_second": copies / seconds,
+        "train_joules": None if None in joules else sum(joules),
         "memory_bytes": sum(record["memory_bytes"] for record in records),
         "member_memory_bytes": max(record["memory_bytes"] for record in records),
     }

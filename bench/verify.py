@@ -50,9 +50,9 @@ def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = Non
     Raises:
         FileNotFoundError, SchemaError: no merged run there.
         DataError, SourceError, CheckpointError: the data or the model is not to be had.
-        ValueError: the data is another.
+        ValueError: the data is another; or all rows are of imported logs.
     """
-    rows = read_run(run.path).certificates
+    rows = rows_with_a_model(run)
     picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
     verdicts = []
     for _, stored in picked.groupby("trial_id", sort=False):
@@ -61,6 +61,20 @@ def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = Non
         again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
         verdicts += [_compare(old, new) for old, new in zip(stored.to_dict("records"), again, strict=True)]
     return verdicts
+
+
+def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
+    """The certificates of a merged run, without those of imported logs, of which there is no model.
+
+    Raises:
+        FileNotFoundError, SchemaError: no merged run there.
+        ValueError: no others.
+    """
+    certificates = read_run(run.path).certificates
+    rows = certificates[certificates["estimator"] != "imported"]
+    if rows.empty:
+        raise ValueError(f"{run.path}: holds imported logs only, so there is no model to try")
+    return rows.astype({"selected": "int64", "count_top": "int64"})
 
 
 def open_certified(run: RunFolder, rows: pd.DataFrame, data: str | None) -> tuple[Source, Certified, Smoothed]:

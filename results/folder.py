@@ -40,6 +40,11 @@ class TrialFolder:
         return self.path / "epochs.parquet"
 
     @property
+    def spectrum(self) -> Path:
+        """Principal variances of the training images; only where the model has a linear decomposition."""
+        return self.path / "spectrum.parquet"
+
+    @property
     def shards(self) -> Path:
         return self.path / "shards"
 
@@ -81,6 +86,18 @@ class RunFolder:
     @property
     def epochs(self) -> Path:
         return self.path / "epochs.parquet"
+
+    @property
+    def spectra(self) -> Path:
+        return self.path / "spectra.parquet"
+
+    @property
+    def thumbnails(self) -> Path:
+        return self.path / "thumbnails.parquet"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def tables(self) -> Path:

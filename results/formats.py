@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import math
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from results.tables import Column, ResultTable, Row
+
+DAGGER = "†"
+NOTES = "Of the published numbers"
+_SUFFIXES = (
+    "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_published_outside",
+)  # fmt: skip
 
 
 def number(value: float | None, column: Column) -> str:
@@ -23,36 +29,46 @@ def number(value: float | None, column: Column) -> str:
 
 
 def to_markdown(table: ResultTable) -> str:
-    """Measured, best in bold, with the published value in parentheses."""
+    """Measured, best in bold, ± spread over seeds, [interval], (published, difference)."""
     headings = ["σ", "method", *(_heading(column) for column in table.columns)]
     lines = [f"**{table.title}**", "", _pipes(headings), _pipes(["---:", "---", *["---:"] * len(table.columns)])]
     for row in table.rows:
-        cells = [_cell(table, row, column, "**{}**".format, " ({})".format) for column in table.columns]
-        lines.append(_pipes([f"{row.sigma:.2f}", row.title, *cells]))
-    lines += ["", " ".join(table.caption)]
+        cells = []
+        for column in table.columns:
+            value = number(row.measured.get(column.key), column)
+            parts = [f"**{value}**" if table.best(row, column) else value, spread(row, column)]
+            parts += [_brackets(interval(row, column)), _parentheses(reference(row, column))]
+            cells.append(" ".join(part for part in parts if part))
+        lines.append(_pipes([f"{row.sigma:.2f}", row.title.replace("|", "\\|"), *cells]))
+    lines += ["", " ".join([*_legend(table), *table.setting, *table.caption])]
     if table.notes:
-        lines += ["", "Of the published numbers:", "", *(f"- {note}" for note in table.notes)]
+        lines += ["", f"{NOTES}:", "", *(f"- {note}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
 
 def to_csv(table: ResultTable) -> str:
-    """Full precision; a column for each measured value and one for each published one."""
+    """Full precision. For each column of the table: the measured value, the ends of its interval, standard deviation
+    and values of the seeds, the published value, and whether that lies outside; all but the first only where known."""
+    header, values = ["sigma", "method"], [[str(row.sigma), row.method] for row in table.rows]
+    for key in (column.key for column in table.columns):
+        cells: list[dict[str, object]] = [_csv_cell(row, key) for row in table.rows]
+        for suffix in _SUFFIXES:
+            if suffix == "" or any(cell[suffix] is not None for cell in cells):
+                header.append(key + suffix)
+                for line, cell in zip(values, cells, strict=True):
+                    line.append("" if cell[suffix] is None else str(cell[suffix]))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = [column.key for column in table.columns]
-    writer.writerow(["sigma", "method", *keys, *(f"{key}_published" for key in keys)])
-    for row in table.rows:
-        values = [*(row.measured.get(key) for key in keys), *(row.published.get(key) for key in keys)]
-        writer.writerow([row.sigma, row.method, *values])
+    csv.writer(text, lineterminator="\n").writerows([header, *values])
     return text.getvalue()
 
 
 def to_latex(table: ResultTable) -> str:
-    """A table environment that needs the package booktabs; published values small and in parentheses."""
+    """A table environment that needs the package booktabs: intervals and published numbers small, in lines of their
+    own below the measured ones."""
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escape(table.title)}. {_escape(' '.join(table.caption))}}}",
+        rf"\caption{{{_escape(table.title)}. {_escape(' '.join([*_legend(table), *table.setting, *table.caption]))}}}",
     ]
     lines += [rf"\label{{tab:{table.name.replace('_', '-')}}}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}"]
     headings = [r"$\sigma$", "method", *(_escape(_heading(column)) for column in table.columns)]
@@ -61,34 +77,55 @@ def to_latex(table: ResultTable) -> str:
         new = position == 0 or table.rows[position - 1].sigma != row.sigma
         if new and position:
             lines.append(r"\midrule")
-        cells = [
-            _cell(table, row, column, r"\textbf{{{}}}".format, r" {{\scriptsize({})}}".format)
-            for column in table.columns
-        ]
+        cells = []
+        for column in table.columns:
+            value = number(row.measured.get(column.key), column)
+            bold = rf"\textbf{{{value}}}" if table.best(row, column) else value
+            cells.append(f"{bold} {_escape(spread(row, column))}".strip())
         lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+        intervals = [_brackets(interval(row, column)) for column in table.columns]
+        published = [_parentheses(reference(row, column)) for column in table.columns]
+        for below in (intervals, published):
+            if any(below):
+                small = [rf"{{\scriptsize {_escape(cell)}}}" if cell else "" for cell in below]
+                lines.append(" & ".join(["", "", *small]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        lines += ["", r"\medskip\footnotesize", _escape(f"{NOTES}: {' '.join(table.notes)}")]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def to_terminal(table: ResultTable) -> RenderableType:
-    """Measured above, published below it and dim, so that the table fits 80 columns."""
+    """Measured, below it the wider half of its interval, below that the published number, so that the table fits 80
+    columns; differences, exact intervals and the setting, the same for every table of a run, are in the files."""
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column("σ")
-    grid.add_column("method")
+    grid.add_column("method", overflow="fold")
     for column in table.columns:
-        grid.add_column(_heading(column), justify="right", no_wrap=True)
+        grid.add_column(_heading(column).replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
+    with_intervals, with_published = any(row.intervals for row in table.rows), any(row.published for row in table.rows)
+    # Where a † stands in a column, the other lines keep its place free.
+    padding = {column.key: " " * any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
     for position, row in enumerate(table.rows):
         new = position == 0 or table.rows[position - 1].sigma != row.sigma
         if new and position:
             grid.add_section()
         cells = []
         for column in table.columns:
-            value = number(row.measured.get(column.key), column)
+            value = number(row.measured.get(column.key), column) + padding[column.key]
             cell = Text(value, "bold green" if table.best(row, column) else "")
-            if any(other.published for other in table.rows):
-                cell.append(f"\n{_parenthesised(row, column)}", "dim not bold")
+            if row.intervals:
+                cell.append(f"\n{_half_width(row, column)}{padding[column.key]}", "dim not bold")
+            if row.published:
+                shown = as_printed(row.published.get(column.key), column)
+                mark = DAGGER if row.is_outside(column.key) else padding[column.key]
+                cell.append(f"\n{shown}{mark}", "dim not bold")
             cells.append(cell)
         grid.add_row(f"{row.sigma:.2f}" if new else "", Text(row.title), *cells)
-    return Group(Text(table.title, "bold"), grid, Text(" ".join(table.caption), "italic"))
+    below = ["± the wider half of its interval"] * with_intervals + ["the published number"] * with_published
+    legend = [f"Below each number: {', then '.join(below)}."] if below else []
+    notes = ["What is odd about the published numbers stands under the table's file."] if table.notes else []
+    return Group(Text(table.title, "bold"), grid, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
 
 
 def as_printed(value: float | None, column: Column) -> str:
@@ -96,23 +133,76 @@ def as_printed(value: float | None, column: Column) -> str:
     return f"{value:g}" if value is not None and column.decimals is None else number(value, column)
 
 
+def interval(row: Row, column: Column) -> str:
+    """ "0.531, 0.553"; empty where there is none."""
+    found = row.intervals.get(column.key)
+    if found is None or math.isnan(found.lower):
+        return ""
+    return f"{number(found.lower, column)}, {number(found.upper, column)}"
+
+
+def spread(row: Row, column: Column) -> str:
+    """ "±0.004", the standard deviation over seeds; empty for one seed."""
+    value = row.spread(column.key)
+    return "" if value is None else f"±{number(value, column)}"
+
+
+def reference(row: Row, column: Column) -> str:
+    """ "0.542, −0.184†": the published number, measured minus published, † where it is outside our interval."""
+    if column.key not in row.published:
+        return ""
+    difference = row.difference(column.key)
+    signed = ""
+    if difference is not None:
+        signed = f", {'−' if difference < 0 else '+'}{number(abs(difference), column)}"
+    return as_printed(row.published[column.key], column) + signed + (DAGGER if row.is_outside(column.key) else "")
+
+
+def _legend(table: ResultTable) -> list[str]:
+    """What a cell of a file holds, in a sentence; nothing where it holds one number."""
+    parts = {
+        "measured": True,
+        "± spread over seeds": any(row.seeds for row in table.rows),
+        "[interval]": any(row.intervals for row in table.rows),
+        "(published, measured − published)": any(row.published for row in table.rows),
+    }
+    shown = [part for part, there in parts.items() if there]
+    return [f"Each cell: {' '.join(shown)}."] if len(shown) > 1 else []
+
+
+def _csv_cell(row: Row, key: str) -> dict[str, object]:
+    found = row.intervals.get(key)
+    values: tuple[object, ...] = (
+        row.measured.get(key),
+        None if found is None or math.isnan(found.lower) else found.lower,
+        None if found is None or math.isnan(found.upper) else found.upper,
+        row.spread(key),
+        " ".join(map(str, row.seeds[key])) if row.seeds.get(key) else None,
+        row.published.get(key),
+        row.difference(key),
+        row.is_outside(key) if key in row.published and key in row.intervals else None,
+    )
+    return dict(zip(_SUFFIXES, values, strict=True))
+
+
+def _half_width(row: Row, column: Column) -> str:
+    found = row.intervals.get(column.key)
+    if found is None or math.isnan(found.lower):
+        return ""
+    value = row.measured[column.key]
+    return f"±{number(max(found.upper - value, value - found.lower), column)}"
+
+
 def _heading(column: Column) -> str:
     return f"{column.heading} ({column.unit})" if column.unit else column.heading
 
 
-def _parenthesised(row: Row, column: Column) -> str:
-    value = as_printed(row.published.get(column.key), column)
-    return f"({value})" if value else ""
+def _brackets(text: str) -> str:
+    return f"[{text}]" if text else ""
 
 
-def _cell(
-    table: ResultTable, row: Row, column: Column, bold: Callable[[str], str], published: Callable[[str], str]
-) -> str:
-    text = number(row.measured.get(column.key), column)
-    if table.best(row, column):
-        text = bold(text)
-    reference = as_printed(row.published.get(column.key), column)
-    return text + (published(reference) if reference else "")
+def _parentheses(text: str) -> str:
+    return f"({text})" if text else ""
 
 
 def _pipes(cells: list[str]) -> str:
@@ -120,6 +210,7 @@ def _pipes(cells: list[str]) -> str:
 
 
 LATEX = {"\\": r"\textbackslash{}", "σ": r"$\sigma$", "λ": r"$\lambda$", "η": r"$\eta$", "²": r"$^2$", "×": r"$\times$"}
+LATEX |= {"\u00a0": "~", "±": r"$\pm$", "†": r"$^\dagger$", "−": r"$-$", ">": r"$>$", "á": r"\'a"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_whole
-from results.schema import CERTIFICATES, EPOCHS, TRIALS, check_schema
+from results.logs import check_imported
+from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, check_schema
 from results.sequential import sample_sizes
 from results.shards import evenly_spaced, read_shard
 
@@ -24,7 +25,7 @@ class MergeError(ValueError):
 
 
 def merge_run(run: RunFolder) -> list[str]:
-    """Write the run's three Parquet files from its finished trials, in the order of the grid.
+    """Write the run's Parquet files from its finished trials, in the order of the grid.
 
     Returns:
         The ids of the trials that are not finished and so not in the files.
@@ -35,6 +36,7 @@ def merge_run(run: RunFolder) -> list[str]:
     """
     certificates, trials, unfinished = [], [], []
     epochs: dict[str, pa.Table] = {}
+    spectra: dict[tuple[str, int], pa.Table] = {}
     for trial_id in run.trial_ids():
         folder = run.trial(trial_id)
         if not folder.training.exists() or folder.state.exists():
@@ -46,10 +48,15 @@ def merge_run(run: RunFolder) -> list[str]:
         trials.append(_trial_row(trial_id, settings, training, rows))
         for trained in training["members"] or [trial_id]:
             if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
-                epochs.setdefault(trained, _read_epochs(run.trial(trained).epochs))
+                epochs.setdefault(trained, _read(run.trial(trained).epochs, EPOCHS))
+            if run.trial(trained).spectrum.exists():
+                spectrum = _read(run.trial(trained).spectrum, SPECTRA)
+                # The variances are those of the images alone, whatever σ and the model.
+                spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
     _write(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
     _write(run.trials, pa.Table.from_pylist(trials, TRIALS))
     _write(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
+    _write(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
     return unfinished
 
 
@@ -59,7 +66,8 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     Raises:
         MergeError: as `merge_run`.
     """
-    expected = set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
+    imported = settings["certify"]["estimator"] == "imported"
+    expected = None if imported else set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
     holder: dict[int, Path] = {}
     tables = []
     for path in folder.shard_files():
@@ -70,15 +78,20 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
         for index in table["index"].to_pylist():
             if index in holder:
                 raise MergeError(f"{path}: holds image {index} a second time, after {holder[index].name}")
-            if index not in expected:
+            if expected is not None and index not in expected:
                 raise MergeError(f"{path}: holds image {index}, which this trial does not certify")
             holder[index] = path
-        _check_numbers(path, table, settings)
-        tables.append(table.cast(CERTIFICATES))
-    missing = sorted(expected - holder.keys())
+        tables.append(table.replace_schema_metadata(CERTIFICATES.metadata))
+    if imported and len(holder) != training["test_images"]:
+        raise MergeError(f"{folder.shards}: {len(holder)} images, the log had {training['test_images']}")
+    missing = sorted((expected or holder.keys()) - holder.keys())
     if missing:
         raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
-    merged = pa.concat_tables(tables)
+    merged = pa.concat_tables(tables).combine_chunks()
+    if imported:
+        check_imported(holder, merged)
+    else:
+        _check_numbers(holder, merged, settings)
     for name in ("precision", "classifier"):
         kinds = merged[name].unique().to_pylist()
         if len(kinds) > 1:
@@ -86,10 +99,18 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
 
 
-def _check_numbers(path: Path, table: pa.Table, settings: dict[str, Any]) -> None:
-    """What always holds for a certificate (SPEC section 2), checked from the counts up."""
+def _check_numbers(holder: dict[int, Path], table: pa.Table, settings: dict[str, Any]) -> None:
+    """What always holds for a certificate (SPEC section 2), checked from the counts up.
+
+    Args:
+        holder: the shard of each image.
+    """
+    for name in ("counts", "selected", "count_top"):
+        if table[name].null_count:
+            index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
+            raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
     column = {name: table[name].to_numpy() for name in table.column_names if name != "counts"}
-    refuse = partial(_refuse, path, column)
+    refuse = partial(_refuse, holder, column)
     certify = settings["certify"]
     for name, expected in (
         ("n0", certify["n0"]),
@@ -131,9 +152,12 @@ def _check_numbers(path: Path, table: pa.Table, settings: dict[str, Any]) -> Non
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
 
 
-def _refuse(path: Path, column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str) -> None:
+def _refuse(
+    holder: dict[int, Path], column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str
+) -> None:
     if wrong.any():
-        raise MergeError(f"{path}: image {int(column['index'][wrong.argmax()])}: {reason}")
+        index = int(column["index"][wrong.argmax()])
+        raise MergeError(f"{holder[index]}: image {index}: {reason}")
 
 
 def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
@@ -152,15 +176,16 @@ def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any]
         "alpha": settings["certify"]["alpha"],
         "images": rows.num_rows,
         "certify_seconds": seconds,
-        "certify_copies_per_second": copies / seconds,
+        "certify_copies_per_second": copies / seconds if seconds else 0.0,
+        "certify_joules": None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
         "settings": json.dumps(settings),
     }
 
 
-def _read_epochs(path: Path) -> pa.Table:
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
     table = pq.read_table(path)
-    check_schema(table.schema, EPOCHS, path)
-    return table.cast(EPOCHS)
+    check_schema(table.schema, schema, path)
+    return table.cast(schema)
 
 
 def _write(path: Path, table: pa.Table) -> None:

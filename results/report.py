@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from results.figures import figure_5_1, save_figure
+from collections.abc import Iterable
+
+from results.figures import figures_of, save_figure
 from results.folder import RunFolder, write_text
 from results.formats import to_csv, to_latex, to_markdown
-from results.run import read_run
-from results.tables import ResultTable, table_5_1, table_5_2
+from results.page import write_page
+from results.run import Run, read_run, read_thumbnails
+from results.tables import ResultTable, table_5_1, table_5_2, table_beyond_acr
 
 
-def write_report(folder: RunFolder) -> list[ResultTable]:
-    """Write tables/ and figures/ of a merged run; returns the tables.
+def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
+    """Write tables/, figures/ and report.html of a merged run; returns the tables.
+
+    Args:
+        source: as for `tables.table_5_1`.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_run`; ValueError also where no trial is finished.
+        FileNotFoundError, ValueError: as `read_run`; ValueError also where no trial is finished, or for an unknown
+            source.
     """
     run = read_run(folder.path)
     if run.trials.empty:
-        raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report")
-    tables = [table_5_1(run)]
-    if run.trials["train_seconds"].notna().any():
-        tables.append(table_5_2(run))
+        missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
+        raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
+    tables = list(tables_of(run, source))
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)
-    save_figure(figure_5_1(run), folder.figures, "figure_5_1")
+    for name, figure in figures_of(run, source or "thesis"):
+        save_figure(figure, folder.figures, name)
+    write_page(run, tables, read_thumbnails(folder.path), folder.page)
     return tables
+
+
+def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
+    """The tables that a run has data for."""
+    yield table_5_1(run, source)
+    if run.trials["train_seconds"].notna().any():
+        yield table_5_2(run)
+    if run.certificates["count_top"].notna().any():
+        yield table_beyond_acr(run)

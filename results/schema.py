@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
 
 CERTIFICATES = pa.schema(
@@ -23,17 +23,19 @@ CERTIFICATES = pa.schema(
         pa.field("correct", pa.bool_(), nullable=False),  # predicted == label
         pa.field("radius", pa.float64(), nullable=False),  # ℓ2, [0, 1] pixel units; 0 unless certified
         pa.field("p_lower", pa.float64(), nullable=False),
-        pa.field("selected", pa.int64(), nullable=False),  # the class that the n0 copies chose
-        pa.field("count_top", pa.int64(), nullable=False),  # counts[selected]
+        pa.field("selected", pa.int64()),  # the class that the n0 copies chose; null: imported
+        pa.field("count_top", pa.int64()),  # counts[selected]; null: imported
         # copies drawn: the trial's n; fewer where the estimator is sequential or abstention was certain earlier (take
         # such a row for an abstention at any other alpha too); 0: misclassified
         pa.field("n", pa.int64(), nullable=False),
         pa.field("n0", pa.int64(), nullable=False),
         pa.field("alpha", pa.float64(), nullable=False),
-        pa.field("estimator", pa.string(), nullable=False),  # fixed, sequential
+        # fixed; sequential; imported: of another program's log, with the n and alpha that were stated for it
+        pa.field("estimator", pa.string(), nullable=False),
         pa.field("classifier", pa.string(), nullable=False),  # network, mean of 3 logits, 2-consensus of 3
-        pa.field("counts", pa.list_(pa.int64()), nullable=False),  # one per class; they sum to n
+        pa.field("counts", pa.list_(pa.int64())),  # one per class; they sum to n; null: imported
         pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("joules", pa.float64()),  # of the accelerator, its driver's counter; null: not reported
         pa.field("precision", pa.string(), nullable=False),  # fp32, bf16
         pa.field("engine", pa.string(), nullable=False),  # inductor (compiled), eager
         pa.field("device", pa.string(), nullable=False),
@@ -64,11 +66,13 @@ TRIALS = pa.schema(
         pa.field("members", pa.list_(pa.string()), nullable=False),  # trial ids of an ensemble's members
         pa.field("train_seconds", pa.float64()),  # wall clock, summed over members
         pa.field("train_copies_per_second", pa.float64()),  # noisy copies
+        pa.field("train_joules", pa.float64()),  # of the accelerators, their drivers' counters, summed over members
         pa.field("memory_bytes", pa.int64()),  # peak while training, summed over workers and members
         pa.field("member_memory_bytes", pa.int64()),  # peak of the largest member alone
         pa.field("memory_kind", pa.string()),  # accelerator, resident
         pa.field("certify_seconds", pa.float64(), nullable=False),  # summed over workers
         pa.field("certify_copies_per_second", pa.float64(), nullable=False),  # per worker
+        pa.field("certify_joules", pa.float64()),
         pa.field("workers", pa.int64()),  # of the training
         pa.field("device", pa.string()),  # of the training
         pa.field("train_precision", pa.string()),
@@ -94,6 +98,25 @@ EPOCHS = pa.schema(
     metadata=_METADATA,
 )
 
+SPECTRA = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),  # training images
+        pa.field("component", pa.int64(), nullable=False),  # from 0
+        pa.field("variance", pa.float64(), nullable=False),  # falling; pixel values in [0, 1]
+    ],
+    metadata=_METADATA,
+)
+
+THUMBNAILS = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("index", pa.int64(), nullable=False),  # position in the test split
+        pa.field("png", pa.binary(), nullable=False),  # at most 64 pixels wide and high
+    ],
+    metadata=_METADATA,
+)
+
 
 class SchemaError(ValueError):
     """A file with other columns than this version of the program writes."""
@@ -106,11 +129,30 @@ def with_identity(schema: pa.Schema, **identity: str) -> pa.Schema:
 
 def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:
     """Raise SchemaError, naming the file, unless `found` has exactly the expected columns and version."""
-    version = (found.metadata or {}).get(b"smoothing_bench_schema", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise SchemaError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
-    if not found.equals(expected):
-        odd = set(found.names) ^ set(expected.names)
+    version = (found.metadata or {}).get(b"smoothing_bench_schema", b"").decode()
+    if not version.isdigit():
+        raise SchemaError(f"{file}: has no schema version, so it is not a file of this program")
+    if int(version) > SCHEMA_VERSION:
         raise SchemaError(
-            f"{file}: its columns are not those of version {SCHEMA_VERSION}: {', '.join(sorted(odd)) or 'types'}"
+            f"{file}: was written by a newer version of this program (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}): upgrade it"
         )
+    if int(version) < SCHEMA_VERSION:
+        raise SchemaError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
+    if found.equals(expected):
+        return
+    missing, odd = set(expected.names) - set(found.names), set(found.names) - set(expected.names)
+    if missing or odd:
+        lacks = f"lacks the column{'s' * (len(missing) > 1)} {', '.join(sorted(missing))}"
+        knows = f"has the unknown column{'s' * (len(odd) > 1)} {', '.join(sorted(odd))}"
+        raise SchemaError(f"{file}: {' and '.join([lacks] * bool(missing) + [knows] * bool(odd))}")
+    if found.names != expected.names:
+        raise SchemaError(f"{file}: its columns are in another order than those of version {SCHEMA_VERSION}")
+    for field in expected:
+        other = found.field(field.name)
+        if not other.equals(field):
+            raise SchemaError(f"{file}: column {field.name} is {other.type}, expected {field.type}{_null(field)}")
+
+
+def _null(field: pa.Field) -> str:
+    return "" if field.nullable else " without nulls"

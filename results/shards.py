@@ -41,7 +41,8 @@ def read_shard(path: Path, *, trial_id: str, checkpoint_sha256: str) -> pa.Table
         ValueError: unreadable, of another schema version, trial or checkpoint; names the file.
     """
     try:
-        table = pq.read_table(path)
+        # Half the time of pq.read_table on a file of sixteen rows, of which a run has thousands.
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not readable as Parquet: {error}") from None
     check_schema(table.schema, CERTIFICATES, path)

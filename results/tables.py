@@ -1,16 +1,24 @@
-"""Tables 5.1 and 5.2 of the thesis: measured beside published."""
+"""Tables 5.1 and 5.2 of the thesis, measured beside published, and a table of what ACR does not tell."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from results import published
-from results.metrics import average_certified_radius, certified_accuracy
+from results.bounds import largest_radius
+from results.budget import BUDGETS, at_budget
+from results.caption import caption, distinct
+from results.groups import Group, certified_groups
+from results.metrics import RADII, average_certified_radius, certified_accuracy, worker_hours
 from results.run import Run
+from results.statistics import Interval, accuracy_interval, acr_interval
 
-RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: Wilson; ACR: studentised bootstrap)."
+SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
 
 
 @dataclass(frozen=True)
@@ -28,11 +36,33 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
+    """One method at one σ. Every dictionary is keyed by the column's key."""
+
     sigma: float
     method: str
     title: str
     measured: dict[str, float]
-    published: dict[str, float]
+    """The mean over the training seeds."""
+    published: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 %, for the uncertainty of the test images."""
+    seeds: dict[str, list[float]] = field(default_factory=dict)
+    """The number of each training seed; empty where there is one."""
+
+    def difference(self, key: str) -> float | None:
+        """Measured minus published."""
+        if key not in self.measured or key not in self.published:
+            return None
+        return self.measured[key] - self.published[key]
+
+    def is_outside(self, key: str) -> bool:
+        """Whether the published number lies outside the interval of the measured one."""
+        return key in self.intervals and key in self.published and self.published[key] not in self.intervals[key]
+
+    def spread(self, key: str) -> float | None:
+        """Standard deviation over the training seeds."""
+        values = self.seeds.get(key, [])
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -43,8 +73,10 @@ class ResultTable:
     title: str
     columns: list[Column]
     rows: list[Row]
+    setting: list[str]
+    """Sentences: how the numbers were measured; the same for all tables of a run."""
     caption: list[str]
-    """Sentences: how the measured numbers came about."""
+    """Sentences: what the columns of this one are."""
     notes: list[str] = field(default_factory=list)
     """Sentences: what is odd about the published ones."""
 
@@ -52,165 +84,218 @@ class ResultTable:
         """Whether the row's measured value is the best of its σ."""
         if not column.best or column.key not in row.measured:
             return False
-        values = [other.measured[column.key] for other in self.rows if other.sigma == row.sigma]
+        values = [other.measured[column.key] for other in self.rows if self._comparable(other, row, column)]
         best = max(values) if column.best == "max" else min(values)
         return len(set(values)) > 1 and row.measured[column.key] == best
 
+    def _comparable(self, other: Row, row: Row, column: Column) -> bool:
+        return other.sigma == row.sigma and column.key in other.measured
 
-def table_5_1(run: Run) -> ResultTable:
-    """Certified accuracy (percent) and ACR of every method and σ; several seeds are averaged."""
+
+def table_5_1(run: Run, source: str | None = None) -> ResultTable:
+    """Certified accuracy (percent) and ACR of every method and σ, with intervals; several seeds are averaged.
+
+    Args:
+        source: whose published numbers stand beside ours (`published.SOURCES`); the thesis's where not given. With a
+            source given, its methods that the run lacks get rows of their own.
+
+    Raises:
+        ValueError: an unknown source.
+    """
     columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max") for radius in RADII]
-    reference = published.table_5_1()
-    rows = [
-        Row(
-            group.sigma,
-            group.method,
-            group.title,
-            _accuracies(group.certificates),
-            reference.get((group.sigma, group.method), {}),
-        )
-        for group in certified_groups(run)
-    ]
+    reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
+    groups = certified_groups(run)
+    rows = [_accuracy_row(group, reference) for group in groups]
+    if source is not None:
+        measured = {(row.sigma, row.method) for row in rows}
+        sigmas = {row.sigma for row in rows}
+        rows += [
+            Row(sigma, method, f"{method} (published)", {}, numbers)
+            for (sigma, method), numbers in reference.items()
+            if sigma in sigmas and (sigma, method) not in measured
+        ]
+        rows.sort(key=lambda row: row.sigma)
     return ResultTable(
         "table_5_1",
         "Table 5.1: certified accuracy (%) and average certified radius (ACR)",
         columns,
         rows,
-        [*caption(run), f"In parentheses: published (thesis Table 5.1; {published.PUBLISHED_SETTING})."],
-        list(published.NOTES_5_1),
+        caption(run),
+        [INTERVALS, *_spread_sentence(rows), *_published_sentence(rows, origin)],
+        [*origin.notes] if any(row.published for row in rows) else [],
     )
 
 
 def table_5_2(run: Run) -> ResultTable:
-    """ACR, accuracy, training memory and wall-clock time at σ = .25, or the smallest σ of the run."""
+    """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
+    that were trained in it."""
     trained_here = run.trials[run.trials["train_seconds"].notna()]
     rows_here = run.certificates["trial_id"].isin(trained_here["trial_id"])
     run = replace(run, trials=trained_here, certificates=run.certificates[rows_here])
     sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
+    here = "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
     columns = [
         Column("acr", "ACR", 3, "max"),
         Column("accuracy_percent", "ACC", 1, "max", "%"),
         Column("memory_gb", "Memory", None, "min", "GB"),
         Column("member_memory_gb", "one member", None, "", "GB"),
         Column("runtime_hours", "Runtime", None, "min", "h"),
+        Column("train_rate", "train", None, "max", "/s"),
+        Column("certify_rate", "certify", None, "max", "/s"),
+        Column("worker_hours", here, None, "min"),
+        Column("energy_kwh", "Energy", None, "min", "kWh"),
     ]
-    reference = published.table_5_2()
-    rows = [
-        Row(sigma, group.method, group.title, _costs(run, group), reference.get((sigma, group.method), {}))
-        for group in certified_groups(run, published.TABLE_5_2_ORDER)
-        if group.sigma == sigma
-    ]
+    reference = published.costs()
+    groups = certified_groups(run, published.TABLE_5_2_ORDER)
+    rows = [_cost_row(group, reference) for group in groups if group.sigma == sigma]
+    columns = [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
     kinds = {
         "accelerator": "peak accelerator memory",
         "resident": "peak resident memory of the training processes, which includes the libraries they load",
     }
     memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].unique())
-    workers = _values(run.trials["workers"])
+    workers = distinct(run.trials["workers"])
+    energy = "Energy: training and certification, by the accelerators' own counters. "
     measured = (
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
-        "Runtime: training, wall clock."
-    )
+        "Runtime: training, wall clock. Train and certify: noisy copies per second, of all workers in training and of "
+        f"one in certification. {here}: training and certification, summed over workers. "
+        f"{energy if any('energy_kwh' in row.measured for row in rows) else ''}"
+    ).strip()
     return ResultTable(
         "table_5_2",
-        f"Table 5.2: cost of training at σ = {sigma:g}",
+        f"Table 5.2: cost of training and certification at σ = {sigma:g}",
         columns,
         rows,
+        caption(run),
         [
-            *caption(run),
             measured,
-            "In parentheses: published (thesis Table 5.2).",
+            INTERVALS,
+            *_spread_sentence(rows),
+            "Published: thesis Table 5.2.",
         ],
         list(published.NOTES_5_2),
     )
 
 
-def caption(run: Run) -> list[str]:
-    """How the numbers of a run were measured, and whether they compare with the published ones."""
-    trials, certificates = run.trials, run.certificates
-    seeds = trials.groupby(["method", "sigma"])["seed"].nunique().max()
-    trained = "trained elsewhere"
-    if trials["device"].notna().any():
-        trained = f"trained on {_values(trials['device'])} in {_values(trials['train_precision'])}"
-    at_most = " at most (sequential)" if (certificates["estimator"] == "sequential").any() else ""
-    measured = (
-        f"{_values(trials['model'])} on {_values(trials['dataset'])}, {_values(trials['images'])} test images, "
-        f"n = {_values(trials['n'])}{at_most}, n0 = {_values(trials['n0'])}, "
-        f"alpha = {_values(trials['alpha'])}, "
-        f"{'mean of ' if seeds > 1 else ''}{seeds} training seed{'s' if seeds > 1 else ''}; "
-        f"{trained}, "
-        f"certified on {_values(certificates['device'])} in {_values(certificates['precision'])} "
-        f"({_values(certificates['engine'])})."
+def table_beyond_acr(run: Run) -> ResultTable:
+    """ACR with fewer copies and the ranking at each budget, and how probable the right class is: ACR alone can be
+    raised on easy images at the cost of the others (Sun et al. 2025)."""
+    groups = [group for group in certified_groups(run) if group.certificates["count_top"].notna().all()]
+    largest = int(run.trials["n"].max())
+    budgets = [*(n for n in BUDGETS if n < largest), largest]
+    columns = []
+    for n in budgets:
+        columns += [Column(f"acr_{n}", f"ACR n\u00a0=\u00a0{_grouped(n)}", 3, "max"), Column(f"rank_{n}", "rank", 0)]
+    shares = (0.5, 0.9, 0.99, 0.999)
+    columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
+    rows = [
+        Row(group.sigma, group.method, group.title, _budgets(group, budgets) | _probable(group, shares))
+        for group in groups
+    ]
+    for n in budgets:
+        for sigma in {row.sigma for row in rows}:
+            known = [row for row in rows if row.sigma == sigma and f"acr_{n}" in row.measured]
+            for row in known:
+                better = sum(other.measured[f"acr_{n}"] > row.measured[f"acr_{n}"] for other in known)
+                row.measured[f"rank_{n}"] = 1 + better
+    return ResultTable(
+        "beyond_acr",
+        "Beyond ACR: smaller budgets, and how many images the right class is probable on",
+        columns,
+        rows,
+        caption(run),
+        [
+            "A smaller n takes a random subset of each image's copies. Rank: among the methods at the same σ. p_A: "
+            "share of an image's copies that are classified as its label; the columns give the share of images above.",
+        ],
     )
-    reasons = []
-    if not trials["dataset"].str.match(r"cifar10(?!\d)").all():
-        reasons.append("the data is not CIFAR-10")
-    elif (trials["dataset"] != "cifar10").any():
-        reasons.append("the images are a copy of CIFAR-10, which may be partial or compressed")
-    if (trials["model"] != "resnet110").any():
-        reasons.append("the network is not ResNet-110")
-    if (trials["n"] < 100_000).any():
-        reasons.append("n is below 100 000, which lowers every radius")
-    if not reasons:
-        return [measured]
-    return [measured, f"Not comparable with the published numbers: {'; '.join(reasons)}."]
 
 
-@dataclass(frozen=True)
-class Group:
-    """The certificates of one row of a table: one method at one σ, all seeds."""
-
-    sigma: float
-    method: str
-    title: str
-    certificates: pd.DataFrame
-
-
-def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDER) -> list[Group]:
-    """By σ; within it in the given order of methods, then in the run's own."""
-    methods = list(dict.fromkeys([*order, *run.trials["method"]]))
-    names = run.trials.groupby("title")["method"].nunique()
-    titles = run.trials.set_index("method")["title"].to_dict()
-    groups = []
-    for sigma, method in run.trials[["sigma", "method"]].drop_duplicates().itertuples(index=False, name=None):
-        rows = (run.certificates["sigma"] == sigma) & (run.certificates["method"] == method)
-        title = titles[method]
-        # Variants of one method share its title: then the row's own name tells them apart.
-        groups.append(
-            Group(sigma, method, f"{title} [{method}]" if names[title] > 1 else title, run.certificates[rows])
-        )
-    return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
+def _accuracy_row(group: Group, reference: dict[published.Key, dict[str, float]]) -> Row:
+    quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
+    intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
+    limit = largest_radius(group.trials["n"], group.trials["alpha"], group.sigma).max()
+    for radius in (0.0, *RADII):
+        key = f"r{radius:.2f}"
+        quantities[key] = lambda rows, radius=radius: 100 * certified_accuracy(rows, radius)  # type: ignore[misc]
+        intervals[key] = _percent(accuracy_interval(group.certificates, radius))
+        if radius > limit and group.certificates["radius"].max() < radius:
+            intervals[key] = Interval(0.0, 0.0)  # no image whatever could be certified with this n
+    seeds = {key: [measure(rows) for rows in group.seeds] for key, measure in quantities.items()}
+    return _row(group, seeds, intervals, reference)
 
 
-def _accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """ACR and certified accuracies (percent), each the mean over the seeds."""
-    seeds = [rows for _, rows in certificates.groupby("trial_id")]
-    values = {"acr": sum(average_certified_radius(rows) for rows in seeds) / len(seeds)}
-    for radius in (0, *RADII):
-        values[f"r{radius:.2f}"] = 100 * sum(certified_accuracy(rows, radius) for rows in seeds) / len(seeds)
-    return values
-
-
-def _costs(run: Run, group: Group) -> dict[str, float]:
-    trials = run.trials[run.trials["trial_id"].isin(group.certificates["trial_id"])]
-    accuracies = _accuracies(group.certificates)
+def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]]) -> Row:
+    trials = group.trials
     costs = {
-        "acr": accuracies["acr"],
-        "accuracy_percent": accuracies["r0.00"],
-        "memory_gb": trials["memory_bytes"].mean() / 1e9,
-        "runtime_hours": trials["train_seconds"].mean() / 3600,
+        "memory_gb": trials["memory_bytes"] / 1e9,
+        "runtime_hours": trials["train_seconds"] / 3600,
+        "train_rate": trials["train_copies_per_second"],
+        "certify_rate": trials["certify_copies_per_second"],
+        "worker_hours": worker_hours(trials),
     }
     if (trials["memory_bytes"] > trials["member_memory_bytes"]).any():
-        costs["member_memory_gb"] = trials["member_memory_bytes"].mean() / 1e9
-    return costs
+        costs["member_memory_gb"] = trials["member_memory_bytes"] / 1e9
+    if trials["train_joules"].notna().all() and trials["certify_joules"].notna().all():
+        costs["energy_kwh"] = (trials["train_joules"] + trials["certify_joules"]) / 3.6e6
+    seeds = {key: [float(value) for value in values] for key, values in costs.items()}
+    seeds["acr"] = [average_certified_radius(rows) for rows in group.seeds]
+    seeds["accuracy_percent"] = [100 * certified_accuracy(rows, 0) for rows in group.seeds]
+    intervals = {
+        "acr": acr_interval(group.certificates, np.random.default_rng(SEED)),
+        "accuracy_percent": _percent(accuracy_interval(group.certificates, 0)),
+    }
+    return _row(group, seeds, intervals, reference)
 
 
-def _values(column: pd.Series) -> str:
-    """The distinct values of a column, for a sentence."""
-    column = column.dropna()  # unknown where a model was trained elsewhere; integers are floats then
-    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
-        column = column.astype("int64")
-    values = column.unique()
-    if pd.api.types.is_integer_dtype(column):
-        return " or ".join(f"{value:,}".replace(",", " ") for value in sorted(values))
-    return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+def _row(
+    group: Group,
+    seeds: dict[str, list[float]],
+    intervals: dict[str, Interval],
+    reference: dict[published.Key, dict[str, float]],
+) -> Row:
+    measured = {key: sum(values) / len(values) for key, values in seeds.items()}
+    several = seeds if len(group.trials) > 1 else {}
+    numbers = reference.get((group.sigma, group.method), {})
+    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several)
+
+
+def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
+    generator = np.random.default_rng(SEED)
+    found = {}
+    for n in budgets:
+        if n <= group.trials["n"].min():
+            thinned = [at_budget(rows, n, generator) if (rows["n"] > n).any() else rows for rows in group.seeds]
+            found[f"acr_{n}"] = sum(average_certified_radius(rows) for rows in thinned) / len(thinned)
+    return found
+
+
+def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
+    rows = group.certificates
+    right = (rows["selected"] == rows["label"]) & (rows["n"] > 0)
+    p_a = (rows["count_top"] / rows["n"].clip(lower=1)).where(right, 0.0)
+    return {f"above_{share}": 100 * float((p_a > share).mean()) for share in shares}
+
+
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.lower, 100 * interval.upper)
+
+
+def _spread_sentence(rows: list[Row]) -> list[str]:
+    if not any(row.seeds for row in rows):
+        return []
+    return ["Seeds: mean and standard deviation over the training seeds, whose uncertainty the intervals do not cover."]
+
+
+def _published_sentence(rows: list[Row], origin: published.Source) -> list[str]:
+    if not any(row.published for row in rows):
+        return [f"Published: {origin.short} has no number of these methods and σ."]
+    outside = any(row.is_outside(key) for row in rows for key in row.published)
+    mark = " † marks a number outside our interval." if outside else ""
+    return [f"Published: {origin.short}; {origin.setting}.{mark}"]
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}".replace(",", "\u00a0")

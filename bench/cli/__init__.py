@@ -11,6 +11,7 @@ from rich.markup import escape
 
 import bench.cli.lists
 import bench.cli.models
+import bench.cli.results
 import bench.cli.runs  # noqa: F401  # they register their commands
 from bench.cli.base import UserError, app, errors
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from results.folder import RunFolder
 
@@ -28,6 +29,9 @@ class UserError(Exception):
     """Wrong usage or input: one sentence for the user."""
 
 
+FILE_ERRORS = FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError
+
+
 class user_errors:  # noqa: N801  # reads as a statement
     """Turns the errors that users cause into one sentence; anything else is a bug and keeps its traceback."""
 
@@ -35,7 +39,7 @@ class user_errors:  # noqa: N801  # reads as a statement
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError):
+        if isinstance(error, ValueError | FILE_ERRORS):
             raise UserError(_sentence(error)) from error
         cluster = sys.modules.get("cluster")
         if cluster and isinstance(error, cluster.ClusterError):
@@ -48,17 +52,24 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
-def merge_and_report(folder: RunFolder) -> None:
+def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
+    """Merge what is finished and show it. A folder without run.json is reported from its Parquet files as they are."""
     from results.formats import to_terminal
     from results.merge import merge_run
     from results.report import write_report
 
-    unfinished = merge_run(folder)
-    for table in write_report(folder):
+    unfinished: list[str] = []
+    if folder.description.exists() or not folder.certificates.exists():
+        unfinished = merge_run(folder)
+    settings: dict[str, None] = {}
+    for table in write_report(folder, published):
         console.print(to_terminal(table), "")
+        settings[" ".join(table.setting)] = None
+    for setting in settings:
+        console.print(Text(setting, "italic"), "")
     for trial_id in unfinished:
         console.print(f"not in the tables, because it is not finished: {trial_id}", highlight=False)
-    for path in (folder.tables, folder.figures, folder.certificates):
+    for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {path}", highlight=False, soft_wrap=True)
 
 

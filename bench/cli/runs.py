@@ -1,4 +1,4 @@
-"""Commands about runs: `bench run`, `status`, `report`, `trial`."""
+"""Commands that run and watch trials: `bench run`, `status`, `trial`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from results.folder import RunFolder, read_json
 
 @app.command()
 def run(
-    grid: Annotated[str, typer.Option(help="smoke, lite, thesis, paper, or a .toml file.")],
+    grid: Annotated[str, typer.Option(help="smoke, lite, thesis, paper, ablation, or a .toml file.")],
     data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/GRID where not given.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers of a gang; one per GPU, or two on CPUs.")] = None,
@@ -87,13 +87,6 @@ def status(run: RunArgument) -> None:
         gang = read_json(folder.description).get("gang", {"workers": 1})
         console.print(render(read_progress(folder), gang["workers"]))
         print_failures(folder)
-
-
-@app.command()
-def report(run: RunArgument) -> None:
-    """Merge the shards, then write tables and figures again. Needs no model, no data and no cluster."""
-    with user_errors():
-        merge_and_report(RunFolder(run))
 
 
 @app.command()

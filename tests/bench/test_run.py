@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import hardware, run, work
-from bench.description import RunError, add_trials
+from results.description import RunError, add_trials
 from results.folder import RunFolder, read_json, write_json
 from tests.conftest import small_trial
 

@@ -44,7 +44,7 @@ def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -
     assert run.certificates["correct"].dtype == bool
     assert pd.api.types.is_string_dtype(run.certificates["method"])
     assert (run.certificates["counts"].map(sum) == run.certificates["n"]).all()
-    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"2"
+    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"3"
 
 
 def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
@@ -163,8 +163,8 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
 def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunFolder) -> None:
     folder = first_trial(fake_run)
     path = folder.shard_files()[0]
-    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "3"}), path)
-    with pytest.raises(SchemaError, match="has schema version 3"):
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "4"}), path)
+    with pytest.raises(SchemaError, match="newer version of this program"):
         finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
     assert path.exists()
 
@@ -180,6 +180,6 @@ def test_indices_are_evenly_spaced() -> None:
 def test_a_newer_schema_is_refused(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     table = pq.read_table(fake_run.trials)
-    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "3"}), fake_run.trials)
-    with pytest.raises(ValueError, match="has schema version 3, this program reads 2"):
+    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "4"}), fake_run.trials)
+    with pytest.raises(ValueError, match=r"schema 4, this one reads 3\): upgrade it"):
         read_run(fake_run.path)

@@ -3,25 +3,22 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 from rich.console import Console
 
-from results import average_certified_radius, certified_accuracy, published, read_run
-from results.figures import curve
-from results.folder import RunFolder
+from results import Interval, average_certified_radius, certified_accuracy, read_run
+from results.folder import RunFolder, write_json
 from results.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.merge import merge_run
 from results.report import write_report
 from results.run import Run
-from results.tables import table_5_1, table_5_2
+from results.tables import table_5_1, table_5_2, table_beyond_acr
 from tests.conftest import small_trial, write_fake_run
-
-LOGS = Path(__file__).parents[3] / "shared" / "reference" / "logs"
 
 
 @pytest.fixture
@@ -52,26 +49,6 @@ def test_metrics_refuse_what_has_no_answer() -> None:
         average_certified_radius(two)
 
 
-def test_the_area_under_the_curve_is_the_acr() -> None:
-    random = np.random.default_rng(0)
-    radii, correct = random.uniform(0, 1, 500), random.random(500) < 0.7
-    at, accuracy = curve(radii, correct)
-    assert (np.diff(accuracy) <= 0).all()
-    area = (np.diff(at) * accuracy[1:]).sum()
-    assert area == pytest.approx(average_certified_radius(certificates(radii.tolist(), correct.tolist())))
-    for radius in (0.0, 0.25, 0.9):
-        expected = certified_accuracy(certificates(radii.tolist(), correct.tolist()), radius)
-        assert accuracy[np.searchsorted(at, radius)] == expected
-
-
-@pytest.mark.skipif(not LOGS.is_dir(), reason="the published logs are not part of the repository")
-def test_metrics_of_a_published_log() -> None:
-    log = pd.read_csv(LOGS / "jeong2020_consistency_cifar10_resnet110_sigma0.25_full.tsv", sep="\t")
-    rows = certificates(log["radius"].tolist(), (log["correct"] == 1).tolist())
-    assert average_certified_radius(rows) == pytest.approx(0.552, abs=5e-4)
-    assert certified_accuracy(rows, 0) == pytest.approx(0.758, abs=5e-4)
-
-
 def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
     table = table_5_1(run)
     assert [(row.sigma, row.method) for row in table.rows] == [
@@ -80,9 +57,9 @@ def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
     headings = [column.heading for column in table.columns]
     assert headings == ["ACR", "ACC", "0.25", "0.50", "0.75", "1.00", "1.25", "1.50", "1.75"]
     assert table.rows[0].published["acr"] == 0.542
-    assert "n = 2 000, n0 = 10, alpha = 0.001" in table.caption[0]
-    assert "12 test images" in table.caption[0]
-    assert "not CIFAR-10" in table.caption[1]
+    assert "n = 2 000, n0 = 10, alpha = 0.001" in table.setting[0]
+    assert "12 test images" in table.setting[0]
+    assert "not CIFAR-10" in table.setting[1]
     for row in table.rows:
         rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
         assert row.measured["acr"] == average_certified_radius(rows)
@@ -117,17 +94,18 @@ def test_formats_hold_the_same_numbers(run: Run) -> None:
     assert float(parsed[0]["acr_published"]) == 0.542
     markdown = to_markdown(table)
     assert f"{acr:.3f}" in markdown
-    assert "(0.542)" in markdown
+    assert "(0.542, " in markdown
     assert all(line.count("|") == 12 for line in markdown.splitlines() if line.startswith("|"))
     latex = to_latex(table)
-    assert latex.count(r"\\") == len(table.rows) + 1
+    assert latex.count(r"\\") == 3 * len(table.rows) + 1  # measured, interval, published
     assert all(word in latex for word in (r"\toprule", r"\midrule", r"\bottomrule", "0.542"))
     assert "σ" not in latex
     console = Console(width=80, record=True)
     console.print(to_terminal(table))
     text = console.export_text()
-    assert "(0.542)" in text
+    assert "0.542" in text
     assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:
@@ -137,32 +115,133 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     [row] = table_5_1(run).rows
     each = [average_certified_radius(rows) for _, rows in run.certificates.groupby("trial_id")]
     assert row.measured["acr"] == pytest.approx(sum(each) / 2)
-    assert "mean of 2 training seeds" in table_5_1(run).caption[0]
+    assert "mean of 2 training seeds" in table_5_1(run).setting[0]
 
 
 def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
     trials = [small_trial("ours"), small_trial("ours", name="ours_tenth", decomposition_ratio=0.1)]
     folder = write_fake_run(tmp_path / "run", trials)
     merge_run(folder)
-    assert [row.title for row in table_5_1(read_run(folder.path)).rows] == ["Ours [ours]", "Ours [ours_tenth]"]
+    assert [row.title for row in table_5_1(read_run(folder.path)).rows] == ["ours", "ours_tenth"]
 
 
 def test_report_writes_every_file(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     write_report(fake_run)
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
-    assert names == sorted(
-        [f"table_5_{number}.{kind}" for number in (1, 2) for kind in ("csv", "md", "tex")]
-        + ["figure_5_1.pdf", "figure_5_1.png"]
-    )
-    picture = imread(fake_run.figures / "figure_5_1.png")
-    assert picture.shape[1] > 1000
-    assert picture.std() > 0.01  # not blank
+    tables = [f"{table}.{kind}" for table in ("table_5_1", "table_5_2", "beyond_acr") for kind in ("csv", "md", "tex")]
+    figures = [
+        f"{figure}.{kind}" for figure in ("figure_5_1", "figure_3_1", "p_a_ecdf", "cost") for kind in ("pdf", "png")
+    ]
+    assert names == sorted(tables + figures)
+    assert fake_run.page.stat().st_size > 10_000
 
 
-def test_published_numbers_are_as_printed() -> None:
-    assert published.table_5_1()[0.5, "ours"]["r1.75"] == 23.5
-    assert published.table_5_2()[0.25, "macer"] == {
-        "acr": 0.449, "accuracy_percent": 71.4, "memory_gb": 9.4, "runtime_hours": 7.6,
-    }  # fmt: skip
-    assert math.isclose(published.table_5_2()[0.25, "ensemble"]["acr"], 0.532)
+def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder) -> None:
+    merge_run(fake_run)
+    files = (fake_run.tables, fake_run.figures)
+
+    def written() -> dict[str, bytes]:
+        write_report(fake_run)
+        found = {path.name: path.read_bytes() for folder in files for path in folder.iterdir()}
+        return found | {"page": fake_run.page.read_bytes()}
+
+    assert written() == written()
+
+
+def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
+    table = table_5_1(run)
+    for row in table.rows:
+        for key, interval in row.intervals.items():
+            assert math.isnan(interval.lower) or interval.lower <= row.measured[key] <= interval.upper
+            assert row.is_outside(key) == (row.published[key] not in interval)
+    [ours, *_] = table.rows
+    assert ours.difference("acr") == pytest.approx(ours.measured["acr"] - 0.542)
+    # 12 images at σ = .25 with n = 2000: nothing can be certified at 1.00, so there is no doubt about it
+    assert ours.intervals["r1.00"] == Interval(0, 0)
+    cell = next(line for line in to_markdown(table).splitlines() if line.startswith("| 0.25 | Ours")).split("|")[3]
+    low, high = ours.intervals["acr"].lower, ours.intervals["acr"].upper
+    assert f"[{low:.3f}, {high:.3f}] (0.542, " in cell
+    assert ("†" in cell) == ours.is_outside("acr")
+
+
+def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1, 2)])
+    merge_run(folder)
+    table = table_5_1(read_run(folder.path))
+    [row] = table.rows
+    assert len(row.seeds["acr"]) == 3
+    assert row.spread("acr") == pytest.approx(np.std(row.seeds["acr"], ddof=1))
+    parsed = next(iter(csv.DictReader(io.StringIO(to_csv(table)))))
+    assert [float(value) for value in parsed["acr_seeds"].split()] == row.seeds["acr"]
+    assert f"±{row.spread('acr'):.3f}" in to_markdown(table)
+    assert any(sentence.startswith("Seeds: mean and standard deviation") for sentence in table.caption)
+
+
+def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:
+    runs = []
+    for name, n in (("one", 40), ("two", 50)):
+        trial = small_trial(certify={"n": n, "n0": 10, "images": 12})
+        runs.append(write_fake_run(tmp_path / name, [trial]))
+        merge_run(runs[-1])
+    with pytest.raises(ValueError, match=r"two trials are gaussian at σ = 0.25 with seed 0"):
+        table_5_1(read_run(*(folder.path for folder in runs)))
+
+
+def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run) -> None:
+    table = table_5_1(run, "sun2025_logs")
+    rows = {(row.sigma, row.method): row for row in table.rows}
+    assert rows[0.25, "gaussian"].published["acr"] == 0.4867
+    assert rows[0.5, "cat_rs"].measured == {}
+    assert (1.0, "cat_rs") not in rows
+    assert [row.sigma for row in table.rows] == sorted(row.sigma for row in table.rows)
+    assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
+    with pytest.raises(ValueError, match=r"unknown source of published numbers 'cohn'; known: thesis, cohen2019"):
+        table_5_1(run, "cohn")
+
+
+def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> None:
+    table = table_5_2(run)
+    row = table.rows[0]
+    trial = run.trials[(run.trials["method"] == row.method) & (run.trials["sigma"] == 0.25)].iloc[0]
+    assert row.measured["train_rate"] == 100
+    assert row.measured["certify_rate"] == trial["certify_copies_per_second"]
+    assert row.measured["worker_hours"] == pytest.approx((36 * 1 + trial["certify_seconds"]) / 3600)
+    assert "energy_kwh" not in [column.key for column in table.columns]
+    known = replace(run, trials=run.trials.assign(train_joules=3.6e6, certify_joules=1.8e6))
+    assert table_5_2(known).rows[0].measured["energy_kwh"] == pytest.approx(1.5)
+    assert any("accelerators' own counters" in sentence for sentence in table_5_2(known).caption)
+
+
+def test_beyond_acr_ranks_at_every_budget(run: Run) -> None:
+    table = table_beyond_acr(run)
+    assert [column.key for column in table.columns][:4] == ["acr_1000", "rank_1000", "acr_2000", "rank_2000"]
+    for row in table.rows:
+        rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
+        assert row.measured["acr_2000"] == pytest.approx(average_certified_radius(rows))
+        assert row.measured["acr_1000"] < row.measured["acr_2000"]
+        p_a = (rows["count_top"] / rows["n"].clip(lower=1)).where(rows["selected"] == rows["label"], 0)
+        assert row.measured["above_0.9"] == pytest.approx(100 * (p_a > 0.9).mean())
+    for sigma in (0.25, 0.5):
+        assert sorted(row.measured["rank_1000"] for row in table.rows if row.sigma == sigma) == [1, 2]
+
+
+def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
+    first = fake_run.trial_ids()[0]
+    write_json(fake_run.trial(first).state, {"state": "waiting"})
+    merge_run(fake_run)
+    assert f"Not finished, so not here: {first}." in table_5_1(read_run(fake_run.path)).setting
+    for trial_id in fake_run.trial_ids():
+        write_json(fake_run.trial(trial_id).state, {"state": "waiting"})
+    merge_run(fake_run)
+    with pytest.raises(ValueError, match=rf"no trial is finished.*not finished: {first}"):
+        write_report(fake_run)
+
+
+def test_latex_compiles_without_what_latex_does_not_know(run: Run) -> None:
+    for table in (table_5_1(run, "aces2022_logs"), table_5_2(run), table_beyond_acr(run)):
+        text = to_latex(table)
+        assert text.isascii()
+        columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+        body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+        assert all(line.count("&") - line.count(r"\&") == len(columns) - 1 for line in body.splitlines() if "&" in line)

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bench.settings import Certified, Trial
 from results.folder import RunFolder, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
@@ -20,7 +19,26 @@ class RunError(ValueError):
     """A run that cannot start; the message is one sentence for the user."""
 
 
-def add_trials(run: RunFolder, trials: Sequence[Certified], *, replace: bool = True, **details: object) -> None:
+class Described(Protocol):
+    """The settings of a trial, however they are kept."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def trial_id(self) -> str: ...
+    @property
+    def members(self) -> Sequence[Described]:
+        """Of an ensemble."""
+
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """trial.json."""
+
+
+def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = True, **details: object) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings).
 
@@ -36,11 +54,10 @@ def add_trials(run: RunFolder, trials: Sequence[Certified], *, replace: bool = T
         raise RunError(f"{run.path} has {min(displaced)} already: give another --name or --out")
     members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
     for trial in trials:
-        parts = trial.members if isinstance(trial, Trial) else []
-        for part in [trial, *parts]:
+        for part in [trial, *trial.members]:
             write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
-        if parts:
-            members[trial.trial_id] = [member.trial_id for member in parts]
+        if trial.members:
+            members[trial.trial_id] = [member.trial_id for member in trial.members]
     write_json(
         run.description,
         {

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from results import at_budget, average_certified_radius
+from results.bounds import certified_radius, lower_confidence_bound
+
+
+def certificates(p_a: np.ndarray, n: int, seed: int = 0) -> pd.DataFrame:
+    """Certificates of images whose label's class has probability p_a; odd ones are of another class."""
+    counts = np.random.default_rng(seed).binomial(n, p_a)
+    p_lower = lower_confidence_bound(counts, n, 0.001)
+    index = np.arange(len(p_a))
+    frame = pd.DataFrame({"trial_id": "t", "index": index, "label": 0, "selected": index % 2, "sigma": 0.5})
+    predicted = np.where(p_lower >= 0.5, frame["selected"], -1)
+    return frame.assign(
+        n=n,
+        alpha=0.001,
+        count_top=counts,
+        p_lower=p_lower,
+        radius=certified_radius(p_lower, 0.5),
+        predicted=predicted,
+        correct=predicted == 0,
+        status=np.where(p_lower >= 0.5, "certified", "abstained"),
+    )
+
+
+def test_thinned_certificates_are_those_of_a_run_with_fewer_copies() -> None:
+    p_a = np.random.default_rng(1).beta(6, 2, 4000)
+    large = certificates(p_a, 100_000)
+    for n in (1000, 10_000):
+        thinned, fresh = at_budget(large, n, np.random.default_rng(2)), certificates(p_a, n, seed=3)
+        assert average_certified_radius(thinned) == pytest.approx(average_certified_radius(fresh), abs=0.004)
+        assert (thinned["status"] == "abstained").mean() == pytest.approx(
+            (fresh["status"] == "abstained").mean(), abs=0.01
+        )
+        assert average_certified_radius(thinned) < average_certified_radius(large)
+
+
+def test_all_copies_give_the_same_certificates() -> None:
+    rows = certificates(np.array([0.4, 0.6, 0.9, 0.99]), 1000)
+    again = at_budget(rows, 1000, np.random.default_rng(0))
+    pd.testing.assert_frame_equal(again[rows.columns], rows, check_dtype=False)
+
+
+def test_another_alpha_needs_no_copies() -> None:
+    rows = certificates(np.full(2, 0.9), 1000)
+    looser = at_budget(rows, 1000, np.random.default_rng(0), alpha=0.05)
+    expected = certified_radius(lower_confidence_bound(rows["count_top"], 1000, 0.05), 0.5)
+    assert looser["radius"].to_numpy() == pytest.approx(expected)
+    assert (looser["radius"] > rows["radius"]).all()
+
+
+def test_what_was_not_estimated_to_its_end_stays_without_a_certificate() -> None:
+    rows = certificates(np.full(3, 0.95), 1000)
+    rows = rows.assign(
+        n=[0, 600, 1000],
+        count_top=[0, 590, 950],
+        radius=[0.0, 0.0, rows["radius"].iloc[2]],
+        status=["misclassified", "abstained", "certified"],
+    )
+    found = at_budget(rows, 100, np.random.default_rng(0), alpha=0.4)
+    assert found["status"].tolist() == ["misclassified", "abstained", "certified"]
+    assert found["n"].tolist() == [0, 0, 100]
+    assert found["radius"].tolist()[:2] == [0, 0]
+
+
+def test_a_sequential_image_keeps_the_copies_it_has() -> None:
+    rows = certificates(np.full(2, 0.99), 1000)
+    rows = rows.assign(n=[125, 1000], count_top=[124, 990])
+    found = at_budget(rows, 500, np.random.default_rng(0))
+    assert found["n"].tolist() == [125, 500]
+    assert found["count_top"].iloc[0] == 124
+
+
+def test_a_trial_that_certifies_nothing_stays_so() -> None:
+    rows = certificates(np.full(3, 0.3), 1000)
+    found = at_budget(rows, 100, np.random.default_rng(0))
+    assert set(found["status"]) == {"abstained"}
+    assert (found["radius"] == 0).all()
+
+
+def test_what_has_no_answer_is_refused() -> None:
+    rows = certificates(np.full(2, 0.9), 1000)
+    with pytest.raises(ValueError, match="from 1 to the 1000 copies"):
+        at_budget(rows, 1001, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="no counts"):
+        at_budget(rows.assign(count_top=np.nan), 100, np.random.default_rng(0))

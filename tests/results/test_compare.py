@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, ttest_rel
+
+from results import compare, read_run
+from results.compare import CompareError
+from results.folder import RunFolder
+from results.merge import merge_run
+from results.run import Run
+from tests.conftest import small_trial, write_fake_run
+
+
+@pytest.fixture
+def run(fake_run: RunFolder) -> Run:
+    merge_run(fake_run)
+    return read_run(fake_run.path)
+
+
+def made(first: np.ndarray, second: np.ndarray, names: tuple[str, ...] = ("a", "b")) -> Run:
+    """A run of two methods with these radii; every image with a radius is correct."""
+    cells = {"sigma": 0.5, "seed": 0, "dataset": "d", "n": 1000, "n0": 10, "alpha": 0.001, "images": len(first)}
+    trials = pd.DataFrame([{"trial_id": name, "method": name, **cells} for name in names])
+    certificates = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "trial_id": name,
+                    "index": range(len(radii)),
+                    "label": 0,
+                    "radius": radii,
+                    "correct": radii > 0,
+                    "estimator": "fixed",
+                }
+            )
+            for name, radii in zip(names, (first, second), strict=True)
+        ]
+    )
+    return Run(certificates, trials, pd.DataFrame())
+
+
+def test_mcnemar_and_its_effect_by_hand() -> None:
+    # At radius .5 the first certifies 30 images that the second does not, the second 10 that the first does not.
+    first = np.array([0.6] * 30 + [0.1] * 10 + [0.7] * 60)
+    second = np.array([0.1] * 30 + [0.6] * 10 + [0.7] * 60)
+    table = compare(made(first, second))
+    row = table[(table["quantity"] == "accuracy") & (table["radius"] == 0.5)].iloc[0]
+    assert (row["only_first"], row["only_second"]) == (30, 10)
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["effect"] == pytest.approx(30 / 40 - 0.5)
+    assert row["p_value"] == pytest.approx(binomtest(10, 40).pvalue)
+    assert row["lower"] < 0.2 < row["upper"]
+
+
+def test_the_bootstrap_of_acr_agrees_with_a_paired_t_test_where_both_hold() -> None:
+    random = np.random.default_rng(0)
+    first = random.uniform(0.6, 0.9, 2000)
+    second = first + random.normal(0.004, 0.1, 2000)
+    table = compare(made(first, second))
+    row = table[table["quantity"] == "acr"].iloc[0]
+    difference = first - second
+    assert row["difference"] == pytest.approx(difference.mean())
+    assert row["effect"] == pytest.approx(difference.mean() / difference.std())
+    assert row["p_value"] == pytest.approx(ttest_rel(first, second).pvalue, abs=0.03)
+    half = 1.96 * difference.std() / np.sqrt(2000)
+    assert [row["lower"], row["upper"]] == pytest.approx(
+        [difference.mean() - half, difference.mean() + half], abs=half / 8
+    )
+
+
+def test_equal_methods_do_not_differ_and_are_rarely_told_apart() -> None:
+    random = np.random.default_rng(1)
+    same = random.uniform(0, 0.9, 200)
+    assert (compare(made(same, same))["p_value"] == 1).all()
+    runs = []
+    for seed in range(200):
+        image = random.uniform(0, 0.9, 150)
+        first, second = (np.clip(image + random.normal(0, 0.1, 150), 0, None) for _ in range(2))
+        run = made(first, second)
+        names = {"trial_id": lambda rows, seed=seed: rows["trial_id"] + str(seed)}
+        runs.append((run.certificates.assign(**names), run.trials.assign(seed=seed, **names)))
+    table = compare(Run(pd.concat(rows for rows, _ in runs), pd.concat(rows for _, rows in runs), pd.DataFrame()))
+    p_values = table.loc[table["quantity"] == "acr", "p_value"]
+    assert len(p_values) == 200
+    assert 2 <= (p_values < 0.05).sum() <= 20  # 5 % of 200, by more than two standard errors either way
+
+
+def test_holm_by_hand_over_the_pairs_of_a_quantity(run: Run) -> None:
+    table = compare(run)
+    assert set(table["first"] + table["second"]) == {"oursgaussian"}
+    assert len(table[table["quantity"] == "acr"]) == 2  # one pair at each σ
+    for _, rows in table.groupby(["quantity", "radius"], dropna=False):
+        p = np.sort(rows["p_value"].to_numpy())
+        steps = np.minimum(1, np.maximum.accumulate(p * (len(p) - np.arange(len(p)))))
+        assert np.sort(rows["p_holm"].to_numpy()) == pytest.approx(steps)
+
+
+def test_only_the_methods_asked_for(run: Run) -> None:
+    with pytest.raises(CompareError, match=r"no trial is macer; there are ours, gaussian"):
+        compare(run, ["ours", "macer"])
+    with pytest.raises(CompareError, match="no two methods"):
+        compare(run, ["ours"])
+    turned = compare(run, ["gaussian", "ours"])
+    assert turned["difference"].to_numpy() == pytest.approx(-compare(run)["difference"].to_numpy())
+
+
+@pytest.mark.parametrize(("column", "value"), [("n", 10), ("alpha", 0.05), ("dataset", "other"), ("n0", 3)])
+def test_unlike_trials_are_refused_with_the_reason(column: str, value: object) -> None:
+    pair = made(np.full(5, 0.3), np.full(5, 0.4))
+    unlike = pair.trials.copy()
+    unlike[column] = [unlike[column].iloc[0], value]
+    with pytest.raises(CompareError, match=rf"a and b at σ = 0.5 cannot be compared: {column} is"):
+        compare(replace(pair, trials=unlike))
+
+
+def test_other_images_labels_and_estimators_are_refused() -> None:
+    pair = made(np.full(5, 0.3), np.full(5, 0.4))
+    second = pair.certificates["trial_id"] == "b"
+    for column, value, reason in (
+        ("index", pair.certificates["index"] + 1, "test images are different"),
+        ("label", 7, "different labels"),
+        ("estimator", "sequential", "estimators are fixed and sequential"),
+    ):
+        changed = pair.certificates.assign(**{column: pair.certificates[column].where(~second, value)})
+        with pytest.raises(CompareError, match=reason):
+            compare(replace(pair, certificates=changed))
+
+
+def test_seeds_are_paired_and_never_mixed(tmp_path: Path) -> None:
+    trials = [small_trial(method, seed=seed) for method in ("ours", "gaussian") for seed in (0, 1)]
+    folder = write_fake_run(tmp_path / "run", trials)
+    merge_run(folder)
+    table = compare(read_run(folder.path))
+    assert sorted(set(table["seed"])) == [0, 1]
+    assert (table.groupby("seed").size() == len(table) / 2).all()
