@@ -14,7 +14,7 @@ from PIL import Image
 from bench.data import load_images
 from bench.settings import Certified
 from results.folder import RunFolder, write_whole
-from results.schema import THUMBNAILS, check_schema
+from results.schema import THUMBNAILS, read_table
 from results.shards import evenly_spaced
 
 LARGEST = 64  # pixels
@@ -43,9 +43,7 @@ def keep_thumbnails(run: RunFolder, trials: Sequence[Certified]) -> None:
 def _kept(run: RunFolder) -> pa.Table:
     if not run.thumbnails.exists():
         return THUMBNAILS.empty_table()
-    table = pq.read_table(run.thumbnails)
-    check_schema(table.schema, THUMBNAILS, run.thumbnails)
-    return table.cast(THUMBNAILS)
+    return read_table(run.thumbnails, THUMBNAILS).cast(THUMBNAILS)
 
 
 def _png(image: np.ndarray[Any, Any]) -> bytes:

@@ -20,11 +20,12 @@ def at_budget(
     class is hypergeometric. One draw, as one run with that n would be.
 
     An image of which fewer copies were drawn (`estimator` sequential) keeps them all. An image that was not estimated
-    (misclassified), or whose estimation ended early because abstention was certain, stays without a certificate.
+    (misclassified), or whose estimation ended early because abstention was certain, stays without a certificate; so
+    does every abstention of a sequential estimation, whose planned copies the row does not tell.
 
     Args:
         certificates: rows with the columns of `results.schema.CERTIFICATES`, of any number of trials.
-        n: at least 1, at most the copies of every trial.
+        n: at least 1; at most the n of every trial whose estimator is fixed.
         alpha: of the new bounds; that of the rows where not given.
 
     Returns:
@@ -36,11 +37,13 @@ def at_budget(
     if certificates["count_top"].isna().any():
         raise ValueError("imported certificates have no counts, so nothing follows from them for another n or alpha")
     drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
+    fixed = (certificates["estimator"] == "fixed").to_numpy()
     full = full_budget(certificates)
-    if n < 1 or ((n > full) & (full > 0)).any():
-        raise ValueError(f"n = {n}: must be from 1 to the {full[full > 0].min(initial=n)} copies that were drawn")
+    if n < 1 or ((n > full) & (full > 0) & fixed).any():
+        largest = full[(full > 0) & fixed].min(initial=np.iinfo(np.int64).max)
+        raise ValueError(f"n = {n}: must be at least 1, and at most the {largest} copies that were drawn")
     status = certificates["status"].to_numpy()
-    judged = (status == "certified") | ((status == "abstained") & (drawn == full))
+    judged = (status == "certified") | ((status == "abstained") & fixed & (drawn == full))
     copies = np.where(judged, np.minimum(drawn, n), 0)
     kept = generator.hypergeometric(top, drawn - top, copies)
     level = certificates["alpha"].to_numpy() if alpha is None else np.full(len(kept), alpha)

@@ -38,7 +38,7 @@ def distinct(column: pd.Series) -> str:
 
 
 def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
-    seeds = trials.groupby(["method", "sigma"])["seed"].nunique().max()
+    seeds = trials.groupby(["method", "sigma"])["seed"].nunique()
     trained = "trained elsewhere"
     if trials["device"].notna().any():
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
@@ -47,7 +47,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"{distinct(trials['model'])} on {distinct(trials['dataset'])}, {distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
         f"alpha = {distinct(trials['alpha'])}, "
-        f"{'mean of ' if seeds > 1 else ''}{seeds} training seed{'s' if seeds > 1 else ''}; "
+        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
         f"{trained}, "
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
         f"({distinct(certificates['engine'])})."
@@ -55,7 +55,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
 
 
 def _imported(trials: pd.DataFrame) -> str:
-    cells = ", ".join(f"{row.method} at σ = {row.sigma:g}" for row in trials.itertuples())
+    cells = ", ".join(dict.fromkeys(f"{row.method} at σ = {row.sigma:g}" for row in trials.itertuples()))
     return (
         f"Imported from logs, without counts and with the n and alpha stated for them: {cells} "
         f"({distinct(trials['images'])} test images, n = {distinct(trials['n'])}, alpha = {distinct(trials['alpha'])})."
@@ -72,4 +72,6 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
         reasons.append("the network is not ResNet-110")
     if (trials["n"] < 100_000).any():
         reasons.append("n is below 100 000, which lowers every radius")
+    if (trials["alpha"] != 0.001).any():
+        reasons.append("alpha is not 0.001")
     return reasons

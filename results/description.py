@@ -51,7 +51,7 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
     kept = [name for name in before if _cell(run, name) not in cells]
     displaced = set(before) - set(kept) - {trial.trial_id for trial in trials}
     if displaced and not replace:
-        raise RunError(f"{run.path} has {min(displaced)} already: give another --name or --out")
+        raise RunError(f"{run.path} has {min(displaced)} already: give another name or --out")
     members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
     for trial in trials:
         for part in [trial, *trial.members]:

@@ -115,8 +115,9 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: no run.json.
+            ValueError: it is not one.
         """
-        return [str(trial_id) for trial_id in read_json(self.description)["trials"]]
+        return [str(trial_id) for trial_id in read_json(self.description, "trials")["trials"]]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -141,11 +142,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ValueError where it holds anything else."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object from a file, with at least those keys; ValueError, which names the file, where it holds anything
+    else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a JSON object")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{path}: lacks {key}")
     return value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -29,7 +28,7 @@ def number(value: float | None, column: Column) -> str:
 
 
 def to_markdown(table: ResultTable) -> str:
-    """Measured, best in bold, ± spread over seeds, [interval], (published, difference)."""
+    """Measured, best in bold, sd over seeds, [interval], (published, difference)."""
     headings = ["σ", "method", *(_heading(column) for column in table.columns)]
     lines = [f"**{table.title}**", "", _pipes(headings), _pipes(["---:", "---", *["---:"] * len(table.columns)])]
     for row in table.rows:
@@ -124,6 +123,8 @@ def to_terminal(table: ResultTable) -> RenderableType:
         grid.add_row(f"{row.sigma:.2f}" if new else "", Text(row.title), *cells)
     below = ["± the wider half of its interval"] * with_intervals + ["the published number"] * with_published
     legend = [f"Below each number: {', then '.join(below)}."] if below else []
+    if any(row.seeds for row in table.rows):
+        legend.append("Numbers are means over the training seeds, whose spread is in the files.")
     notes = ["What is odd about the published numbers stands under the table's file."] if table.notes else []
     return Group(Text(table.title, "bold"), grid, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
 
@@ -136,15 +137,15 @@ def as_printed(value: float | None, column: Column) -> str:
 def interval(row: Row, column: Column) -> str:
     """ "0.531, 0.553"; empty where there is none."""
     found = row.intervals.get(column.key)
-    if found is None or math.isnan(found.lower):
+    if not found:
         return ""
     return f"{number(found.lower, column)}, {number(found.upper, column)}"
 
 
 def spread(row: Row, column: Column) -> str:
-    """ "±0.004", the standard deviation over seeds; empty for one seed."""
+    """ "sd 0.004", the standard deviation over seeds; empty for one seed."""
     value = row.spread(column.key)
-    return "" if value is None else f"±{number(value, column)}"
+    return "" if value is None else f"sd {number(value, column)}"
 
 
 def reference(row: Row, column: Column) -> str:
@@ -160,22 +161,24 @@ def reference(row: Row, column: Column) -> str:
 
 def _legend(table: ResultTable) -> list[str]:
     """What a cell of a file holds, in a sentence; nothing where it holds one number."""
+    seeds = any(row.seeds for row in table.rows)
     parts = {
-        "measured": True,
-        "± spread over seeds": any(row.seeds for row in table.rows),
+        "mean over the training seeds" if seeds else "measured": True,
+        "sd over the seeds": seeds,
         "[interval]": any(row.intervals for row in table.rows),
         "(published, measured − published)": any(row.published for row in table.rows),
     }
     shown = [part for part, there in parts.items() if there]
-    return [f"Each cell: {' '.join(shown)}."] if len(shown) > 1 else []
+    apart = " The intervals do not cover the uncertainty of training, which the seeds show." if seeds else ""
+    return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
 
 
 def _csv_cell(row: Row, key: str) -> dict[str, object]:
     found = row.intervals.get(key)
     values: tuple[object, ...] = (
         row.measured.get(key),
-        None if found is None or math.isnan(found.lower) else found.lower,
-        None if found is None or math.isnan(found.upper) else found.upper,
+        found.lower if found else None,
+        found.upper if found else None,
         row.spread(key),
         " ".join(map(str, row.seeds[key])) if row.seeds.get(key) else None,
         row.published.get(key),
@@ -187,7 +190,7 @@ def _csv_cell(row: Row, key: str) -> dict[str, object]:
 
 def _half_width(row: Row, column: Column) -> str:
     found = row.intervals.get(column.key)
-    if found is None or math.isnan(found.lower):
+    if not found:
         return ""
     value = row.measured[column.key]
     return f"±{number(max(found.upper - value, value - found.lower), column)}"

@@ -26,20 +26,19 @@ class Group:
         return [rows for _, rows in self.certificates.groupby("trial_id", sort=False)]
 
 
+SAME = ("dataset", "images", "n", "n0", "alpha")
+"""Columns of trials that must agree before their certificates are put together or compared."""
+
+
 def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDER) -> list[Group]:
     """By σ; within it in the given order of methods, then in the run's own.
 
     Raises:
-        ValueError: two trials of one method, σ and seed, so that the row would not be of one thing.
+        ValueError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or
+            estimator, whose mean would be of nothing.
     """
     trials = run.trials
-    twice = trials[trials.duplicated(["method", "sigma", "seed"])]
-    if len(twice):
-        first = twice.iloc[0]
-        raise ValueError(
-            f"two trials are {first['method']} at σ = {first['sigma']:g} with seed {first['seed']}: "
-            "give one of them another name"
-        )
+    refuse_twins(trials)
     methods = list(dict.fromkeys([*order, *trials["method"]]))
     names = trials.groupby("title")["method"].nunique()
     certificates = dict(list(run.certificates.groupby(["sigma", "method"], sort=False)))
@@ -48,5 +47,33 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDE
         sigma, method, title = rows[["sigma", "method", "title"]].iloc[0]
         # Variants of one method share its title: then the rows' own names tell them apart.
         shown = method if names[title] > 1 else title
-        groups.append(Group(sigma, method, shown, certificates[sigma, method], rows))
+        group = Group(sigma, method, shown, certificates[sigma, method], rows)
+        _refuse_unlike_seeds(group)
+        groups.append(group)
     return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
+
+
+def refuse_twins(trials: pd.DataFrame) -> None:
+    """Raise ValueError where two trials are of one method, σ and seed."""
+    twins = trials[trials.duplicated(["method", "sigma", "seed"])]
+    if len(twins):
+        first = twins.iloc[0]
+        raise ValueError(
+            f"two trials are {first['method']} at σ = {first['sigma']:g} with seed {first['seed']}: "
+            "give one of them another name"
+        )
+
+
+def _refuse_unlike_seeds(group: Group) -> None:
+    if len(group.trials) == 1:
+        return
+    what = f"the seeds of {group.method} at σ = {group.sigma:g} cannot be averaged"
+    for name in SAME:
+        values = group.trials[name].unique()
+        if len(values) > 1:
+            raise ValueError(f"{what}: {name} is {' or '.join(map(str, values))}")
+    kinds = group.certificates["estimator"].unique()
+    if len(kinds) > 1:
+        raise ValueError(f"{what}: their estimators are {' and '.join(kinds)}")
+    if len({tuple(sorted(rows["index"])) for rows in group.seeds}) > 1:
+        raise ValueError(f"{what}: their test images are different ones")

@@ -20,7 +20,7 @@ from scipy.special import ndtr
 
 from results.bounds import largest_radius
 from results.description import add_trials
-from results.folder import RunFolder, write_json
+from results.folder import RunFolder, read_json, write_json
 from results.schema import CERTIFICATES
 from results.shards import write_shard
 
@@ -70,9 +70,14 @@ class LogSettings:
             raise LogError(f"--sigma {self.sigma:g}: must be above 0 and at most 100")
         if not 0 < self.alpha < 1:
             raise LogError(f"--alpha {self.alpha:g}: must be above 0 and below 1")
-        for option, value, least in (("n", self.n, 1), ("n0", self.n0, 1), ("skip", self.stride, 1)):
-            if value < least:
-                raise LogError(f"--{option} {value}: must be at least {least}")
+        for option, value, least in (
+            ("n", self.n, 1),
+            ("n0", self.n0, 1),
+            ("skip", self.stride, 1),
+            ("seed", self.seed, 0),
+        ):
+            if not least <= value < 2**32:
+                raise LogError(f"--{option} {value}: must be at least {least} and below {2**32}")
 
     @property
     def trial_id(self) -> str:
@@ -105,7 +110,7 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     lines = [line for line in read_log(log, content) if line.index % settings.stride == 0]
     if not lines:
         raise LogError(f"{log}: has no image whose index is a multiple of {settings.stride}")
-    add_trials(run, [settings], replace=False)
+    add_trials(run, [settings], replace=_holds(run, settings))
     folder = run.trial(settings.trial_id)
     table = pa.Table.from_pylist(
         [_row(line, settings) for line in sorted(lines, key=lambda line: line.index)], CERTIFICATES
@@ -125,6 +130,17 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     return _oddities(lines, settings)
 
 
+def _holds(run: RunFolder, settings: LogSettings) -> bool:
+    """Whether the run has the same log in the same place: what was stated of it may then be corrected."""
+    if not run.description.exists():
+        return False
+    for trial_id in run.trial_ids():
+        known = read_json(run.trial(trial_id).settings)
+        if all(known.get(key) == getattr(settings, key) for key in ("name", "sigma", "seed", "sha256")):
+            return True
+    return False
+
+
 def read_log(log: Path, content: bytes) -> list[Line]:
     """The lines of a log, in its order.
 
@@ -132,7 +148,7 @@ def read_log(log: Path, content: bytes) -> list[Line]:
         LogError: as `import_log`.
     """
     try:
-        texts = content.decode("utf-8").splitlines()
+        texts = [text.rstrip() for text in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise LogError(f"{log}: byte {error.start} is not UTF-8 text") from None
     header = texts[0].split("\t") if texts else []
@@ -143,7 +159,7 @@ def read_log(log: Path, content: bytes) -> list[Line]:
     lines: list[Line] = []
     seen: dict[int, int] = {}
     for number, text in enumerate(texts[1:], start=2):
-        if not text.strip():
+        if not text:
             continue
         fields = text.split("\t")
         if len(fields) != len(header):
@@ -259,6 +275,8 @@ def _oddities(lines: list[Line], settings: LogSettings) -> list[str]:
     steps = np.diff(indices)
     if len(steps) and (steps != steps[0]).any():
         common = int(np.gcd.reduce(steps))
-        missing = next(index for index in range(indices[0], indices[-1], common) if index not in set(indices))
-        found.append(f"its images are not evenly spaced: every {common}th is there, but not image {missing}")
+        expected = range(indices[0], indices[-1] + 1, common)
+        missing = len(expected) - len(indices)
+        first = next(index for index, there in zip(expected, indices, strict=False) if index != there)
+        found.append(f"{missing} images are missing between its first and its last, the first is {first}")
     return found

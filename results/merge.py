@@ -1,4 +1,4 @@
-"""Shards and training records of a run -> certificates.parquet, trials.parquet, epochs.parquet."""
+"""Shards and training records of a run -> certificates.parquet, trials.parquet, epochs.parquet, spectra.parquet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_whole
 from results.logs import check_imported
-from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, check_schema
+from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table
 from results.sequential import sample_sizes
 from results.shards import evenly_spaced, read_shard
 
@@ -31,26 +31,29 @@ def merge_run(run: RunFolder) -> list[str]:
         The ids of the trials that are not finished and so not in the files.
 
     Raises:
-        MergeError: gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum to n, or numbers that do
-            not follow from the counts.
+        MergeError: a trial's folder is gone; gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum
+            to n, or numbers that do not follow from the counts.
     """
     certificates, trials, unfinished = [], [], []
     epochs: dict[str, pa.Table] = {}
     spectra: dict[tuple[str, int], pa.Table] = {}
     for trial_id in run.trial_ids():
         folder = run.trial(trial_id)
+        if not folder.settings.exists():
+            raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
         if not folder.training.exists() or folder.state.exists():
             unfinished.append(trial_id)
             continue
-        settings, training = read_json(folder.settings), read_json(folder.training)
+        settings = read_json(folder.settings, "name", "sigma", "seed", "certify")
+        training = read_json(folder.training, "checkpoint_sha256", "test_images", "members", "title", "torch_version")
         rows = merge_shards(folder, trial_id, settings, training)
         certificates.append(rows)
         trials.append(_trial_row(trial_id, settings, training, rows))
         for trained in training["members"] or [trial_id]:
             if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
-                epochs.setdefault(trained, _read(run.trial(trained).epochs, EPOCHS))
+                epochs.setdefault(trained, read_table(run.trial(trained).epochs, EPOCHS).cast(EPOCHS))
             if run.trial(trained).spectrum.exists():
-                spectrum = _read(run.trial(trained).spectrum, SPECTRA)
+                spectrum = read_table(run.trial(trained).spectrum, SPECTRA).cast(SPECTRA)
                 # The variances are those of the images alone, whatever σ and the model.
                 spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
     _write(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
@@ -180,12 +183,6 @@ def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any]
         "certify_joules": None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
         "settings": json.dumps(settings),
     }
-
-
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    table = pq.read_table(path)
-    check_schema(table.schema, schema, path)
-    return table.cast(schema)
 
 
 def _write(path: Path, table: pa.Table) -> None:

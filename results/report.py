@@ -40,6 +40,6 @@ def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
     """The tables that a run has data for."""
     yield table_5_1(run, source)
     if run.trials["train_seconds"].notna().any():
-        yield table_5_2(run)
+        yield table_5_2(run, source)
     if run.certificates["count_top"].notna().any():
         yield table_beyond_acr(run)

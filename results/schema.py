@@ -1,8 +1,11 @@
-"""The columns of the three Parquet files of a run, and of a shard. The version is in the files' metadata."""
+"""The columns of the Parquet files of a run, and of a shard. The version is in the files' metadata."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 3
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
@@ -35,8 +38,8 @@ CERTIFICATES = pa.schema(
         pa.field("classifier", pa.string(), nullable=False),  # network, mean of 3 logits, 2-consensus of 3
         pa.field("counts", pa.list_(pa.int64())),  # one per class; they sum to n; null: imported
         pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("joules", pa.float64()),  # of the accelerator, its driver's counter; null: not reported
-        pa.field("precision", pa.string(), nullable=False),  # fp32, bf16
+        pa.field("joules", pa.float64()),  # of the whole accelerator, by its driver's counter; null: not reported
+        pa.field("precision", pa.string(), nullable=False),  # fp32, bf16; unknown: imported, as the next three
         pa.field("engine", pa.string(), nullable=False),  # inductor (compiled), eager
         pa.field("device", pa.string(), nullable=False),
         pa.field("torch_version", pa.string(), nullable=False),
@@ -125,6 +128,24 @@ class SchemaError(ValueError):
 def with_identity(schema: pa.Schema, **identity: str) -> pa.Schema:
     """The schema with more metadata, such as the trial and checkpoint that a shard belongs to."""
     return schema.with_metadata({**_METADATA, **identity})
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A whole Parquet file with those columns.
+
+    Raises:
+        ValueError: unreadable, or of other columns; names the file.
+        FileNotFoundError: not there.
+    """
+    try:
+        # Half the time of pq.read_table on a file of sixteen rows, of which a run has thousands.
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not readable as Parquet: {(str(error).splitlines() or ['?'])[0]}") from None
+    check_schema(table.schema, schema, path)
+    return table
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:

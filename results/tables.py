@@ -12,7 +12,7 @@ from results import published
 from results.bounds import largest_radius
 from results.budget import BUDGETS, at_budget
 from results.caption import caption, distinct
-from results.groups import Group, certified_groups
+from results.groups import SAME, Group, certified_groups
 from results.metrics import RADII, average_certified_radius, certified_accuracy, worker_hours
 from results.run import Run
 from results.statistics import Interval, accuracy_interval, acr_interval
@@ -48,6 +48,8 @@ class Row:
     """95 %, for the uncertainty of the test images."""
     seeds: dict[str, list[float]] = field(default_factory=dict)
     """The number of each training seed; empty where there is one."""
+    setting: tuple[object, ...] = ()
+    """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
 
     def difference(self, key: str) -> float | None:
         """Measured minus published."""
@@ -57,7 +59,8 @@ class Row:
 
     def is_outside(self, key: str) -> bool:
         """Whether the published number lies outside the interval of the measured one."""
-        return key in self.intervals and key in self.published and self.published[key] not in self.intervals[key]
+        interval = self.intervals.get(key)
+        return bool(interval and key in self.published and self.published[key] not in interval)
 
     def spread(self, key: str) -> float | None:
         """Standard deviation over the training seeds."""
@@ -81,15 +84,19 @@ class ResultTable:
     """Sentences: what is odd about the published ones."""
 
     def best(self, row: Row, column: Column) -> bool:
-        """Whether the row's measured value is the best of its σ."""
+        """Whether the row's measured value is the best of its σ and setting."""
         if not column.best or column.key not in row.measured:
             return False
-        values = [other.measured[column.key] for other in self.rows if self._comparable(other, row, column)]
+        values = [other.measured[column.key] for other in rivals(self.rows, row, column.key)]
         best = max(values) if column.best == "max" else min(values)
         return len(set(values)) > 1 and row.measured[column.key] == best
 
-    def _comparable(self, other: Row, row: Row, column: Column) -> bool:
-        return other.sigma == row.sigma and column.key in other.measured
+
+def rivals(rows: list[Row], row: Row, key: str) -> list[Row]:
+    """The rows, this one among them, whose number compares with the row's: same σ and setting."""
+    return [
+        other for other in rows if (other.sigma, other.setting) == (row.sigma, row.setting) and key in other.measured
+    ]
 
 
 def table_5_1(run: Run, source: str | None = None) -> ResultTable:
@@ -122,19 +129,23 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
         columns,
         rows,
         caption(run),
-        [INTERVALS, *_spread_sentence(rows), *_published_sentence(rows, origin)],
+        [INTERVALS, *_published_sentence(rows, origin, origin.setting)],
         [*origin.notes] if any(row.published for row in rows) else [],
     )
 
 
-def table_5_2(run: Run) -> ResultTable:
+def table_5_2(run: Run, source: str | None = None) -> ResultTable:
     """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
-    that were trained in it."""
+    that were trained in it.
+
+    Args:
+        source: whose published ACR and accuracy stand beside ours; the thesis's, with its costs, where not given.
+    """
     trained_here = run.trials[run.trials["train_seconds"].notna()]
     rows_here = run.certificates["trial_id"].isin(trained_here["trial_id"])
     run = replace(run, trials=trained_here, certificates=run.certificates[rows_here])
     sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
-    here = "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
+    hours = "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
     columns = [
         Column("acr", "ACR", 3, "max"),
         Column("accuracy_percent", "ACC", 1, "max", "%"),
@@ -143,10 +154,10 @@ def table_5_2(run: Run) -> ResultTable:
         Column("runtime_hours", "Runtime", None, "min", "h"),
         Column("train_rate", "train", None, "max", "/s"),
         Column("certify_rate", "certify", None, "max", "/s"),
-        Column("worker_hours", here, None, "min"),
+        Column("worker_hours", hours, None, "min"),
         Column("energy_kwh", "Energy", None, "min", "kWh"),
     ]
-    reference = published.costs()
+    origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
     groups = certified_groups(run, published.TABLE_5_2_ORDER)
     rows = [_cost_row(group, reference) for group in groups if group.sigma == sigma]
     columns = [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
@@ -156,11 +167,11 @@ def table_5_2(run: Run) -> ResultTable:
     }
     memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].unique())
     workers = distinct(run.trials["workers"])
-    energy = "Energy: training and certification, by the accelerators' own counters. "
+    energy = "Energy: training and certification, by the accelerators' own counters, whatever else used them. "
     measured = (
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
         "Runtime: training, wall clock. Train and certify: noisy copies per second, of all workers in training and of "
-        f"one in certification. {here}: training and certification, summed over workers. "
+        f"one in certification. {hours}: training and certification, summed over workers. "
         f"{energy if any('energy_kwh' in row.measured for row in rows) else ''}"
     ).strip()
     return ResultTable(
@@ -172,10 +183,9 @@ def table_5_2(run: Run) -> ResultTable:
         [
             measured,
             INTERVALS,
-            *_spread_sentence(rows),
-            "Published: thesis Table 5.2.",
+            *_published_sentence(rows, origin, "Table 5.2" if origin.short == "thesis" else origin.setting),
         ],
-        list(published.NOTES_5_2),
+        list(published.NOTES_5_2) if origin.short == "thesis" and any(row.published for row in rows) else [],
     )
 
 
@@ -183,23 +193,27 @@ def table_beyond_acr(run: Run) -> ResultTable:
     """ACR with fewer copies and the ranking at each budget, and how probable the right class is: ACR alone can be
     raised on easy images at the cost of the others (Sun et al. 2025)."""
     groups = [group for group in certified_groups(run) if group.certificates["count_top"].notna().all()]
-    largest = int(run.trials["n"].max())
-    budgets = [*(n for n in BUDGETS if n < largest), largest]
+    own = {int(n) for group in groups for n in group.trials["n"]}
+    budgets = sorted(own | {n for n in BUDGETS if n < max(own)})
     columns = []
     for n in budgets:
         columns += [Column(f"acr_{n}", f"ACR n\u00a0=\u00a0{_grouped(n)}", 3, "max"), Column(f"rank_{n}", "rank", 0)]
     shares = (0.5, 0.9, 0.99, 0.999)
     columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
     rows = [
-        Row(group.sigma, group.method, group.title, _budgets(group, budgets) | _probable(group, shares))
+        Row(
+            group.sigma,
+            group.method,
+            group.title,
+            _budgets(group, budgets) | _probable(group, shares),
+            setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
+        )
         for group in groups
     ]
     for n in budgets:
-        for sigma in {row.sigma for row in rows}:
-            known = [row for row in rows if row.sigma == sigma and f"acr_{n}" in row.measured]
-            for row in known:
-                better = sum(other.measured[f"acr_{n}"] > row.measured[f"acr_{n}"] for other in known)
-                row.measured[f"rank_{n}"] = 1 + better
+        for row in (row for row in rows if f"acr_{n}" in row.measured):
+            acrs = [other.measured[f"acr_{n}"] for other in rivals(rows, row, f"acr_{n}")]
+            row.measured[f"rank_{n}"] = 1 + sum(acr > row.measured[f"acr_{n}"] for acr in acrs)
     return ResultTable(
         "beyond_acr",
         "Beyond ACR: smaller budgets, and how many images the right class is probable on",
@@ -207,8 +221,9 @@ def table_beyond_acr(run: Run) -> ResultTable:
         rows,
         caption(run),
         [
-            "A smaller n takes a random subset of each image's copies. Rank: among the methods at the same σ. p_A: "
-            "share of an image's copies that are classified as its label; the columns give the share of images above.",
+            "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among "
+            "the methods at the same σ. p_A: share of an image's copies that are classified as its label; the columns "
+            "give the share of images above.",
         ],
     )
 
@@ -259,7 +274,13 @@ def _row(
     measured = {key: sum(values) / len(values) for key, values in seeds.items()}
     several = seeds if len(group.trials) > 1 else {}
     numbers = reference.get((group.sigma, group.method), {})
-    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several)
+    setting = _setting(group, *SAME)
+    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting)
+
+
+def _setting(group: Group, *names: str) -> tuple[object, ...]:
+    """Of the group's trials, which agree in it."""
+    return tuple(group.trials[list(names)].iloc[0])
 
 
 def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
@@ -283,18 +304,12 @@ def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.lower, 100 * interval.upper)
 
 
-def _spread_sentence(rows: list[Row]) -> list[str]:
-    if not any(row.seeds for row in rows):
-        return []
-    return ["Seeds: mean and standard deviation over the training seeds, whose uncertainty the intervals do not cover."]
-
-
-def _published_sentence(rows: list[Row], origin: published.Source) -> list[str]:
+def _published_sentence(rows: list[Row], origin: published.Source, where: str) -> list[str]:
     if not any(row.published for row in rows):
         return [f"Published: {origin.short} has no number of these methods and σ."]
     outside = any(row.is_outside(key) for row in rows for key in row.published)
     mark = " † marks a number outside our interval." if outside else ""
-    return [f"Published: {origin.short}; {origin.setting}.{mark}"]
+    return [f"Published: {origin.short}; {where}.{mark}"]
 
 
 def _grouped(value: int) -> str:

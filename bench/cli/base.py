@@ -53,13 +53,14 @@ def _sentence(error: BaseException) -> str:
 
 
 def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
-    """Merge what is finished and show it. A folder without run.json is reported from its Parquet files as they are."""
+    """Merge what is finished and show it. A folder without shards is reported from its Parquet files as they are."""
     from results.formats import to_terminal
     from results.merge import merge_run
     from results.report import write_report
 
     unfinished: list[str] = []
-    if folder.description.exists() or not folder.certificates.exists():
+    has_shards = folder.description.exists() and (folder.path / "trials").is_dir()
+    if has_shards or not folder.certificates.exists():
         unfinished = merge_run(folder)
     settings: dict[str, None] = {}
     for table in write_report(folder, published):

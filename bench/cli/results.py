@@ -40,15 +40,20 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Which methods differ, image by image: McNemar at each radius, a paired bootstrap for ACR, Holm's correction."""
+    from results.compare import METHOD
     from results.compare import compare as compared
+    from results.groups import SAME
     from results.run import read_run
 
     with user_errors():
-        table = compared(read_run(*runs), names(methods))
+        run = read_run(*runs)
+        table = compared(run, names(methods))
     if as_json:
-        typer.echo(json.dumps(_records(table), indent=2))
+        same = _records(run.trials[["method", "sigma", "seed", *SAME]])
+        typer.echo(json.dumps({"method": METHOD, "trials": same, "comparisons": _records(table)}, indent=2))
         return
     _print_comparison(table)
+    console.print(METHOD + " Bold: below .05 after correction.", style="italic", highlight=False)
 
 
 @app.command("import")
@@ -100,26 +105,20 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _print_comparison(table: pd.DataFrame) -> None:
     for (sigma, seed, first, second), rows in table.groupby(["sigma", "seed", "first", "second"], sort=False):
-        grid = Table(box=None, pad_edge=False)
-        for heading in ("", first, second, "difference", "95 % interval", "only one", "effect", "p", "p (Holm)"):
-            grid.add_column(str(heading), justify="right")
+        grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm"):
+            grid.add_column(heading, justify="right", no_wrap=True)
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
             digits, scale = (1, 100) if accuracy else (3, 1)
             shown = [f"{scale * row[key]:.{digits}f}" for key in ("first_value", "second_value", "difference")]
-            interval = f"{scale * row['lower']:.{digits}f}, {scale * row['upper']:.{digits}f}"
-            discordant = f"{row['only_first']:.0f} / {row['only_second']:.0f}" if accuracy else ""
-            label = f"at {row['radius']:.2f}, %" if accuracy else "ACR"
-            style = "bold" if row["p_holm"] < 0.05 else ""
+            interval = "–"
+            if row["lower"] == row["lower"]:
+                interval = f"{scale * row['lower']:.{digits}f}, {scale * row['upper']:.{digits}f}"
+            only = [f"{row[key]:.0f}" if accuracy else "" for key in ("only_first", "only_second")]
+            label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
+            effect = f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"
             p_values = (f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}")
-            grid.add_row(label, *shown, interval, discordant, f"{row['effect']:+.2f}", *p_values, style=style)
-        console.print(f"σ = {sigma:g}, seed {seed}: {first} − {second}", style="bold", highlight=False)
+            grid.add_row(label, *shown, interval, *only, effect, *p_values, style="bold" * (row["p_holm"] < 0.05))
+        console.print(f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}", style="bold", highlight=False)
         console.print(grid, "")
-    pairs = len(table.groupby(["sigma", "seed", "first", "second"]))
-    console.print(
-        "Accuracy: McNemar's exact test; only one: images that only the first or only the second certifies; effect: "
-        "Cohen's g. ACR: studentised bootstrap; effect: Cohen's d. Intervals and p: uncertainty of the test images, "
-        f"not of training. Holm: over the {pairs} pair{'s' * (pairs > 1)}, for each quantity. Bold: below .05.",
-        style="italic",
-        highlight=False,
-    )

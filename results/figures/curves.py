@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from results import published
 from results.figures.steps import Floats, band, curve, distribution, thinned
-from results.figures.style import THIN, Look, legend_below, looks, panels_by_sigma, styled
+from results.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.figures.theory import threshold_name
 from results.groups import Group, certified_groups
 from results.run import Run
@@ -26,9 +26,10 @@ def figure_5_1(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
     The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
-    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out.
+    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
+    a source other than the thesis also those of methods that the run lacks, in grey.
     """
-    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source)
+    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, others=source != "thesis")
     return figure
 
 
@@ -83,7 +84,9 @@ def label_probabilities(certificates: pd.DataFrame) -> Floats:
     return probabilities
 
 
-def _certified_accuracy(groups: list[Group], look: dict[str, Look], source: str) -> tuple[Figure, dict[float, Axes]]:
+def _certified_accuracy(
+    groups: list[Group], look: dict[str, Look], source: str, *, others: bool = False
+) -> tuple[Figure, dict[float, Axes]]:
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
     with styled():
@@ -96,6 +99,14 @@ def _certified_accuracy(groups: list[Group], look: dict[str, Look], source: str)
                 panel.plot(*zip(*known, strict=True), **how.points)
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
+        if others:
+            here = {(group.sigma, group.method) for group in groups}
+            absent = [cell for cell in reference if cell not in here and cell[0] in axes]
+            names = list(dict.fromkeys(method for _, method in absent))
+            for sigma, method in absent:
+                how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
+                axes[sigma].plot(*zip(*_published_points(reference[sigma, method]), strict=True), **how.points)
+                entries[f"{method} (published)"] = Line2D([], [], **how.points)
         if any(len(group.seeds) > 1 for group in groups):
             entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
         entries["95 % interval over test images"] = Patch(color="grey", alpha=0.3, linewidth=0)

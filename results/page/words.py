@@ -92,7 +92,10 @@ def _legend(table: ResultTable) -> list[str]:
     parts = ["its 95 % interval"] * any(row.intervals for row in table.rows)
     parts += ["the published number and measured minus published"] * any(row.published for row in table.rows)
     below = [f"Below each number: {', then '.join(parts)}."] if parts else []
-    spread = ["After ±: the standard deviation over the training seeds; open it for the number of each."]
+    spread = [
+        "After sd: the standard deviation over the training seeds, whose uncertainty the interval does not cover; "
+        "open it for the number of each."
+    ]
     return below + spread * any(row.seeds for row in table.rows)
 
 

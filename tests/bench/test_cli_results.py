@@ -40,6 +40,52 @@ def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Pat
     assert (tmp_path / "tables" / "table_5_1.md").exists()
 
 
+def test_what_was_stated_of_a_log_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, out = write_log(tmp_path, GOOD), tmp_path / "run"
+    for n in ("100000", "1000"):
+        assert bench("import", str(log), "--method", "theirs", "--sigma", ".25", "--n", n, "--out", str(out)) == 0
+        assert read_run(out).trials["n"].tolist() == [int(n)]
+    other = write_log(tmp_path, GOOD[:2])
+    assert bench("import", str(other), "--method", "theirs", "--sigma", ".25", "--out", str(out)) == 2
+    assert "give another name or --out" in capsys.readouterr().err
+
+
+def test_a_published_folder_is_reported_and_loses_nothing(
+    fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.json and the Parquet files, as one would publish them, without the trials' own folders."""
+    merge_run(fake_run)
+    before = read_run(fake_run.path)
+    moved = fake_run.path / "trials" / fake_run.trial_ids()[0]
+    shutil.move(moved, fake_run.path.parent / "elsewhere")
+    assert bench("report", str(fake_run.path)) == 2
+    assert "is not there, but" in capsys.readouterr().err
+    shutil.rmtree(fake_run.path / "trials")
+    assert bench("report", str(fake_run.path)) == 0
+    assert read_run(fake_run.path).certificates["radius"].equals(before.certificates["radius"])
+
+
+@pytest.mark.parametrize("text", ["{}", '{"trials":', "[]"])
+@pytest.mark.parametrize("name", ["run.json", "trial.json", "training.json"])
+def test_damaged_records_are_named(
+    name: str, text: str, fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = fake_run.trial(fake_run.trial_ids()[0])
+    path = fake_run.description if name == "run.json" else trial.path / name
+    path.write_text(text)
+    assert bench("report", str(fake_run.path)) == 2
+    printed = capsys.readouterr().err
+    assert f"{path}:" in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_a_damaged_epochs_file_is_named(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = fake_run.trial(fake_run.trial_ids()[0]).epochs
+    epochs.write_bytes(b"PAR1" + b"?" * 50 + b"PAR1")
+    assert bench("report", str(fake_run.path)) == 2
+    assert f"{epochs}: not readable as Parquet" in capsys.readouterr().err
+
+
 def test_compare_prints_a_table_and_the_same_as_json(
     fake_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,15 +93,19 @@ def test_compare_prints_a_table_and_the_same_as_json(
     other = write_fake_run(tmp_path / "other", [small_trial("macer", certify={"n": 2000, "n0": 10})])
     merge_run(other)
     assert bench("compare", str(fake_run.path), str(other.path), "--methods", "ours,macer", "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
+    assert "uncertainty of the test images" in printed["method"]
+    assert {(trial["method"], trial["n"]) for trial in printed["trials"]} >= {("ours", 2000), ("macer", 2000)}
+    rows = printed["comparisons"]
     assert {(row["first"], row["second"], row["sigma"]) for row in rows} == {("ours", "macer", 0.25)}
     assert rows[0]["quantity"] == "acr"
     assert rows[0]["radius"] is None
     assert bench("compare", str(fake_run.path), str(other.path)) == 0
     text = capsys.readouterr().out
-    assert "σ = 0.25, seed 0: ours − macer" in text
+    assert "σ = 0.25, seed 0: A = ours, B = macer" in text
+    assert "nan" not in text
     assert f"{rows[0]['difference']:.3f}" in text
-    assert "Holm: over the 4 pairs" in " ".join(text.split())
+    assert "Holm: over the pairs at all σ" in " ".join(text.split())
 
 
 def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +127,7 @@ def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: p
         (["import", "bad.tsv", "--method", "a", "--sigma", "1", "--out", "out"], "bad.tsv:2: has 3 fields"),
         (["import", "bad.tsv", "--method", "a/b", "--sigma", "1", "--out", "out"], "--method 'a/b'"),
         (["import", "bad.tsv", "--method", "a", "--sigma", "nan", "--out", "out"], "--sigma nan"),
+        (["import", "bad.tsv", "--method", "a", "--sigma", "1", "--n", "9" * 20, "--out", "out"], "--n 9999"),
         (["import", ".", "--method", "a", "--sigma", "1", "--out", "out"], "is a directory"),
     ],
 )

@@ -13,7 +13,9 @@ def certificates(p_a: np.ndarray, n: int, seed: int = 0) -> pd.DataFrame:
     counts = np.random.default_rng(seed).binomial(n, p_a)
     p_lower = lower_confidence_bound(counts, n, 0.001)
     index = np.arange(len(p_a))
-    frame = pd.DataFrame({"trial_id": "t", "index": index, "label": 0, "selected": index % 2, "sigma": 0.5})
+    frame = pd.DataFrame(
+        {"trial_id": "t", "index": index, "label": 0, "selected": index % 2, "sigma": 0.5, "estimator": "fixed"}
+    )
     predicted = np.where(p_lower >= 0.5, frame["selected"], -1)
     return frame.assign(
         n=n,
@@ -69,10 +71,20 @@ def test_what_was_not_estimated_to_its_end_stays_without_a_certificate() -> None
 
 def test_a_sequential_image_keeps_the_copies_it_has() -> None:
     rows = certificates(np.full(2, 0.99), 1000)
-    rows = rows.assign(n=[125, 1000], count_top=[124, 990])
+    rows = rows.assign(n=[125, 1000], count_top=[124, 990], estimator="sequential")
     found = at_budget(rows, 500, np.random.default_rng(0))
     assert found["n"].tolist() == [125, 500]
     assert found["count_top"].iloc[0] == 124
+    # No image needed all copies: any n up to the trial's own is a budget.
+    assert at_budget(rows.assign(n=[125, 500], count_top=[124, 495]), 800, np.random.default_rng(0))["n"].tolist() == [
+        125,
+        500,
+    ]
+    abstained = rows.assign(status=["abstained", "certified"])
+    assert at_budget(abstained, 500, np.random.default_rng(0), alpha=0.4)["status"].tolist() == [
+        "abstained",
+        "certified",
+    ]
 
 
 def test_a_trial_that_certifies_nothing_stays_so() -> None:
@@ -84,7 +96,7 @@ def test_a_trial_that_certifies_nothing_stays_so() -> None:
 
 def test_what_has_no_answer_is_refused() -> None:
     rows = certificates(np.full(2, 0.9), 1000)
-    with pytest.raises(ValueError, match="from 1 to the 1000 copies"):
+    with pytest.raises(ValueError, match="at most the 1000 copies"):
         at_budget(rows, 1001, np.random.default_rng(0))
     with pytest.raises(ValueError, match="no counts"):
         at_budget(rows.assign(count_top=np.nan), 100, np.random.default_rng(0))

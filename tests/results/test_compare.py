@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import binomtest, ttest_rel
 
 from results import compare, read_run
-from results.compare import CompareError
+from results.compare import CompareError, newcombe
 from results.folder import RunFolder
 from results.merge import merge_run
 from results.run import Run
@@ -73,6 +74,13 @@ def test_the_bootstrap_of_acr_agrees_with_a_paired_t_test_where_both_hold() -> N
     )
 
 
+@pytest.fixture
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """statsmodels collects garbage, a fifth of a second, before every correction."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("_no_collection")
 def test_equal_methods_do_not_differ_and_are_rarely_told_apart() -> None:
     random = np.random.default_rng(1)
     same = random.uniform(0, 0.9, 200)
@@ -94,7 +102,7 @@ def test_holm_by_hand_over_the_pairs_of_a_quantity(run: Run) -> None:
     table = compare(run)
     assert set(table["first"] + table["second"]) == {"oursgaussian"}
     assert len(table[table["quantity"] == "acr"]) == 2  # one pair at each σ
-    for _, rows in table.groupby(["quantity", "radius"], dropna=False):
+    for _, rows in table.groupby(["quantity", "radius"], dropna=False):  # of the one seed
         p = np.sort(rows["p_value"].to_numpy())
         steps = np.minimum(1, np.maximum.accumulate(p * (len(p) - np.arange(len(p)))))
         assert np.sort(rows["p_holm"].to_numpy()) == pytest.approx(steps)
@@ -107,6 +115,60 @@ def test_only_the_methods_asked_for(run: Run) -> None:
         compare(run, ["ours"])
     turned = compare(run, ["gaussian", "ours"])
     assert turned["difference"].to_numpy() == pytest.approx(-compare(run)["difference"].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        # Newcombe 1998, table II, method 10
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        ((54, 0, 0, 0), (-0.0664, 0.0664)),
+    ],
+)
+def test_newcombes_interval_gives_his_own_examples(cells: tuple[int, ...], expected: tuple[float, float]) -> None:
+    found = newcombe(*cells)
+    assert [found.lower, found.upper] == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_few_discordant_images_give_a_narrow_interval_about_no_difference() -> None:
+    found = newcombe(7000, 3, 0, 2997)
+    assert found.lower < 0 < 0.0003 < found.upper < 0.005
+
+
+def test_the_interval_of_an_accuracy_difference_covers() -> None:
+    random = np.random.default_rng(4)
+    inside = 0
+    for _ in range(600):
+        cells = random.multinomial(200, [0.55, 0.12, 0.06, 0.27])
+        inside += 0.06 in newcombe(*(int(count) for count in cells))
+    assert 0.93 <= inside / 600 <= 0.98
+
+
+@pytest.mark.usefixtures("_no_collection")
+def test_the_p_value_of_acr_agrees_with_its_interval_and_has_no_floor() -> None:
+    random = np.random.default_rng(5)
+    contradictions = 0
+    for _ in range(60):
+        first = random.gamma(1.0, 0.2, 60)
+        second = np.clip(first + random.exponential(0.1, 60) - 0.08, 0, None)
+        row = compare(made(first, second)).iloc[0]
+        contradictions += bool(row["p_value"] < 0.045 and row["lower"] < 0 < row["upper"])
+        contradictions += bool(row["p_value"] > 0.055 and not row["lower"] < 0 < row["upper"])
+    assert contradictions == 0
+    image = random.uniform(0.2, 0.9, 1000)
+    assert compare(made(image, image + random.normal(0.05, 0.1, 1000))).iloc[0]["p_value"] < 1e-10
+
+
+def test_a_constant_difference_is_certain_and_has_no_spread() -> None:
+    row = compare(made(np.full(50, 0.1), np.full(50, 0.3))).iloc[0]
+    assert row["p_value"] == 2.0**-49
+    assert np.isnan([row["effect"], row["lower"], row["upper"]]).all()
+
+
+def test_two_trials_of_one_cell_are_refused() -> None:
+    pair = made(np.full(5, 0.3), np.full(5, 0.4))
+    with pytest.raises(ValueError, match=r"two trials are a at σ = 0\.5 with seed 0"):
+        compare(replace(pair, trials=pair.trials.assign(method="a")))
 
 
 @pytest.mark.parametrize(("column", "value"), [("n", 10), ("alpha", 0.05), ("dataset", "other"), ("n0", 3)])

@@ -73,6 +73,14 @@ def test_an_imported_row_is_marked_and_its_counts_are_unknown(tmp_path: Path) ->
     assert {(row["n"], row["alpha"]) for row in rows} == {(1000, 0.01)}
 
 
+def test_marks_and_blanks_that_editors_leave_do_no_harm(tmp_path: Path) -> None:
+    plain = write_log(tmp_path, GOOD)
+    expected = read_log(plain, plain.read_bytes())
+    text = plain.read_text(encoding="utf-8")
+    for changed in ("\ufeff" + text, text.replace("\n", "\r\n"), text.replace("\n", "\t\n"), text + "\n  \n"):
+        assert read_log(plain, changed.encode()) == expected
+
+
 def test_the_limit_allows_for_three_digits(tmp_path: Path) -> None:
     # σ = .25, n = 100 000, alpha = .001: .95287 is printed as .953
     _, warnings = imported(write_log(tmp_path, ["0\t1\t1\t0.953\t1\t1"]), tmp_path / "one")
@@ -88,7 +96,7 @@ def test_every_twentieth_image_of_a_full_log_and_a_partial_log(tmp_path: Path) -
     assert warnings == []
     holes = write_log(tmp_path, [f"{i}\t1\t1\t0.5\t1\t1" for i in (0, 20, 60, 80)])
     _, warnings = imported(holes, tmp_path / "holes")
-    assert warnings == ["its images are not evenly spaced: every 20th is there, but not image 40"]
+    assert warnings == ["1 images are missing between its first and its last, the first is 40"]
     with pytest.raises(LogError, match="multiple of 20"):
         imported(write_log(tmp_path, ["7\t1\t1\t0.5\t1\t1"]), tmp_path / "none", stride=20)
 

@@ -68,14 +68,16 @@ def test_the_report_of_a_full_grid_takes_less_than_20_seconds_and_1_gb(tmp_path:
     folder = RunFolder(tmp_path / "run")
     write_full_grid(folder)
     program = """
-import resource, sys
+import sys
+from pathlib import Path
 from bench.cli import main
 sys.argv = ["bench", "report", sys.argv[1]]
 try:
     main()
 except SystemExit as end:
     assert not end.code
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss, which begins with the memory of the process that forked this one.
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
     started = time.perf_counter()
     result = subprocess.run(
@@ -84,7 +86,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     seconds = time.perf_counter() - started
     assert result.returncode == 0, result.stderr
     assert seconds < 20
-    assert int(result.stdout.split()[-1]) * 1024 < 1e9
+    assert int(result.stdout.split()[-2]) * 1024 < 1e9
     assert folder.page.stat().st_size < 10e6
 
 

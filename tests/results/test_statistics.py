@@ -62,8 +62,12 @@ def test_equal_values_have_no_interval_and_rare_ones_a_finite_one() -> None:
     nothing = bootstrap_mean(np.zeros(20), np.random.default_rng(0))
     assert np.isnan(nothing.lower)
     assert np.isnan(nothing.upper)
-    one = bootstrap_mean(np.array([0.0] * 19 + [0.5]), np.random.default_rng(0))
-    assert 0 <= one.lower < 0.025 < one.upper <= 0.5
+    assert not nothing
+    # A resample has none of one value in twenty with probability .95²⁰, of five with .75²⁰.
+    assert not bootstrap_mean(np.array([0.0] * 19 + [0.5]), np.random.default_rng(0))
+    several = bootstrap_mean(np.array([0.0] * 15 + [0.5] * 5), np.random.default_rng(0))
+    assert several
+    assert 0 <= several.lower < 0.125 < several.upper <= 0.5
     assert np.isinf(studentised(np.array([0.0] * 19 + [0.5]), np.random.default_rng(0))).any()
 
 

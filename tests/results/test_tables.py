@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,8 +152,9 @@ def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run:
     table = table_5_1(run)
     for row in table.rows:
         for key, interval in row.intervals.items():
-            assert math.isnan(interval.lower) or interval.lower <= row.measured[key] <= interval.upper
-            assert row.is_outside(key) == (row.published[key] not in interval)
+            assert not interval or interval.lower <= row.measured[key] <= interval.upper
+            beside = row.published[key] < interval.lower or row.published[key] > interval.upper
+            assert row.is_outside(key) == beside
     [ours, *_] = table.rows
     assert ours.difference("acr") == pytest.approx(ours.measured["acr"] - 0.542)
     # 12 images at σ = .25 with n = 2000: nothing can be certified at 1.00, so there is no doubt about it
@@ -174,8 +174,42 @@ def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path
     assert row.spread("acr") == pytest.approx(np.std(row.seeds["acr"], ddof=1))
     parsed = next(iter(csv.DictReader(io.StringIO(to_csv(table)))))
     assert [float(value) for value in parsed["acr_seeds"].split()] == row.seeds["acr"]
-    assert f"±{row.spread('acr'):.3f}" in to_markdown(table)
-    assert any(sentence.startswith("Seeds: mean and standard deviation") for sentence in table.caption)
+    assert f"sd {row.spread('acr'):.3f}" in to_markdown(table)
+    assert "sd over the seeds" in to_markdown(table)
+
+
+def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
+    nothing = run.certificates.assign(correct=False, radius=0.0)
+    row = table_5_1(replace(run, certificates=nothing)).rows[0]
+    assert row.measured["acr"] == 0
+    assert not row.intervals["acr"]
+    assert not row.is_outside("acr")
+
+
+@pytest.mark.parametrize(("column", "value"), [("n", 7), ("alpha", 0.05), ("images", 3), ("dataset", "other")])
+def test_unlike_seeds_are_not_averaged(column: str, value: object, tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    unlike = run.trials.copy()
+    unlike[column] = [unlike[column].iloc[0], value]
+    with pytest.raises(ValueError, match=rf"the seeds of gaussian at σ = 0.25 cannot be averaged: {column} is"):
+        table_5_1(replace(run, trials=unlike))
+    other = run.certificates["seed"] == 1
+    moved = run.certificates.assign(index=run.certificates["index"] + other)
+    with pytest.raises(ValueError, match="test images are different"):
+        table_5_1(replace(run, certificates=moved))
+
+
+def test_only_equal_settings_are_ranked(run: Run) -> None:
+    other = run.trials.copy()
+    other.loc[other["method"] == "ours", "n"] = 1500
+    table = table_5_1(replace(run, trials=other))
+    assert not any(table.best(row, column) for row in table.rows for column in table.columns)
+    equal = table_5_1(run)
+    assert any(equal.best(row, column) for row in equal.rows for column in equal.columns)
+    budgets = [column.key for column in table_beyond_acr(replace(run, trials=other)).columns if "acr" in column.key]
+    assert budgets == ["acr_1000", "acr_1500", "acr_2000"]
 
 
 def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:
@@ -198,6 +232,17 @@ def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run)
     assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
     with pytest.raises(ValueError, match=r"unknown source of published numbers 'cohn'; known: thesis, cohen2019"):
         table_5_1(run, "cohn")
+
+
+def test_another_source_stands_beside_costs_too(run: Run) -> None:
+    table = table_5_2(run, "sun2025_logs")
+    gaussian = table.rows[0]
+    assert gaussian.published == {
+        "acr": 0.4867,
+        "accuracy_percent": pytest.approx(gaussian.published["accuracy_percent"]),
+    }
+    assert table.notes == []
+    assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
 
 
 def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> None:
