@@ -100,15 +100,18 @@ def _legend(table: ResultTable) -> list[str]:
 
 
 def _best(tables: list[ResultTable]) -> list[dict[str, str]]:
-    """The row with the largest ACR at each σ, of the first table that has one."""
+    """The row with the largest ACR at each σ, of the first table that has one, among those that compare with its first
+    row there: an imported log may be of other data or another n."""
     found = [(table, column) for table in tables for column in table.columns if column.key == "acr"]
     if not found:
         return []
     table, column = found[0]
     best: dict[float, Row] = {}
     for row in table.rows:
-        value = row.measured.get("acr")
-        if value is not None and (row.sigma not in best or value > best[row.sigma].measured["acr"]):
+        value, leader = row.measured.get("acr"), best.get(row.sigma)
+        if value is None:
+            continue
+        if leader is None or (leader.setting == row.setting and value > leader.measured["acr"]):
             best[row.sigma] = row
     return [
         {

@@ -23,10 +23,11 @@ from results.groups import certified_groups
 from results.page import write_page
 from results.page.charts import POINTS, radius_step
 from results.page.images import STATUSES
+from results.page.words import summary
 from results.report import tables_of
 from results.run import Run
 from results.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
-from results.tables import table_5_1
+from results.tables import Column, ResultTable, Row, table_5_1
 
 N, ALPHA = 100_000, 0.001
 HOSTILE = '</script><img src=x onerror="alert(1)">\u2028{{script}}<!--'
@@ -337,3 +338,11 @@ def test_a_page_says_what_is_missing(tmp_path: Path) -> None:
     content = Parts(write(random_run(), tmp_path / "report.html")).content
     assert any("a-trial-that-is-not-finished" in sentence for sentence in content["caveats"])
     assert ["Trials", "6 finished, 1 not finished"] in content["summary"]["facts"]
+
+
+def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
+    settings = {"a": ("data", 1000), "b": ("data", 1000), "log": ("data", 100_000)}
+    acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
+    rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
+    table = ResultTable("table_5_1", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
+    assert [best["title"] for best in summary(random_run(), [table])["best"]] == ["b"]
