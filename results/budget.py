@@ -39,9 +39,11 @@ def at_budget(
     drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
     fixed = (certificates["estimator"] == "fixed").to_numpy()
     full = full_budget(certificates)
-    if n < 1 or ((n > full) & (full > 0) & fixed).any():
-        largest = full[(full > 0) & fixed].min(initial=np.iinfo(np.int64).max)
-        raise ValueError(f"n = {n}: must be at least 1, and at most the {largest} copies that were drawn")
+    if n < 1:
+        raise ValueError(f"n = {n}: must be at least 1")
+    limits = full[fixed & (full > 0)]
+    if (n > limits).any():
+        raise ValueError(f"n = {n}: must be at most the {limits.min()} copies that were drawn")
     status = certificates["status"].to_numpy()
     judged = (status == "certified") | ((status == "abstained") & fixed & (drawn == full))
     copies = np.where(judged, np.minimum(drawn, n), 0)

@@ -42,6 +42,7 @@ NOTES_5_1 = (
     "MACER's own publication reports 0.556 at σ = 0.25 on test images 500 to 999; on all 10 000 it is 0.531.",
     "The linear decomposition keeps variances above σ²/5 by section 4.2 and above σ²/10 by section 5.4; Figure 4.2 "
     "says 10-fold noise, its text 5-fold.",
+    "Eq. 3.3 leaves out MACER's runner-up class and hinge, which its own publication and the trials here have.",
     "λ, η, batch size, weight decay, the subset of images and the seeds are not given.",
 )
 NOTES_5_2 = (
