@@ -1,0 +1,83 @@
+"""The way onto a cluster: one that runs, or one of this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import ray
+from ray._private import ray_constants, services
+from ray.exceptions import RayError
+
+from cluster.authentication import ClusterError, check_head, ensure_token, sending_token
+
+OBJECT_STORE_BYTES = 200 * 2**20  # nothing large goes through it
+
+
+@contextmanager
+def connected(address: str | None, *, allow_unauthenticated: bool = False, cores: int | None = None) -> Iterator[None]:
+    """A cluster to run on while the block lasts: that at `address`, or one of this machine, started and stopped here.
+
+    A process that is connected already keeps its cluster. The one of this machine listens on loopback only.
+
+    Args:
+        address: "auto" or HOST:PORT of a running cluster.
+        cores: of the cluster that is started here; this machine's where not given.
+        allow_unauthenticated: join a cluster also where it takes commands from anybody.
+
+    Raises:
+        ClusterError: no cluster at the address, or one that lets everybody in, or not us.
+    """
+    if ray.is_initialized():  # by whoever calls: theirs to end
+        yield
+        return
+    if address is None:
+        ensure_token()
+        # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.
+        with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+            _init(
+                "Ray cannot be started",
+                "local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    head = find_head(address)
+    authenticated = check_head(head, allow_unauthenticated=allow_unauthenticated)
+    with sending_token(authenticated):
+        _init(f"no Ray cluster at {address}", head)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def find_head(address: str) -> str:
+    """HOST:PORT of the head of the cluster that "auto" or HOST:PORT means.
+
+    Raises:
+        ClusterError: nobody listens there; Ray itself would try for minutes.
+    """
+    try:
+        head = services.canonicalize_bootstrap_address(address)
+        host, _, port = (head or "").rpartition(":")
+        if not head:
+            raise ValueError("no node of one runs on this machine" if address == "auto" else "not an address")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error}") from None
+    return str(head)
+
+
+def _init(failure: str, address: str, **options: object) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise ClusterError(f"{failure}: {' '.join(str(error).split())}") from None

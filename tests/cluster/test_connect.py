@@ -1,0 +1,221 @@
+"""The way onto a cluster: what is refused and in which words, and a cluster of this machine is closed to others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cluster import ClusterError, connected
+from cluster.authentication import check_dashboard, check_head, ensure_token, find_token
+
+TOKEN = "a" * 64
+
+
+@dataclass
+class Door:
+    """A stand-in for a head or a dashboard, and the check that knocks at it."""
+
+    address: str
+    check: Callable[..., bool]
+
+
+@contextmanager
+def head(accepts: Callable[[str], bool]) -> Iterator[Door]:
+    def answer(_request: bytes, context: Any) -> bytes:
+        if not accepts(dict(context.invocation_metadata()).get("authorization", "")):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handlers = {"CheckAlive": grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield Door(f"127.0.0.1:{port}", check_head)
+    server.stop(None).wait()
+
+
+@contextmanager
+def dashboard(accepts: Callable[[str], bool], text: bytes = b'{"ray_version": "2"}') -> Iterator[Door]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if accepts(self.headers.get("Authorization", "")) else 401)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Door(f"http://127.0.0.1:{server.server_port}", check_dashboard)
+        server.shutdown()
+        thread.join()
+
+
+both = pytest.mark.parametrize("door", [head, dashboard])
+
+
+def secured(header: str) -> bool:
+    return header == f"Bearer {TOKEN}"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    return tmp_path
+
+
+@both
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_cluster_without_tokens_is_refused_unless_allowed(
+    door: Callable[..., Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with door(lambda header: True) as open_door:
+        with pytest.raises(ClusterError, match=r"lets anybody in without a token: .* or give --allow-unauthenticated"):
+            open_door.check(open_door.address, allow_unauthenticated=False)
+        assert open_door.check(open_door.address, allow_unauthenticated=True) is False
+
+
+@both
+def test_a_token_is_not_shown_to_a_cluster_that_wants_none(
+    door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    seen: list[str] = []
+
+    def accepts_all(header: str) -> bool:
+        seen.append(header)
+        return True
+
+    with door(accepts_all) as open_door:
+        open_door.check(open_door.address, allow_unauthenticated=True)
+    assert seen == [""]
+
+
+@both
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_right_token_opens(door: Callable[..., Any], allowed: bool, home: Path) -> None:
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(TOKEN + "\n")
+    with door(secured) as closed:
+        assert closed.check(closed.address, allow_unauthenticated=allowed) is True
+
+
+@both
+def test_a_wrong_token_a_missing_one_and_a_disabled_mode_are_told_apart(
+    door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    with door(secured) as closed:
+        with pytest.raises(ClusterError, match=r"wants a token and there is none here: .* or ~/.ray/auth_token$"):
+            closed.check(closed.address, allow_unauthenticated=True)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+        with pytest.raises(ClusterError, match=r"refuses the token in RAY_AUTH_TOKEN: "):
+            closed.check(closed.address, allow_unauthenticated=True)
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        (home / "other").write_text("wrong")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "other"))
+        with pytest.raises(ClusterError, match=f"refuses the token in {home}/other: "):
+            closed.check(closed.address, allow_unauthenticated=True)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(ClusterError, match="wants a token: set RAY_AUTH_MODE=token here too"):
+            closed.check(closed.address, allow_unauthenticated=True)
+
+
+def test_other_servers_and_silence_are_no_clusters() -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address in (nobody, "127.0.0.1", "ray://127.0.0.1:10001", "127.0.0.1:http", "http://127.0.0.1:8265"):
+            with pytest.raises(ClusterError, match=f"^no Ray cluster at {address}: "), connected(address):
+                pass
+        with pytest.raises(ClusterError, match=f"^no Ray dashboard at http://{nobody}: "):
+            check_dashboard(f"http://{nobody}", allow_unauthenticated=True)
+    with dashboard(lambda header: True, b"hello") as other:
+        with pytest.raises(ClusterError, match=r"no Ray dashboard at .*: it answers 200 OK"):
+            check_dashboard(other.address, allow_unauthenticated=True)
+        with pytest.raises(ClusterError, match="no Ray cluster at "):
+            check_head(other.address.removeprefix("http://"), allow_unauthenticated=True)
+
+
+def test_a_token_is_made_once_for_its_owner_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure_token()
+    file = home / ".ray" / "auth_token"
+    assert file.stat().st_mode & 0o777 == 0o600
+    token, place = find_token()
+    assert len(token) == 64
+    assert place == str(file)
+    ensure_token()
+    assert find_token()[0] == token
+    assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "absent"))
+    with pytest.raises(ClusterError, match=r"RAY_AUTH_TOKEN_PATH: .*absent holds no token"):
+        ensure_token()
+
+
+LOOK_AROUND = """
+import json, psutil
+from cluster import connected
+from cluster.authentication import check_head
+
+with connected(None, cores=1):
+    import ray
+
+    @ray.remote
+    class Worker:
+        def alive(self):
+            return True
+
+    worker = Worker.remote()
+    assert ray.get(worker.alive.remote())
+    head = ray.get_runtime_context().gcs_address
+    sockets = [
+        (process.name(), connection.laddr.ip)
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == "LISTEN"
+    ]
+    print(json.dumps({"sockets": sockets, "authenticated": check_head(head, allow_unauthenticated=True)}))
+"""
+
+
+def test_a_cluster_of_this_machine_listens_on_loopback_alone_and_wants_a_token(home: Path) -> None:
+    temporary = tempfile.mkdtemp(prefix="ray-")  # sockets of long names cannot be made
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", LOOK_AROUND],
+            env={**os.environ, "RAY_TMPDIR": temporary},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert {"gcs_server", "raylet", "ray::Worker"} <= {name for name, _ in found["sockets"]}
+    assert {ip.removeprefix("::ffff:") for _, ip in found["sockets"]} == {"127.0.0.1"}
+    assert found["authenticated"]
+    assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
