@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from results.folder import RunFolder, read_json, write_json, write_text
+from results.folder import RunFolder, remove_leftovers, write_json, write_text
+from results.records import read_description, read_settings_record
+from results.secrecy import masked
 
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
 
@@ -64,9 +67,9 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
             **earlier,
             "trials": [*kept, *(trial.trial_id for trial in trials)],
             "members": members,
-            "command": sys.argv,
+            "command": masked(sys.argv),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "versions": {package: _version(package) for package in PACKAGES},
             **details,
         },
@@ -75,15 +78,16 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
 
 def _earlier(run: RunFolder) -> dict[str, Any]:
     if run.description.exists():
-        return read_json(run.description)
+        return read_description(run.description)
     # A command that was killed before it wrote run.json leaves trials alone.
-    if run.path.is_dir() and any(path.name != "trials" for path in run.path.iterdir()):
+    remove_leftovers(run.path)
+    if run.has_contents():
         raise RunError(f"{run.path} is not empty and holds no run.json: give --out another folder")
     return {}
 
 
 def _cell(run: RunFolder, trial_id: str) -> tuple[str, float, int]:
-    settings = read_json(run.trial(trial_id).settings)
+    settings = read_settings_record(run.trial(trial_id).settings)
     return settings["name"], settings["sigma"], settings["seed"]
 
 
@@ -94,8 +98,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """Commit of the program's own checkout, with + where it has changes; None for an installed package."""
+def git_commit() -> str | None:
+    """Commit of the program's own checkout, with + where it has changes; None for an installed package. A copy sent to
+    a cluster finds in BENCH_GIT_COMMIT what it is a copy of."""
+    if sent := os.environ.get("BENCH_GIT_COMMIT"):
+        return sent
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],

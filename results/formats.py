@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -38,8 +39,8 @@ def to_markdown(table: ResultTable) -> str:
             parts = [f"**{value}**" if table.best(row, column) else value, spread(row, column)]
             parts += [_brackets(interval(row, column)), _parentheses(reference(row, column))]
             cells.append(" ".join(part for part in parts if part))
-        lines.append(_pipes([f"{row.sigma:.2f}", row.title.replace("|", "\\|"), *cells]))
-    lines += ["", " ".join([*_legend(table), *table.setting, *table.caption])]
+        lines.append(_pipes([f"{row.sigma:.2f}", _inert(row.title), *cells]))
+    lines += ["", " ".join([*_legend(table), *map(_inert, [*table.setting, *table.caption])])]
     if table.notes:
         lines += ["", f"{NOTES}:", "", *(f"- {note}" for note in table.notes)]
     return "\n".join(lines) + "\n"
@@ -208,12 +209,18 @@ def _parentheses(text: str) -> str:
     return f"({text})" if text else ""
 
 
+def _inert(text: str) -> str:
+    """The text in Markdown, with nothing in it that is a link, HTML or the end of a cell."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
+
+
 def _pipes(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 LATEX = {"\\": r"\textbackslash{}", "σ": r"$\sigma$", "λ": r"$\lambda$", "η": r"$\eta$", "²": r"$^2$", "×": r"$\times$"}
 LATEX |= {"\u00a0": "~", "±": r"$\pm$", "†": r"$^\dagger$", "−": r"$-$", ">": r"$>$", "á": r"\'a"}
+LATEX |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 
 

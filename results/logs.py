@@ -20,8 +20,10 @@ from scipy.special import ndtr
 
 from results.bounds import largest_radius
 from results.description import add_trials
-from results.folder import RunFolder, read_json, write_json
-from results.schema import CERTIFICATES
+from results.folder import AnyPath, RunFolder, refuse_devices, write_json
+from results.lock import RunLock
+from results.records import NAME, read_settings_record
+from results.schema import CERTIFICATES, read_table
 from results.shards import write_shard
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -64,7 +66,7 @@ class LogSettings:
     """Only images whose index is a multiple of it."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", self.name):
+        if not NAME.fullmatch(self.name):
             raise LogError(f"--method {self.name!r}: must be letters, digits, _ and -, at most 64")
         if not 0 < self.sigma <= 100:
             raise LogError(f"--sigma {self.sigma:g}: must be above 0 and at most 100")
@@ -102,15 +104,25 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
 
     Raises:
         LogError: a line that is not one of a log; names file and line.
+        LockedError: another process works on the run.
         RunError: the run has that method, σ and seed already, from elsewhere; or the folder holds something else.
         OSError: the log cannot be read.
     """
+    refuse_devices(log)
     content = log.read_bytes()
     settings = LogSettings(**{**asdict(settings), "sha256": hashlib.sha256(content).hexdigest()})
     lines = [line for line in read_log(log, content) if line.index % settings.stride == 0]
     if not lines:
         raise LogError(f"{log}: has no image whose index is a multiple of {settings.stride}")
-    add_trials(run, [settings], replace=_holds(run, settings))
+    with RunLock(run):
+        _write(lines, log.name, settings, run)
+    return _oddities(lines, settings)
+
+
+def _write(lines: list[Line], source: str, settings: LogSettings, run: RunFolder) -> None:
+    replace = _holds(run, settings)
+    _refuse_unlike_seeds(run, settings, {line.index for line in lines})
+    add_trials(run, [settings], replace=replace)
     folder = run.trial(settings.trial_id)
     table = pa.Table.from_pylist(
         [_row(line, settings) for line in sorted(lines, key=lambda line: line.index)], CERTIFICATES
@@ -124,10 +136,9 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
             "checkpoint_sha256": settings.sha256,
             "test_images": len(lines),
             "torch_version": UNKNOWN,
-            "source": log.name,
+            "source": source,
         },
     )
-    return _oddities(lines, settings)
 
 
 def _holds(run: RunFolder, settings: LogSettings) -> bool:
@@ -135,10 +146,35 @@ def _holds(run: RunFolder, settings: LogSettings) -> bool:
     if not run.description.exists():
         return False
     for trial_id in run.trial_ids():
-        known = read_json(run.trial(trial_id).settings)
+        known = read_settings_record(run.trial(trial_id).settings)
         if all(known.get(key) == getattr(settings, key) for key in ("name", "sigma", "seed", "sha256")):
             return True
     return False
+
+
+def _refuse_unlike_seeds(run: RunFolder, settings: LogSettings, indices: set[int]) -> None:
+    """Raise LogError where the run has other seeds of that method at that σ with which this one cannot be averaged."""
+    for trial_id in run.trial_ids() if run.description.exists() else []:
+        folder = run.trial(trial_id)
+        known = read_settings_record(folder.settings)
+        if (known["name"], known["sigma"]) != (settings.name, settings.sigma) or known["seed"] == settings.seed:
+            continue
+        certify = known["certify"]
+        values = {"estimator": certify["estimator"], "dataset": known.get("dataset")}
+        values |= {name: certify[name] for name in ("n", "n0", "alpha")}
+        own = {"estimator": "imported", **{name: getattr(settings, name) for name in ("dataset", "n", "n0", "alpha")}}
+        odd = [name for name, value in values.items() if value != own[name]]
+        if odd:
+            raise LogError(
+                f"--{odd[0]} {own[odd[0]]}: {trial_id} of {run.path} has {values[odd[0]]}, so these seeds of one "
+                "method cannot be averaged: give another --method"
+            )
+        shards = [read_table(path, CERTIFICATES) for path in folder.shard_files()]
+        if indices != {index for shard in shards for index in shard["index"].to_pylist()}:
+            raise LogError(
+                f"{trial_id} of {run.path} has other test images than this log, so these seeds of one method cannot be "
+                "averaged: give another --method"
+            )
 
 
 def read_log(log: Path, content: bytes) -> list[Line]:
@@ -177,7 +213,7 @@ def read_log(log: Path, content: bytes) -> list[Line]:
     return lines
 
 
-def check_imported(holder: dict[int, Path], table: pa.Table) -> None:
+def check_imported(holder: dict[int, AnyPath], table: pa.Table) -> None:
     """What holds for an imported certificate; raises LogError with the first image for which it does not.
 
     Args:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
-from results.folder import RunFolder, TrialFolder, read_json, write_whole
+from results.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.logs import check_imported
-from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table
+from results.records import read_settings_record, read_training_record
+from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
 from results.sequential import sample_sizes
 from results.shards import evenly_spaced, read_shard
 
@@ -44,8 +43,7 @@ def merge_run(run: RunFolder) -> list[str]:
         if not folder.training.exists() or folder.state.exists():
             unfinished.append(trial_id)
             continue
-        settings = read_json(folder.settings, "name", "sigma", "seed", "certify")
-        training = read_json(folder.training, "checkpoint_sha256", "test_images", "members", "title", "torch_version")
+        settings, training = read_settings_record(folder.settings), read_training_record(folder.training)
         rows = merge_shards(folder, trial_id, settings, training)
         certificates.append(rows)
         trials.append(_trial_row(trial_id, settings, training, rows))
@@ -56,10 +54,10 @@ def merge_run(run: RunFolder) -> list[str]:
                 spectrum = read_table(run.trial(trained).spectrum, SPECTRA).cast(SPECTRA)
                 # The variances are those of the images alone, whatever σ and the model.
                 spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
-    _write(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
-    _write(run.trials, pa.Table.from_pylist(trials, TRIALS))
-    _write(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
-    _write(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
+    write_table(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
+    write_table(run.trials, pa.Table.from_pylist(trials, TRIALS))
+    write_table(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
+    write_table(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
     return unfinished
 
 
@@ -71,13 +69,11 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     """
     imported = settings["certify"]["estimator"] == "imported"
     expected = None if imported else set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
-    holder: dict[int, Path] = {}
+    holder: dict[int, AnyPath] = {}
     tables = []
-    for path in folder.shard_files():
-        try:
-            table = read_shard(path, trial_id=trial_id, checkpoint_sha256=training["checkpoint_sha256"])
-        except ValueError as error:
-            raise MergeError(str(error)) from None
+    paths = folder.shard_files()
+    read = partial(_read, trial_id=trial_id, checkpoint_sha256=training["checkpoint_sha256"])
+    for path, table in zip(paths, read_each(read, paths), strict=True):
         for index in table["index"].to_pylist():
             if index in holder:
                 raise MergeError(f"{path}: holds image {index} a second time, after {holder[index].name}")
@@ -102,7 +98,14 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
 
 
-def _check_numbers(holder: dict[int, Path], table: pa.Table, settings: dict[str, Any]) -> None:
+def _read(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
+    try:
+        return read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
+    except ValueError as error:
+        raise MergeError(str(error)) from None
+
+
+def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[str, Any]) -> None:
     """What always holds for a certificate (SPEC section 2), checked from the counts up.
 
     Args:
@@ -156,7 +159,7 @@ def _check_numbers(holder: dict[int, Path], table: pa.Table, settings: dict[str,
 
 
 def _refuse(
-    holder: dict[int, Path], column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str
+    holder: dict[int, AnyPath], column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str
 ) -> None:
     if wrong.any():
         index = int(column["index"][wrong.argmax()])
@@ -183,7 +186,3 @@ def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any]
         "certify_joules": None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
         "settings": json.dumps(settings),
     }
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    write_whole(path, lambda temporary: pq.write_table(table, temporary))

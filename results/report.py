@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from results.figures import figures_of, save_figure
-from results.folder import RunFolder, write_text
+from results.folder import RunFolder, remove_leftovers, write_text
 from results.formats import to_csv, to_latex, to_markdown
 from results.page import write_page
 from results.run import Run, read_run, read_thumbnails
@@ -26,13 +26,16 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
     if run.trials.empty:
         missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
         raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
-    tables = list(tables_of(run, source))
+    tables, figures = list(tables_of(run, source)), list(figures_of(run, source or "thesis"))
+    for place in (folder.path, folder.tables, folder.figures):
+        remove_leftovers(place)
+    # What can still be refused comes before the first file is written.
+    write_page(run, tables, read_thumbnails(folder.path), folder.page)
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)
-    for name, figure in figures_of(run, source or "thesis"):
+    for name, figure in figures:
         save_figure(figure, folder.figures, name)
-    write_page(run, tables, read_thumbnails(folder.path), folder.page)
     return tables
 
 

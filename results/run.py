@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem, LocalFileSystem
 
-from results.schema import CERTIFICATES, EPOCHS, SPECTRA, THUMBNAILS, TRIALS, check_schema
+from results.folder import RunFolder, location, read_json
+from results.printable import printable
+from results.records import DESCRIPTION, DESCRIPTION_MAY, check_record, check_values
+from results.remote import RemotePath
+from results.schema import CERTIFICATES, EPOCHS, SPECTRA, THUMBNAILS, TRIALS, read_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
     """Trials of the runs that are not finished and so not in the tables above."""
 
 
-def read_run(*sources: str | Path) -> Run:
+def read_run(*sources: str | Path | RemotePath) -> Run:
     """The Parquet files of one run, or of several together.
 
     Args:
@@ -49,9 +51,9 @@ def read_run(*sources: str | Path) -> Run:
     """
     if not sources:
         raise ValueError("give at least one run")
-    opened = [_open(source) for source in sources]
-    descriptions = [_description(filesystem, f"{folder}/run.json") for filesystem, folder in opened]
-    certificates, trials = _read(opened, "certificates.parquet", CERTIFICATES), _read(opened, "trials.parquet", TRIALS)
+    runs = [RunFolder(location(source)) for source in sources]
+    descriptions = [_description(run) for run in runs]
+    certificates, trials = _read(runs, "certificates", CERTIFICATES), _read(runs, "trials", TRIALS)
     for trial_id, same in trials.groupby("trial_id", sort=False):
         if len(set(same["checkpoint_sha256"])) > 1:
             raise ValueError(f"two runs hold {trial_id}, each with weights of its own")
@@ -63,8 +65,8 @@ def read_run(*sources: str | Path) -> Run:
     return Run(
         certificates.drop_duplicates(["trial_id", "index"], ignore_index=True),
         trials.drop_duplicates("trial_id", ignore_index=True),
-        _read(opened, "epochs.parquet", EPOCHS).drop_duplicates(["trial_id", "epoch"], ignore_index=True),
-        _read(opened, "spectra.parquet", SPECTRA, optional=True).drop_duplicates(
+        _read(runs, "epochs", EPOCHS).drop_duplicates(["trial_id", "epoch"], ignore_index=True),
+        _read(runs, "spectra", SPECTRA, optional=True).drop_duplicates(
             ["dataset", "images", "component"], ignore_index=True
         ),
         tuple(description for description in descriptions if description),
@@ -72,55 +74,35 @@ def read_run(*sources: str | Path) -> Run:
     )
 
 
-def read_thumbnails(source: str | Path) -> pd.DataFrame:
+def read_thumbnails(source: str | Path | RemotePath) -> pd.DataFrame:
     """The small pictures of a run's test images: columns `dataset`, `index`, `png`; no rows where it has none."""
-    return _read([_open(source)], "thumbnails.parquet", THUMBNAILS, optional=True)
+    return _read([RunFolder(location(source))], "thumbnails", THUMBNAILS, optional=True)
 
 
-def _open(source: str | Path) -> tuple[FileSystem, str]:
-    if "://" not in str(source):
-        return LocalFileSystem(), str(source)
-    try:
-        filesystem, folder = FileSystem.from_uri(str(source))
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{source}: cannot be opened: {_first_line(error)}") from None
-    return filesystem, folder.rstrip("/")
-
-
-def _read(
-    opened: list[tuple[FileSystem, str]], name: str, schema: pa.Schema, *, optional: bool = False
-) -> pd.DataFrame:
-    """The file of that name in each run, one after the other."""
+def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: bool = False) -> pd.DataFrame:
+    """The Parquet file of that name in each run, one after the other."""
     tables = [schema.empty_table()]
-    for filesystem, folder in opened:
-        path = f"{folder}/{name}"
+    for run in runs:
+        path = run.path / f"{name}.parquet"
         try:
-            table = pq.read_table(path, filesystem=filesystem)
+            table = read_table(path, schema)
         except FileNotFoundError:
-            if optional:
-                continue
-            raise FileNotFoundError(f"{path} does not exist: `bench run` or `bench report` writes it") from None
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: not readable as Parquet: {_first_line(error)}") from None
-        check_schema(table.schema, schema, path)
+            if not optional:
+                raise FileNotFoundError(f"{path} does not exist: `bench run` or `bench report` writes it") from None
+            continue
+        check_values(table, path)
         tables.append(table)
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    for column in schema:
+        if pa.types.is_string(column.type):
+            frame[column.name] = frame[column.name].map(printable, na_action="ignore")
     return frame
 
 
-def _description(filesystem: FileSystem, path: str) -> dict[str, Any]:
+def _description(run: RunFolder) -> dict[str, Any]:
     """run.json, which the Parquet files can do without."""
     try:
-        with filesystem.open_input_stream(path) as file:
-            value = json.loads(file.read())
+        found = read_json(run.description)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {_first_line(error)}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: must hold a JSON object")
-    return value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return check_record(run.description, found, {}, {**DESCRIPTION, **DESCRIPTION_MAY})

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import base64
+import binascii
+import re
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from results.folder import AnyPath, refuse_devices, write_whole
+from results.remote import StorageError
+
 SCHEMA_VERSION = 3
+LARGE = 1_000_000
+"""Bytes from which on several threads read a file."""
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
 
 CERTIFICATES = pa.schema(
@@ -125,41 +133,72 @@ class SchemaError(ValueError):
     """A file with other columns than this version of the program writes."""
 
 
+class VersionError(SchemaError):
+    """A file of another version of this program."""
+
+
 def with_identity(schema: pa.Schema, **identity: str) -> pa.Schema:
     """The schema with more metadata, such as the trial and checkpoint that a shard belongs to."""
     return schema.with_metadata({**_METADATA, **identity})
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def write_table(path: AnyPath, table: pa.Table, **options: Any) -> None:
+    """Write a Parquet file whose pages have checksums.
+
+    Args:
+        options: of `pyarrow.parquet.write_table`.
+    """
+    write_whole(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True, **options))
+
+
+def read_table(path: AnyPath, schema: pa.Schema) -> pa.Table:
     """A whole Parquet file with those columns.
 
     Raises:
-        ValueError: unreadable, or of other columns; names the file.
+        ValueError: unreadable, damaged, or of other columns; names the file.
         FileNotFoundError: not there.
+        StorageError: the store gives no answer, which says nothing about the file.
     """
+    refuse_devices(path)
     try:
+        content = path.read_bytes()
         # Half the time of pq.read_table on a file of sixteen rows, of which a run has thousands.
-        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
-    except FileNotFoundError:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        table = file.read(use_threads=len(content) > LARGE)
+        damaged = _contradicts_itself(file.metadata.metadata or {}, table.schema.names)
+    except (FileNotFoundError, StorageError):
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError, binascii.Error) as error:
         raise ValueError(f"{path}: not readable as Parquet: {(str(error).splitlines() or ['?'])[0]}") from None
+    if damaged:
+        raise ValueError(f"{path}: not readable as Parquet: its header is damaged")
     check_schema(table.schema, schema, path)
     return table
 
 
+def _contradicts_itself(metadata: dict[bytes, bytes], names: list[str]) -> bool:
+    """Whether the metadata and names of a file are not those of the schema that Arrow stores beside them; pages have
+    checksums, these have not."""
+    stored = metadata.get(b"ARROW:schema")
+    if stored is None:
+        return False
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(stored)))
+    rest = {key: value for key, value in metadata.items() if key != b"ARROW:schema"}
+    return schema.names != names or (schema.metadata or {}) != rest
+
+
 def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:
     """Raise SchemaError, naming the file, unless `found` has exactly the expected columns and version."""
-    version = (found.metadata or {}).get(b"smoothing_bench_schema", b"").decode()
-    if not version.isdigit():
+    version = (found.metadata or {}).get(b"smoothing_bench_schema", b"").decode(errors="replace")
+    if not re.fullmatch(r"[0-9]{1,9}", version):
         raise SchemaError(f"{file}: has no schema version, so it is not a file of this program")
     if int(version) > SCHEMA_VERSION:
-        raise SchemaError(
+        raise VersionError(
             f"{file}: was written by a newer version of this program (schema {version}, this one reads "
             f"{SCHEMA_VERSION}): upgrade it"
         )
     if int(version) < SCHEMA_VERSION:
-        raise SchemaError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
+        raise VersionError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
     if found.equals(expected):
         return
     missing, odd = set(expected.names) - set(found.names), set(found.names) - set(expected.names)

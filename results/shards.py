@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from results.folder import TrialFolder, write_whole
-from results.schema import CERTIFICATES, SchemaError, read_table, with_identity
+from results.folder import AnyPath, TrialFolder, read_each, remove_leftovers, set_aside
+from results.schema import CERTIFICATES, VersionError, read_table, with_identity, write_table
 
 
 def evenly_spaced(available: int, wanted: int | None) -> list[int]:
@@ -25,22 +22,21 @@ def evenly_spaced(available: int, wanted: int | None) -> list[int]:
     return [position * available // wanted for position in range(wanted)]
 
 
-def write_shard(folder: TrialFolder, table: pa.Table, *, trial_id: str, checkpoint_sha256: str) -> Path:
+def write_shard(folder: TrialFolder, table: pa.Table, *, trial_id: str, checkpoint_sha256: str) -> AnyPath:
     """Write the rows of one shard, with their trial and checkpoint in the file's metadata."""
     schema = with_identity(CERTIFICATES, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
     indices = table["index"].to_pylist()
     path = folder.shard(indices[0], indices[-1])
     # Dictionaries and statistics are of no use in sixteen rows, and a merge reads thousands of such files.
-    plain = {"use_dictionary": False, "write_statistics": False}
-    write_whole(path, lambda temporary: pq.write_table(table.cast(schema), temporary, **plain))
+    write_table(path, table.cast(schema), use_dictionary=False, write_statistics=False)
     return path
 
 
-def read_shard(path: Path, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
+def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
     """The rows of one shard.
 
     Raises:
-        ValueError: unreadable, of another schema version, trial or checkpoint; names the file.
+        ValueError: unreadable, damaged, of another schema version, trial or checkpoint; names the file.
     """
     table = read_table(path, CERTIFICATES)
     for key, expected in (("trial_id", trial_id), ("checkpoint_sha256", checkpoint_sha256)):
@@ -52,25 +48,30 @@ def read_shard(path: Path, *, trial_id: str, checkpoint_sha256: str) -> pa.Table
 
 
 def finished_indices(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: str) -> set[int]:
-    """Test images that valid shards already hold.
+    """Test images that valid shards already hold; also removes what a killed process left.
 
-    Shards that do not read back, are of another checkpoint, or repeat an image of another shard are set aside under
-    another name, never deleted: their images are certified again.
+    Shards that do not read back as they were written, are of another checkpoint, or repeat an image of another shard
+    are set aside under another name, never deleted: their images are certified again.
 
     Raises:
-        SchemaError: a shard of another version of this program.
+        VersionError: a shard of another version of this program.
     """
-    finished: set[int] = set()
-    for path in folder.shard_files():
+
+    def indices_of(path: AnyPath) -> set[int]:
         try:
             table = read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
-            indices = set(table["index"].to_pylist())
-        except SchemaError:
+        except VersionError:
             raise
         except ValueError:
-            indices = set()
+            return set()
+        return set(table["index"].to_pylist())
+
+    remove_leftovers(folder.shards)
+    finished: set[int] = set()
+    paths = folder.shard_files()
+    for path, indices in zip(paths, read_each(indices_of, paths), strict=True):
         if not indices or indices & finished:
-            path.replace(path.with_suffix(".set-aside"))
+            set_aside(path)
             continue
         finished |= indices
     return finished

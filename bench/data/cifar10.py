@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -11,17 +12,17 @@ from torchvision.datasets import CIFAR10
 from bench.data.imageset import DataError, ImageSet, Split
 
 
-def find_cifar10() -> Path:
-    """The folder of CIFAR-10's batches, absolute: in $BENCH_DATA or ./data, downloaded there when absent.
+def find_cifar10(root: Path) -> Path:
+    """The folder of CIFAR-10's batches under `root`, absolute; downloaded when absent, maybe by several processes.
 
     Raises:
         DataError: it is not there and cannot be downloaded; says where to put it.
     """
-    root = Path(os.environ.get("BENCH_DATA", "data")).absolute()
+    root = root.expanduser().absolute()
     folder: Path = root / CIFAR10.base_folder
     if not folder.is_dir():
         try:
-            CIFAR10(str(root), download=True)
+            _download(root, folder)
         except (OSError, RuntimeError) as error:  # no network, no permission
             raise DataError(
                 f"CIFAR-10 is not there and cannot be downloaded ({error}): put the python version's folder "
@@ -29,6 +30,20 @@ def find_cifar10() -> Path:
                 "folder of Parquet files"
             ) from None
     return folder
+
+
+def _download(root: Path, folder: Path) -> None:
+    """Into a folder of its own, which is then put in place: a process sees all of it or nothing."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=root) as temporary:
+        if (root / CIFAR10.filename).is_file():  # fetched by hand
+            shutil.copy(root / CIFAR10.filename, temporary)
+        CIFAR10(temporary, download=True)
+        try:
+            Path(temporary, CIFAR10.base_folder).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # not because another process was faster
+                raise
 
 
 def load_batches(folder: Path, split: Split) -> ImageSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from bench.data.imageset import DataError, ImageSet, Split
+from results.folder import RemotePath, location
 
 IMAGE_COLUMNS = ("img", "image")
+BATCHES = {"data_batch_1", "batches.meta"}
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -27,17 +29,26 @@ def dataset_name(data: str) -> str:
     """
     if data in ("synthetic", "cifar10"):
         return data
-    folder = _existing(Path(data))
-    if holds_batches(folder):
+    place = location(data)
+    if isinstance(place, RemotePath):
+        name, files = place.name, {path.key.relative_to(place.key): size for path, size in place.walk()}
+        if not files:
+            raise DataError(f"data {data!r} is not a folder with files")
+    else:
+        folder = _existing(place)
+        name = folder.resolve().name
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        files = {PurePosixPath(path.relative_to(folder)): path.stat().st_size for path in paths}
+    if {str(path) for path in files} >= BATCHES:
         return "cifar10"
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in ("", ".md", ".txt"))
-    listing = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
-    return f"{folder.resolve().name}@{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
+    images = sorted(path for path in files if path.suffix not in ("", ".md", ".txt"))
+    listing = "\n".join(f"{path} {files[path]}" for path in images)
+    return f"{name}@{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
 
 
 def holds_batches(folder: Path) -> bool:
     """Whether the folder is CIFAR-10 as its authors serve it for python."""
-    return (folder / "data_batch_1").is_file() and (folder / "batches.meta").is_file()
+    return all((folder / name).is_file() for name in BATCHES)
 
 
 def load_folder(folder: Path, split: Split) -> ImageSet:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from results import published
-from results.folder import write_whole
+from results.folder import AnyPath, write_whole
 from results.run import Run
 
 # Okabe & Ito's palette without its yellow, which is too pale for a line on white.
@@ -152,7 +152,7 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
+def save_figure(figure: Figure, folder: AnyPath, name: str) -> None:
     """As PNG and PDF; equal figures give equal files."""
     for kind in ("png", "pdf"):
         # The date would make two equal figures differ.

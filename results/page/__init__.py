@@ -11,12 +11,11 @@ import json
 import re
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from results.folder import write_text
+from results.folder import AnyPath, write_text
 from results.groups import certified_groups
 from results.page.charts import charts, methods
 from results.page.images import packed_images
@@ -45,7 +44,7 @@ SCRIPTS = (
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: Path) -> None:
+def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: AnyPath) -> None:
     """Write the page.
 
     Args:

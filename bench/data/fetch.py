@@ -1,0 +1,64 @@
+"""Images in a store, copied once to every machine that needs them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from bench.data.imageset import DataError
+from results.folder import read_each
+from results.remote import RemotePath
+
+ABANDONED = 24 * 3600.0
+"""Seconds after which a copy that was not finished is of nobody."""
+
+
+def cache() -> Path:
+    """Where this user's copies are on this machine."""
+    return Path.home() / ".cache" / "smoothing-bench" / "data"
+
+
+def fetched(url: RemotePath) -> Path:
+    """A copy of a folder in a store: there already if it was fetched before and its files have the same sizes still.
+    Several processes may fetch it at once.
+
+    Raises:
+        DataError: there is nothing.
+        StorageError: the store gives no answer.
+    """
+    files = sorted(url.walk())
+    if not files:
+        raise DataError(f"data {str(url)!r} is not a folder with files")
+    listing = "\n".join(f"{path} {size}" for path, size in files)
+    target = cache() / hashlib.sha256(listing.encode()).hexdigest()[:16] / (url.name or "data")
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "fetch.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # the others wait, and then find it
+        if not target.is_dir():
+            _fetch(url, [path for path, _ in files], target)
+    return target
+
+
+def _fetch(url: RemotePath, paths: list[RemotePath], target: Path) -> None:
+    for old in target.parent.glob(".*"):
+        with suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+    for path, content in zip(paths, read_each(RemotePath.read_bytes, paths), strict=True):
+        copy = temporary / path.key.relative_to(url.key)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    try:
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary)
+        if not target.is_dir():
+            raise  # not because a process of another machine that shares the folder was faster

@@ -1,0 +1,14 @@
+"""Text of files that others wrote, for terminals and tables."""
+
+from __future__ import annotations
+
+import re
+
+# What a terminal obeys instead of showing: control characters, marks that turn the direction of writing, and halves of
+# characters, which no encoding has.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with � for every character that gives an order instead of being shown; tabs and line ends stay."""
+    return _UNPRINTABLE.sub("�", text)
