@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,13 @@ def smoothed_pgd(
 
 
 def attack_run(
-    run: RunFolder, images: int, attack: Attack, *, seed: int, data: str | None = None
+    run: RunFolder,
+    images: int,
+    attack: Attack,
+    *,
+    seed: int,
+    data: str | None = None,
+    factories: Collection[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Attack `images` random test images of every trial of a merged run.
 
@@ -75,7 +82,7 @@ def attack_run(
     inside, accuracy = [], []
     for trial_id, rows in certificates.groupby("trial_id", sort=False):
         picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
-        source, settings, smoothed = open_certified(run, picked, data)
+        source, settings, smoothed = open_certified(run, picked, data, factories)
         model = source.model.to(smoothed.device).requires_grad_(False)
         attacker = _Attacker(model, smoothed, settings, attack, seed)
         for index, radius, predicted in picked.loc[
@@ -101,7 +108,7 @@ class _Attacker:
 
     def __init__(self, model: nn.Module, smoothed: Smoothed, settings: Certified, attack: Attack, seed: int) -> None:
         self.model, self.smoothed, self.settings, self.attack, self.seed = model, smoothed, settings, attack, seed
-        self.images = load_images(settings.data, "test").images
+        self.images = load_images(settings.data, "test", settings.dataset).images
 
     def answer(self, index: int, label: int, radius: float) -> int:
         """What the smoothed classifier says to the attacked image: a class, or −1."""

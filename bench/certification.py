@@ -1,20 +1,19 @@
-"""One shard of a trial's certificates, and how test images are cut into shards."""
+"""One shard of a trial's certificates."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from bench.checkpoint import load_model
+from bench.checkpoint import load_verified
 from bench.data import load_images
 from bench.energy import EnergyMeter
 from bench.hardware import device_name
 from bench.models import kind_of
-from bench.settings import Certified, Trial
+from bench.settings import Certified, Precision, Trial
 from bench.smoothing import Smoothed
 from results.folder import RunFolder, read_json
 from results.schema import CERTIFICATES
@@ -29,7 +28,10 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
     """
     training = read_json(run.trial(trial.trial_id).training)
     sha256 = str(training["checkpoint_sha256"])
-    smoothed, classifier = _opened(trial.model_dump_json(), run, int(training["num_classes"]), sha256)
+    precision: Precision = trial.certify.precision
+    if precision == "auto":  # of the machine that trained: workers of several kinds certify the same classifier
+        precision = training.get("auto_precision", "auto")
+    smoothed, classifier = _opened(trial.model_dump_json(), run, int(training["num_classes"]), sha256, precision)
     certify_images(smoothed, classifier, trial, run, indices, sha256)
 
 
@@ -54,7 +56,7 @@ def certified_rows(
     smoothed: Smoothed, classifier: str, settings: Certified, indices: list[int], sha256: str
 ) -> list[dict[str, Any]]:
     """The rows of `results.schema.CERTIFICATES` for the test images at `indices`."""
-    images = load_images(settings.data, "test")
+    images = load_images(settings.data, "test", settings.dataset)
     labels = images.labels[indices].tolist()
     certify = settings.certify
     certificates = smoothed.iter_certify(
@@ -94,13 +96,14 @@ def certified_rows(
 
 
 @lru_cache(maxsize=1)
-def _opened(settings: str, run: RunFolder, num_classes: int, sha256: str) -> tuple[Smoothed, str]:  # noqa: ARG001
+def _opened(
+    settings: str,
+    run: RunFolder,
+    num_classes: int,
+    sha256: str,  # noqa: ARG001
+    precision: Precision,
+) -> tuple[Smoothed, str]:
     """The model of a trial, kept between the shards of one worker; other weights are another model."""
     trial = Trial.model_validate_json(settings)
-    model = load_model(run, trial, num_classes)
-    return Smoothed(model, trial.sigma, num_classes, precision=trial.certify.precision), kind_of(model)
-
-
-def split_shards(indices: list[int], size: int) -> list[list[int]]:
-    """Cut sorted test indices into shards of at most `size`."""
-    return [indices[first:last] for first, last in pairwise([*range(0, len(indices), size), len(indices)])]
+    model = load_verified(run, trial, num_classes)
+    return Smoothed(model, trial.sigma, num_classes, precision=precision), kind_of(model)

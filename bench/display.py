@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench.progress import TrialProgress, read_progress, seconds_left
+from bench.progress import RunProgress, TrialProgress, Worker, read_progress, seconds_left
 from results.folder import RunFolder
+from results.remote import RemotePath
 
 STYLES = {
     "done": "green",
@@ -23,33 +26,74 @@ STYLES = {
     "waiting": "dim",
     "stopped": "dim",
 }
+COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "images/s", "left", "workers")
 POLL_SECONDS = 1.0
+POLL_SECONDS_OF_A_STORE = 10.0
 
 
-def render(trials: list[TrialProgress], workers: int, elapsed: float | None = None) -> RenderableType:
+def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
     """The table that a person watches."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (
-        ("σ", "right"),
-        ("method", "left"),
-        ("stage", "left"),
-        ("epochs", "right"),
-        ("images", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich wants a literal
-    for trial in trials:
-        epochs = f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–"
-        images = f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–"
-        stage = Text(trial.stage, STYLES[trial.stage])
-        table.add_row(f"{trial.sigma:g}", trial.label, stage, epochs, images)
-    done = sum(trial.stage == "done" for trial in trials)
-    parts = [f"{done} of {len(trials)} done"]
+    for heading in COLUMNS:
+        left = heading in ("method", "stage", "workers")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "method")
+    for trial in run.trials:
+        table.add_row(*_cells(trial))
+    done = run.count("done")
+    parts = [f"{done} of {len(run.trials)} done"]
+    if failed := run.count("failed"):
+        parts.append(f"{failed} failed")
     if elapsed is not None:
         parts.append(f"{duration(elapsed)} so far")
-    left = seconds_left(trials, workers)
-    if left and done < len(trials):
-        parts.append(f"about {duration(left)} left")
+    left_over = seconds_left(run)
+    if left_over and done < len(run.trials):
+        parts.append(f"about {duration(left_over)} left" if run.holder else f"about {duration(left_over)} to go")
     return Group(table, Text(" · ".join(parts), "bold"))
+
+
+def _cells(trial: TrialProgress) -> list[str | Text]:
+    rate, left = trial.images_per_second, trial.seconds_left
+    return [
+        f"{trial.sigma:g}",
+        Text(trial.label),
+        Text(trial.stage, STYLES.get(trial.stage, "")),
+        f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–",
+        f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–",
+        f"{trial.shards}" if trial.shards else "–",
+        f"{rate:.3g}" if rate else "",
+        duration(left) if left else "",
+        workers_in_short(trial.workers),
+    ]
+
+
+def workers_in_short(workers: list[Worker]) -> str:
+    """How many there are, and how much each computes: "2 × 97 % CPU"."""
+    there = [worker for worker in workers if worker.pid is not None]
+    if not workers:
+        return ""
+    parts = []
+    for name, values in (("GPU", [worker.gpu for worker in there]), ("CPU", [worker.cores for worker in there])):
+        known = [value for value in values if value is not None]
+        if known:
+            parts.append(f"{100 * sum(known) / len(known):.0f} % {name}")
+            break
+    starting = len(workers) - len(there)
+    text = " × ".join([str(len(there)), *parts])
+    return f"{text}, {starting} starting" if starting else text
+
+
+def as_json(run: RunProgress) -> dict[str, Any]:
+    """What `bench status --json` prints."""
+    return {
+        "trials": [
+            asdict(trial) | {"images_per_second": trial.images_per_second, "seconds_left": trial.seconds_left}
+            for trial in run.trials
+        ],
+        "done": run.count("done"),
+        "failed": run.count("failed"),
+        "running": None if run.holder is None else asdict(run.holder),
+        "seconds_left": seconds_left(run),
+    }
 
 
 def duration(seconds: float) -> str:
@@ -59,19 +103,15 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(run: RunFolder, workers: int, console: Console) -> Iterator[None]:
+def shown(run: RunFolder, console: Console, *, quiet: bool) -> Iterator[None]:
     """Show the run's progress until the block ends: a live table on a terminal, a line per change elsewhere."""
-    started = time.monotonic()
-
-    def picture() -> RenderableType:
-        return render(read_progress(run), workers, time.monotonic() - started)
-
-    if console.is_terminal:
-        with Live(get_renderable=picture, console=console, refresh_per_second=1 / POLL_SECONDS, transient=True):
-            yield
+    if quiet:
+        yield
         return
+    started = time.monotonic()
+    watch = _watch_on_terminal if console.is_terminal else _print_changes
     stop = threading.Event()
-    thread = threading.Thread(target=_print_changes, args=(run, console, stop), daemon=True)
+    thread = threading.Thread(target=watch, args=(run, console, stop, started), daemon=True)
     thread.start()
     try:
         yield
@@ -80,17 +120,32 @@ def shown(run: RunFolder, workers: int, console: Console) -> Iterator[None]:
         thread.join()
 
 
-def _print_changes(run: RunFolder, console: Console, stop: threading.Event) -> None:
-    started, known = time.monotonic(), {(p.sigma, p.label): p.stage for p in read_progress(run)}
+def _polls(run: RunFolder, stop: threading.Event) -> Iterator[RunProgress]:
+    """The run's progress again and again, once more after the end."""
+    period = POLL_SECONDS_OF_A_STORE if isinstance(run.path, RemotePath) else POLL_SECONDS
     last = False
     while not last:
-        last = stop.wait(POLL_SECONDS)
-        for trial in read_progress(run):
-            if known[trial.sigma, trial.label] != trial.stage:
-                known[trial.sigma, trial.label] = trial.stage
-                done = sum(stage == "done" for stage in known.values())
+        last = stop.wait(period)
+        with suppress(OSError, ValueError):  # the next poll will tell; whoever watches must not disturb the run
+            yield read_progress(run)
+
+
+def _watch_on_terminal(run: RunFolder, console: Console, stop: threading.Event, started: float) -> None:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for progress in _polls(run, stop):
+            live.update(render(progress, time.monotonic() - started), refresh=True)
+
+
+def _print_changes(run: RunFolder, console: Console, stop: threading.Event, started: float) -> None:
+    known: dict[str, str] = {}
+    for progress in _polls(run, stop):
+        done = progress.count("done")
+        for trial in progress.trials:
+            before = known.get(trial.trial_id, trial.stage if trial.stage == "done" else "waiting")
+            if before != trial.stage:
                 console.print(
                     f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<24} {trial.stage}"
-                    f"  ({done} of {len(known)} done)",
+                    f"  ({done} of {len(progress.trials)} done)",
                     highlight=False,
                 )
+            known[trial.trial_id] = trial.stage

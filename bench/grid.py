@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError
 
 from bench.settings import CertifySettings, Option, PositiveInt, Settings, Sigma, TrainSettings, Trial
 from methods import METHODS, get_method
+from results.folder import refuse_devices
+from results.records import shortened
 
 Item = TypeVar("Item", str, int, float)
 SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
@@ -107,10 +109,7 @@ def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) 
         GridError: one sentence that names the file, the key, the value and what is allowed.
     """
     text = _read(source)
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise GridError(f"{source}: not TOML: {error}") from None
+    raw = _parse(source, text)
     for change in changes:
         _apply(raw, change)
     raw |= {key: value for key, value in replacements.items() if value is not None}
@@ -137,7 +136,7 @@ def explain(error: ValidationError, model: type[Settings]) -> str:
     if first["type"] == "value_error":
         return message if not key else f"{key}: {message}"
     message = message[0].lower() + message[1:]
-    return f"{key} = {first['input']!r}: {message}" if key else message
+    return f"{key} = {shortened(first['input'])}: {message}" if key else message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -153,11 +152,21 @@ def _read(source: str) -> str:
     if path.suffix != ".toml" and not path.exists():
         hint = nearest(source, SHIPPED)
         raise GridError(f"unknown grid {source!r}{hint or '; known: ' + ', '.join(SHIPPED) + ', or a .toml file'}")
+    refuse_devices(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise GridError(f"{source}: cannot be read: {reason}") from None
+
+
+def _parse(source: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise GridError(f"{source}: not a grid: it is nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise GridError(f"{source}: not TOML: {error}") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -168,6 +177,8 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string
+    except (ValueError, RecursionError):
+        raise GridError(f"--set {change!r}: is neither a word nor a value of TOML") from None
     *tables, last = key.strip().split(".")
     table = raw
     for name in tables:

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
-import shutil
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
-
-import torch
+from pathlib import Path
 
 from bench.grid import Grid
-from bench.hardware import usable_cores
+from bench.resume import set_aside_if_damaged
 from bench.settings import Trial
+from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
 from bench.trial import is_certified, is_trained
-from bench.work import Task
 from cluster import GangSize, Job, Work, run_jobs
 from results.description import RunError, add_trials
-from results.folder import RunFolder, write_json
+from results.folder import RunFolder, refresh, write_json
 
 WORK = Work(
-    needs_training="bench.work:needs_training",
+    epochs_left="bench.work:epochs_left",
     train="bench.work:train_trial",
     shards_left="bench.work:shards_left",
     certify="bench.work:certify",
+    note="bench.state:note",
+    metrics="bench.state:metrics",
+    usage="bench.usage:usage",
 )
 
 
-def default_gang(workers: int | None, cpus: float | None, gpus: float | None) -> GangSize:
-    """The gang of every trial: by default one worker per GPU of this machine, or two that share its cores.
+def default_gang(
+    workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]]
+) -> GangSize:
+    """The gang of every trial: by default one worker per GPU of the largest node, or two that share its cores.
 
     A worker's CPUs are by default its share of the cores, such that workers of other gangs find theirs too.
+
+    Args:
+        nodes: CPUs and GPUs of every node.
 
     Raises:
         RunError: several workers on parts of GPUs, between which there is no DDP.
     """
-    accelerators, cores = torch.cuda.device_count(), usable_cores()
-    workers = workers or accelerators or min(2, cores)
+    accelerators, cores = max((int(gpus), int(cpus)) for cpus, gpus in nodes)
     if gpus is None:
         gpus = float(accelerators > 0)
-    if workers > 1 and gpus != int(gpus):
-        raise RunError(f"--gpus-per-worker {gpus:g}: must be a whole number where a gang has several workers")
-    sharers = max(workers, int(accelerators / gpus)) if gpus else workers
+    if workers is None:
+        # On a part of a GPU trials are alone, side by side.
+        workers = max(1, accelerators) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
+    refuse_parts_of_gpus(workers, gpus)
+    # A gang of more workers than the node has GPUs goes over several nodes.
+    sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))
     return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
 
 
+def refuse_parts_of_gpus(workers: int | None, gpus: float | None) -> None:
+    """Raises RunError for what a gang cannot use, as far as it was given."""
+    if gpus and gpus > 1:
+        raise RunError(f"--gpus-per-worker {gpus:g}: must be at most 1, for a worker computes on one GPU")
+    if workers and workers > 1 and gpus and gpus != 1:
+        raise RunError(f"--gpus-per-worker {gpus:g}: must be 0 or 1 where a gang has several workers")
+
+
+def stall_seconds() -> float:
+    """After how long without an answer a worker is replaced: $BENCH_STALL_SECONDS, or a minute.
+
+    Raises:
+        RunError: it is no number above 0.
+    """
+    given = os.environ.get("BENCH_STALL_SECONDS", "60")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise RunError(f"BENCH_STALL_SECONDS={given}: must be a number of seconds above 0")
+    return seconds
+
+
 def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize, *, fresh: bool) -> list[Trial]:
-    """The trials of a grid, written into the folder of the run.
+    """The trials of a grid, written into the folder of the run, which the caller has locked.
 
     Raises:
         RunError: the folder holds something else.
     """
-    if fresh and run.path.exists():
-        if any(run.path.iterdir()) and not run.description.exists():
+    if fresh:
+        if run.has_contents() and not run.description.exists():
             raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
-        shutil.rmtree(run.path)
+        run.clear()
     trials = grid.trials(dataset)
     add_trials(run, trials, grid=grid.model_dump(), gang=asdict(size))
     keep_thumbnails(run, trials)
     return trials
 
 
-def run_grid(trials: list[Trial], run: RunFolder, size: GangSize, *, shard_size: int, address: str | None) -> list[str]:
-    """Bring every trial to its end; what is finished is not done again. Returns the ids of those that failed."""
+def run_grid(
+    trials: list[Trial], run: RunFolder, size: GangSize, *, shard_size: int, tensorboard: bool = False
+) -> dict[str, str]:
+    """Bring every trial to its end on the cluster to which this process is connected; what is finished is not done
+    again. Returns the ids of those that failed, each with the reason."""
     jobs = plan_jobs(trials, run, shard_size)
-    return run_jobs(jobs, WORK, size, address=address) if jobs else []
+    place = Path(str(run.path), "tensorboard") if tensorboard else None
+    if not jobs:
+        return {}
+    failed = run_jobs(jobs, WORK, size, stalled_after=stall_seconds(), tensorboard=place)
+    for job in jobs:
+        refresh(run.trial(job.name))
+    return failed
 
 
 def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]:
@@ -74,6 +118,7 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
     unfinished = {}
     for name, (trial, certify) in wanted.items():
         if is_certified(trial, run) if certify else is_trained(trial, run):
+            set_aside_if_damaged(trial, run.trial(name))
             # A command that was killed right after the last shard leaves a state that says otherwise.
             run.trial(name).state.unlink(missing_ok=True)
         else:
@@ -81,9 +126,8 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
             unfinished[name] = (trial, certify)
     jobs = []
     for name, (trial, certify) in unfinished.items():
-        task = Task(settings=trial.model_dump_json(), run=str(run.path), certify=certify, shard_size=shard_size)
+        task = trial_task(trial, run, certify=certify, shard_size=shard_size)
         after = [member.trial_id for member in trial.members if member.trial_id in unfinished]
-        folder = run.trial(name)
-        jobs.append(Job(name, {**task}, str(folder.log), str(folder.state), after))
+        jobs.append(Job(name, {**task}, task["log"], after))
     # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble.
     return sorted(jobs, key=lambda job: len(job.after))

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.models import model_blocks
 from methods import METHODS, Method, get_method
+from results.records import shortened
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -119,6 +120,14 @@ class Trial(Certified):
     decomposition_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Keep the directions whose variance exceeds ratio · σ²; no decomposition where not given."""
     train: TrainSettings = TrainSettings()
+
+    @field_validator("options")
+    @classmethod
+    def _numbers_are_finite(cls, options: dict[str, Option]) -> dict[str, Option]:
+        for name, value in options.items():
+            if isinstance(value, int | float) and not abs(value) < 2**32:  # nor NaN; JSON has no infinity
+                raise ValueError(f"{name} = {shortened(value)}: must be a number below {2**32}")
+        return options
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,25 +17,27 @@ from pydantic import ValidationError
 from rich.progress import track
 
 from bench import work
-from bench.certification import certify_images, split_shards
+from bench.certification import certify_images
 from bench.data import dataset_name, load_images, resolve_data
 from bench.grid import explain
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
 from bench.sources import Source, count_classes
+from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
 from bench.training import train
-from bench.trial import images_left
+from bench.trial import DIGEST, trial_shards_left
 from results.description import add_trials
-from results.folder import RunFolder, TrialFolder, write_json
+from results.folder import AnyPath, RunFolder, TrialFolder, write_json
+from results.lock import RunLock
 from results.shards import evenly_spaced
 
 Decision = TypeVar("Decision")
 LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
 
 
-def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
+def run_single(settings: AnyPath, run: RunFolder, shard_size: int) -> bool:
     """Train and certify the trial of a settings file, finishing what is missing.
 
     Under `accelerate launch` every process calls this: they train together, and each certifies its part.
@@ -45,12 +47,14 @@ def run_single(settings: Path, run: RunFolder, shard_size: int) -> bool:
 
     Raises:
         ValueError: the settings are not those of a trial.
+        LockedError: another process works on the run.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
         with state.main_process_first():  # which downloads the data, if it must
             trial = read_trial(settings)
-        _train_and_certify(trial, run, shard_size, state)
+        with _locked(run, state):
+            _train_and_certify(trial, run, shard_size, state)
         return bool(state.is_main_process)
     finally:
         work.leave_group()
@@ -66,10 +70,8 @@ def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: Par
 
 def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
     for part in [*trial.members, trial]:
-        task = work.Task(
-            settings=part.model_dump_json(), run=str(run.path), certify=part is trial, shard_size=shard_size
-        )
-        if _agreed(state, lambda task=task: work.needs_training(task)):  # type: ignore[misc]
+        task = trial_task(part, run, certify=part is trial, shard_size=shard_size)
+        if _agreed(state, lambda task=task: work.epochs_left(task)):  # type: ignore[misc]
             train(part, run)
     for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
         work.certify(task, shard)
@@ -92,28 +94,41 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
     Raises:
         SourceError: the model does not fit the data.
         RunError: the run has another trial in its place.
+        LockedError: another process works on the run.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
-        images = load_images(settings.data, "test")
+        images = load_images(settings.data, "test", settings.dataset)
         num_classes = count_classes(source, images.images, images.num_classes)
         evenly_spaced(len(images), settings.certify.images)
-        folder = run.trial(settings.trial_id)
-        if state.is_main_process:
-            add_trials(run, [settings], replace=False)
-            keep_thumbnails(run, [settings])
-        with _unfinished(folder, state):
+        with _locked(run, state):
             if state.is_main_process:
-                write_json(folder.training, _record(source, settings, num_classes, len(images)))
-            smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
-            shards = _agreed(state, lambda: split_shards(images_left(settings, run), shard_size))
-            mine = shards[state.process_index :: state.num_processes]
-            for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
-                certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
-            state.wait_for_everyone()
+                add_trials(run, [settings], replace=False)
+                keep_thumbnails(run, [settings])
+            with _unfinished(run.trial(settings.trial_id), state):
+                if state.is_main_process:
+                    record = _record(source, settings, num_classes, len(images))
+                    write_json(run.trial(settings.trial_id).training, record)
+                _certify_all(source, settings, run, shard_size, num_classes, state)
         return bool(state.is_main_process)
     finally:
         work.leave_group()
+
+
+def _certify_all(
+    source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, num_classes: int, state: PartialState
+) -> None:
+    smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+    shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
+    mine = shards[state.process_index :: state.num_processes]
+    for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
+        certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
+    state.wait_for_everyone()
+
+
+def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[object]:
+    """A block in which no other command works on the run; the first process holds the lock for all."""
+    return RunLock(run, on_lost=_thread.interrupt_main) if state.is_main_process else nullcontext()
 
 
 def _record(source: Source, settings: ForeignModel, num_classes: int, test_images: int) -> dict[str, Any]:
@@ -121,7 +136,7 @@ def _record(source: Source, settings: ForeignModel, num_classes: int, test_image
     title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
     return {
         "members": [],
-        **source.training,
+        **{key: value for key, value in source.training.items() if key != DIGEST},
         **title,
         "checkpoint_sha256": settings.weights,
         "num_classes": num_classes,
@@ -147,7 +162,7 @@ def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
     folder.state.unlink(missing_ok=True)
 
 
-def read_trial(settings: Path) -> Trial:
+def read_trial(settings: AnyPath) -> Trial:
     """A trial from its JSON file, with the name of its data filled in.
 
     Raises:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from bench.checkpoint import CheckpointError, load_model
+from bench.checkpoint import digest_of, load_verified
 from bench.grid import explain
 from bench.settings import Certified, ForeignModel, Trial
-from results.folder import RunFolder, read_json, sha256_of
+from results.folder import AnyPath, RunFolder, location, read_json
+from results.records import read_training_record
 
 
 class SourceError(ValueError):
@@ -52,37 +53,50 @@ def open_model(text: str) -> Source:
     """
     if ":" in text and "/" not in text:
         return _from_factory(text)
-    path = Path(text).expanduser().absolute()
+    path = location(text)
     run = RunFolder(path.parent.parent if path.parent.name == "trials" else path.parent)
     if not run.description.exists():
         raise SourceError(f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json")
     return from_trial(run, _trial_named(run, path.name))
 
 
-def from_trial(run: RunFolder, trial_id: str) -> Source:
+def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -> Source:
     """The model of a trained trial, its weights unchanged since.
 
+    Args:
+        factories: MODULE:FACTORY, as the user named them. A run says which of them its rows are of, but to run code
+            because a file says so would let whoever made the file run theirs.
+
     Raises:
-        SourceError: it is not trained, or its model is to be had no longer.
+        SourceError: it is not trained, its model is to be had no longer, or it is of a factory that was not named.
         CheckpointError: its weights are not usable.
     """
     folder = run.trial(trial_id)
     if not folder.training.exists():
         raise SourceError(f"{folder.path}: its training is not finished")
-    training, settings = read_json(folder.training), read_settings(run, trial_id)
+    training, settings = read_training_record(folder.training), read_settings(run, trial_id)
     if isinstance(settings, ForeignModel):
-        source = open_model(training["source"])
+        source = _named_source(str(training.get("source", "")), folder.training, factories)
         if source.weights != settings.weights:
             raise SourceError(f"{training['source']}: its weights are no longer those that {trial_id} certified")
         return source
     assert isinstance(settings, Trial)
-    model = load_model(run, settings, int(training["num_classes"]))
-    for part in settings.members or [settings]:
-        trained = run.trial(part.trial_id)
-        if sha256_of(trained.model) != read_json(trained.training)["checkpoint_sha256"]:
-            raise CheckpointError(f"{trained.model}: is not the file that its training wrote")
+    model = load_verified(run, settings, int(training["num_classes"]))
     where = str(run.path.absolute() / trial_id)
     return Source(model, where, trial_id, str(training["checkpoint_sha256"]), settings, training)
+
+
+def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Source:
+    """The model that a record names."""
+    if ":" in text and "/" not in text:
+        if text not in factories:
+            raise SourceError(f"{record}: names code, {text}: give --model {text} to have it run")
+        return _from_factory(text)
+    place = location(text)
+    run = RunFolder(place.parent)
+    if not run.description.exists() or isinstance(read_settings(run, place.name), ForeignModel):
+        raise SourceError(f"{record}: source = {text!r}: must be MODULE:FACTORY, or RUN/TRIAL of a trained trial")
+    return from_trial(run, place.name)
 
 
 def read_settings(run: RunFolder, trial_id: str) -> Certified:
@@ -125,18 +139,7 @@ def _from_factory(text: str) -> Source:
     if not isinstance(model, nn.Module):
         raise SourceError(f"{text}: must return a torch.nn.Module, gave {type(model).__name__}")
     model = model.cpu().eval()
-    return Source(model, text, factory, _hash(model.state_dict()), None, {})
-
-
-def _hash(state: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        if not isinstance(tensor, Tensor):  # what a module's get_extra_state gave
-            digest.update(f"{name} {tensor!r}".encode())
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return Source(model, text, factory, digest_of(model.state_dict()), None, {})
 
 
 def count_classes(source: Source, images: Tensor, fewest: int) -> int:

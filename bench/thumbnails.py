@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from bench.data import load_images
 from bench.settings import Certified
-from results.folder import RunFolder, write_whole
-from results.schema import THUMBNAILS, read_table
+from results.folder import RunFolder
+from results.schema import THUMBNAILS, read_table, write_table
 from results.shards import evenly_spaced
 
 LARGEST = 64  # pixels
@@ -30,14 +29,14 @@ def keep_thumbnails(run: RunFolder, trials: Sequence[Certified]) -> None:
     known = {(row["dataset"], row["index"]) for row in kept.select(["dataset", "index"]).to_pylist()}
     new = []
     for data, dataset, wanted in dict.fromkeys((trial.data, trial.dataset, trial.certify.images) for trial in trials):
-        images = load_images(data, "test")
+        images = load_images(data, "test", dataset)
         for index in evenly_spaced(len(images), wanted):
             if (dataset, index) not in known:
                 known.add((dataset, index))
                 new.append({"dataset": dataset, "index": index, "png": _png(images.images[index].numpy())})
     if new:
         table = pa.concat_tables([kept, pa.Table.from_pylist(new, THUMBNAILS)])
-        write_whole(run.thumbnails, lambda temporary: pq.write_table(table, temporary))
+        write_table(run.thumbnails, table)
 
 
 def _kept(run: RunFolder) -> pa.Table:

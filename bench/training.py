@@ -6,17 +6,12 @@ run does not depend on the number of workers (batch norm's statistics apart, whe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
@@ -24,9 +19,9 @@ from torch import Tensor, nn
 
 from bench.augment import crop_and_flip
 from bench.batches import batches
-from bench.checkpoint import load_tensors, restore_classifier, save_tensors
+from bench.checkpoint import save_tensors
 from bench.data import ImageSet, load_images
-from bench.decomposition import LinearDecomposition, Spectrum, spectrum_of
+from bench.decomposition import spectrum_of
 from bench.energy import EnergyMeter
 from bench.hardware import (
     compute_reproducibly,
@@ -38,11 +33,14 @@ from bench.hardware import (
 )
 from bench.models import build_model
 from bench.randomness import Role, derived_seed, generator
+from bench.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
 from bench.settings import Trial
-from results.folder import RunFolder, TrialFolder, sha256_of, write_json, write_whole
-from results.schema import EPOCHS, SPECTRA
+from bench.trial import write_record
+from results.folder import RunFolder, TrialFolder, refresh, sha256_of
 
 EVALUATION_BATCH = 500
+SHARED_FOLDER_SECONDS = 60.0
+"""How long a shared file system may show one machine what another has replaced."""
 
 
 def make_accelerator(trial: Trial) -> Accelerator:
@@ -73,26 +71,11 @@ def train(trial: Trial, run: RunFolder) -> None:
 
     Raises:
         DataError: the data is not usable.
-        CheckpointError: the checkpoint is not of this trial.
     """
     accelerator = make_accelerator(trial)
-    train_set = load_images(trial.data, "train").evenly(trial.train.images)
-    test_set = load_images(trial.data, "test")
+    train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+    test_set = load_images(trial.data, "test", trial.dataset)
     run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator)
-
-
-@dataclass
-class Progress:
-    """What a checkpoint knows besides tensors."""
-
-    seconds: float = 0.0
-    """Wall clock of the finished epochs."""
-    memory_bytes: int = 0
-    """Peak over the finished epochs, summed over the workers."""
-    joules: float | None = 0.0
-    """Of the accelerators in the finished epochs; None where a driver reports nothing."""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    """Finished epochs, as rows of epochs.parquet."""
 
 
 def run_training(
@@ -103,11 +86,13 @@ def run_training(
     device = accelerator.device
     restart_peak_memory(device)
     meter = EnergyMeter(device)
-    model, momentum, progress = _start_or_continue(trial, folder, train_set, accelerator)
+    state = _start_or_continue(trial, folder, train_set, accelerator)
+    model: nn.Module = state.model
+    progress = state.progress
     if device.type == "cuda" and accelerator.num_processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _make_optimizer(trial, model, momentum)
+    optimizer = _make_optimizer(trial, model, state.momentum)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
@@ -142,10 +127,11 @@ def run_training(
         joules = _joules_of_all(meter)
         progress.joules = None if joules is None or earlier_joules is None else earlier_joules + joules
         progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
+        progress.where = _where(accelerator)
         if accelerator.is_main_process:
-            _save_checkpoint(trial, folder, model, optimizer, progress)
+            save_checkpoint(trial, folder, model, optimizer, state.variances, progress)
     if accelerator.is_main_process:
-        _finish(trial, folder, model, progress, train_set, test_set, accelerator)
+        _finish(trial, folder, model, state, train_set, test_set)
     accelerator.wait_for_everyone()
 
 
@@ -204,60 +190,43 @@ def noisy_accuracy(trial: Trial, epoch: int, model: nn.Module, test: ImageSet, a
     return float(total) / len(test)
 
 
-def _start_or_continue(
-    trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator
-) -> tuple[nn.Module, dict[str, Tensor], Progress]:
-    """The model, the momentum of each parameter, and what is finished: new, or from the checkpoint."""
-    if _first_rank_sees(folder.checkpoint):
-        tensors, metadata = load_tensors(folder.checkpoint, trial.training_id)
-        momentum = {name.removeprefix("momentum."): t for name, t in tensors.items() if name.startswith("momentum.")}
-        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        model = restore_classifier(trial, weights, train_set.num_classes, folder.checkpoint)
-        progress = Progress(**json.loads(metadata["progress"]))
-        epochs = accelerator.gather(torch.tensor([len(progress.epochs)], device=accelerator.device)).tolist()
-        if len(set(epochs)) > 1:  # a worker of a killed command was still writing
-            raise RuntimeError(
-                f"the workers read checkpoints of different epochs ({epochs}); run the same command again"
-            )
-        return model, momentum, progress
-    decomposition = _shared_decomposition(trial, folder, train_set, accelerator)
+def _start_or_continue(trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator) -> State:
+    """A new model, or what the last checkpoint has; the first rank decides."""
+    state = None
+    if accelerator.is_main_process:
+        state = last_state(trial, folder, train_set.num_classes)
+    [finished] = broadcast_object_list([state and len(state.progress.epochs)])
+    if finished is None:
+        return _start(trial, train_set, accelerator)
+    deadline = time.monotonic() + SHARED_FOLDER_SECONDS
+    while state is None and time.monotonic() < deadline:
+        state = state_after(trial, folder, train_set.num_classes, finished)
+        if state is None:
+            refresh(folder)
+            time.sleep(1)
+    found = accelerator.gather(torch.tensor([int(state is not None)], device=accelerator.device))
+    if state is None or not found.all():
+        raise RuntimeError(
+            f"{folder.checkpoint}: not every worker finds the checkpoint after {finished} epochs; run the same command "
+            "again"
+        )
+    return state
+
+
+def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> State:
+    decomposition, variances = None, None
+    if trial.decomposition_ratio is not None:
+        fitted: list[Any] = [None, None]
+        if accelerator.is_main_process:  # for all
+            spectrum = spectrum_of(train_set.images)
+            fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio), spectrum.variances]
+        decomposition, variances = broadcast_object_list(fitted)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
             trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
         )
-    return model, {}, Progress()
-
-
-def _first_rank_sees(path: Path) -> bool:
-    """Whether the file is there, decided by the first rank for all."""
-    seen = [path.exists()]
-    broadcast_object_list(seen)
-    return seen[0]
-
-
-def _shared_decomposition(
-    trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator
-) -> LinearDecomposition | None:
-    """The decomposition of the training images, computed by the first rank for all, which also writes the spectrum."""
-    if trial.decomposition_ratio is None:
-        return None
-    fitted: list[Any] = [None]
-    if accelerator.is_main_process:
-        spectrum = spectrum_of(train_set.images)
-        fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio)]
-        _save_spectrum(trial, folder, spectrum, len(train_set))
-    broadcast_object_list(fitted)
-    decomposition: LinearDecomposition = fitted[0]
-    return decomposition
-
-
-def _save_spectrum(trial: Trial, folder: TrialFolder, spectrum: Spectrum, images: int) -> None:
-    rows = [
-        {"dataset": trial.dataset, "images": images, "component": component, "variance": variance}
-        for component, variance in enumerate(spectrum.variances.tolist())
-    ]
-    write_whole(folder.spectrum, lambda path: pq.write_table(pa.Table.from_pylist(rows, SPECTRA), path))
+    return State(model, {}, variances, Progress())
 
 
 def _make_optimizer(trial: Trial, model: nn.Module, momentum: dict[str, Tensor]) -> torch.optim.SGD:
@@ -291,36 +260,31 @@ def _joules_of_all(meter: EnergyMeter) -> float | None:
     return None if None in found.values() else sum(found.values())
 
 
-def _save_checkpoint(
-    trial: Trial, folder: TrialFolder, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress
-) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        momentum = optimizer.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum
-    metadata = {"training_id": trial.training_id, "progress": json.dumps(asdict(progress))}
-    save_tensors(folder.checkpoint, tensors, metadata)
-    table = pa.Table.from_pylist(progress.epochs, EPOCHS)
-    write_whole(folder.epochs, lambda path: pq.write_table(table, path))
+def _where(accelerator: Accelerator) -> dict[str, Any]:
+    """Of training.json: what trains the model."""
+    return {
+        "memory_kind": memory_kind(accelerator.device),
+        "workers": accelerator.num_processes,
+        "device": device_name(accelerator.device),
+        "train_precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "auto_precision": resolve_precision("auto", accelerator.device),
+        "torch_version": torch.__version__,
+    }
 
 
 def _finish(
-    trial: Trial,
-    folder: TrialFolder,
-    model: nn.Module,
-    progress: Progress,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    accelerator: Accelerator,
+    trial: Trial, folder: TrialFolder, model: nn.Module, state: State, train_set: ImageSet, test_set: ImageSet
 ) -> None:
-    """Write the model and then training.json, whose existence says that the training is done."""
+    """Write the files of a finished training, all of which follow from its last checkpoint; training.json, whose
+    existence says that the training is done, comes last."""
+    progress, objective = state.progress, trial.objective
+    write_epochs(folder, progress)
+    if state.variances is not None:
+        write_spectrum(trial, folder, state.variances, len(train_set))
     save_tensors(folder.model, model.state_dict(), {"training_id": trial.training_id})
-    device = accelerator.device
     decomposition = getattr(model, "decomposition", None)
-    objective = trial.objective
-    write_json(
-        folder.training,
+    write_record(
+        folder,
         {
             "training_id": trial.training_id,
             "title": objective.title,
@@ -336,11 +300,7 @@ def _finish(
             "train_joules": progress.joules,
             "memory_bytes": progress.memory_bytes,
             "member_memory_bytes": progress.memory_bytes,
-            "memory_kind": memory_kind(device),
-            "workers": accelerator.num_processes,
-            "device": device_name(device),
-            "train_precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-            "torch_version": torch.__version__,
+            **progress.where,
         },
     )
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.previous_checkpoint.unlink(missing_ok=True)

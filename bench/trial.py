@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from functools import partial
+import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bench.settings import Certified, Trial
-from results.folder import RunFolder, TrialFolder, read_json, sha256_of, write_json, write_whole
-from results.schema import EPOCHS
+from results.folder import (
+    AnyPath,
+    RunFolder,
+    TrialFolder,
+    read_json,
+    remove_leftovers,
+    sha256_of,
+    write_json,
+    write_whole,
+)
+from results.remote import StorageError
+from results.schema import EPOCHS, SPECTRA, read_table, write_table
 from results.shards import evenly_spaced, finished_indices
+
+DIGEST = "sha256"
+"""Key of training.json."""
 
 
 def is_trained(trial: Trial, run: RunFolder) -> bool:
-    """Whether the trial's training is done: its record reads back, is of these settings, and its weights are there.
+    """Whether the trial's training is done: its record is of these settings, and all its files read back as they were
+    written. Also removes what a killed process left in its folder.
 
     The same training under another trial of the run (other certification settings) is taken over.
     """
     if trial.members:
         return _join_members(trial, run)
     folder = run.trial(trial.trial_id)
+    remove_leftovers(folder.path)
     if _holds_training(trial, folder):
         return True
-    for other in sorted(run.path.glob(f"trials/*/{folder.training.name}")):
+    others: list[AnyPath] = sorted(run.path.glob(f"trials/*/{folder.training.name}"))
+    for other in others:
         source = TrialFolder(other.parent)
         if source.path != folder.path and _holds_training(trial, source):
             _take_over(trial, source, folder)
@@ -39,8 +53,31 @@ def images_left(trial: Certified, run: RunFolder) -> list[int]:
     folder = run.trial(trial.trial_id)
     training = read_json(folder.training)
     finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"]))
-    wanted = evenly_spaced(int(training["test_images"]), trial.certify.images)
+    wanted = evenly_spaced(_test_images(trial, run), trial.certify.images)
     return [index for index in wanted if index not in finished]
+
+
+def trial_shards_left(trial: Certified, run: RunFolder, size: int) -> list[list[int]]:
+    """Shards of at most `size` images for what is left. A shard has no gap in what the trial certifies, so that the
+    name of its file tells how many images it holds."""
+    left = set(images_left(trial, run))
+    shards: list[list[int]] = [[]]
+    for index in evenly_spaced(_test_images(trial, run), trial.certify.images):
+        if index in left:
+            if len(shards[-1]) == size:
+                shards.append([])
+            shards[-1].append(index)
+        elif shards[-1]:
+            shards.append([])
+    return [shard for shard in shards if shard]
+
+
+def epochs_finished(folder: TrialFolder) -> int:
+    """Of a training that may not be done yet."""
+    try:
+        return int(read_table(folder.epochs, EPOCHS).num_rows)
+    except (OSError, ValueError):
+        return 0
 
 
 def is_certified(trial: Trial, run: RunFolder) -> bool:
@@ -48,36 +85,67 @@ def is_certified(trial: Trial, run: RunFolder) -> bool:
     return is_trained(trial, run) and not images_left(trial, run)
 
 
+def _test_images(trial: Certified, run: RunFolder) -> int:
+    return int(read_json(run.trial(trial.trial_id).training)["test_images"])
+
+
+def write_record(folder: TrialFolder, record: dict[str, Any]) -> None:
+    """Write training.json, with a digest of what it says."""
+    write_json(folder.training, {**record, DIGEST: _digest(record)})
+
+
 def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
     training = _record(folder)
-    if training.get("training_id") != trial.training_id or not folder.model.exists():
+    if training.get("training_id") != trial.training_id:
         return False
-    return sha256_of(folder.model) == training.get("checkpoint_sha256")
+    try:
+        return bool(
+            read_table(folder.epochs, EPOCHS).num_rows == trial.train.epochs
+            and (trial.decomposition_ratio is None or read_table(folder.spectrum, SPECTRA).num_rows > 0)
+            and sha256_of(folder.model) == training.get("checkpoint_sha256")
+        )
+    except StorageError:
+        raise
+    except (OSError, ValueError):
+        return False
 
 
 def _record(folder: TrialFolder) -> dict[str, Any]:
+    """training.json without its digest; nothing where it does not read back as it was written."""
     try:
-        return read_json(folder.training)
+        record = read_json(folder.training)
+    except StorageError:
+        raise
     except (OSError, ValueError):
         return {}
+    digest = record.pop(DIGEST, None)
+    return record if digest in (None, _digest(record)) else {}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
-    rows = pq.read_table(source.epochs).to_pylist()
+    rows = read_table(source.epochs, EPOCHS).to_pylist()
     named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
-    table = pa.Table.from_pylist(named, EPOCHS)
-    write_whole(folder.epochs, partial(pq.write_table, table))
+    write_table(folder.epochs, pa.Table.from_pylist(named, EPOCHS))
     if source.spectrum.exists():
-        write_whole(folder.spectrum, partial(shutil.copyfile, source.spectrum))
-    write_whole(folder.model, partial(shutil.copyfile, source.model))
-    write_whole(folder.training, partial(shutil.copyfile, source.training))
+        _copy(source.spectrum, folder.spectrum)
+    _copy(source.model, folder.model)
+    _copy(source.training, folder.training)
+
+
+def _copy(source: AnyPath, target: AnyPath) -> None:
+    content = source.read_bytes()
+    write_whole(target, lambda temporary: temporary.write_bytes(content))
 
 
 def _join_members(trial: Trial, run: RunFolder) -> bool:
     """Write an ensemble's training record once its members are trained; Table 5.2 charges it with their sum."""
     if not all(is_trained(member, run) for member in trial.members):
         return False
-    records = [read_json(run.trial(member.trial_id).training) for member in trial.members]
+    records = [_record(run.trial(member.trial_id)) for member in trial.members]
     hashes = "\n".join(record["checkpoint_sha256"] for record in records)
     seconds = sum(record["train_seconds"] for record in records)
     copies = sum(record["train_seconds"] * record["train_copies_per_second"] for record in records)
@@ -95,5 +163,5 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
     }
     folder = run.trial(trial.trial_id)
     if _record(folder) != joined:  # not yet written, or a member was trained again
-        write_json(folder.training, joined)
+        write_record(folder, joined)
     return True

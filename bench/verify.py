@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,9 @@ class Verdict:
     found: dict[str, Any]
 
 
-def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = None) -> list[Verdict]:
+def verify_run(
+    run: RunFolder, images: int, *, seed: int, data: str | None = None, factories: Collection[str] = ()
+) -> list[Verdict]:
     """Certify `images` random rows of a merged run again, each from the stored weights of its trial.
 
     On like hardware and versions the counts must be equal to the last bit. Elsewhere roundings differ, and where the
@@ -46,6 +48,7 @@ def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = Non
 
     Args:
         data: where the images are, if not where the trial found them.
+        factories: as for `bench.sources.from_trial`.
 
     Raises:
         FileNotFoundError, SchemaError: no merged run there.
@@ -56,7 +59,7 @@ def verify_run(run: RunFolder, images: int, *, seed: int, data: str | None = Non
     picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
     verdicts = []
     for _, stored in picked.groupby("trial_id", sort=False):
-        source, settings, smoothed = open_certified(run, stored, data)
+        source, settings, smoothed = open_certified(run, stored, data, factories)
         indices = stored["index"].tolist()
         again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
         verdicts += [_compare(old, new) for old, new in zip(stored.to_dict("records"), again, strict=True)]
@@ -77,14 +80,16 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
     return rows.astype({"selected": "int64", "count_top": "int64"})
 
 
-def open_certified(run: RunFolder, rows: pd.DataFrame, data: str | None) -> tuple[Source, Certified, Smoothed]:
+def open_certified(
+    run: RunFolder, rows: pd.DataFrame, data: str | None, factories: Collection[str]
+) -> tuple[Source, Certified, Smoothed]:
     """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
 
     Raises:
         ValueError: the model or the images are not those of the rows.
     """
     trial_id = str(rows["trial_id"].iloc[0])
-    source, settings = from_trial(run, trial_id), read_settings(run, trial_id)
+    source, settings = from_trial(run, trial_id, factories), read_settings(run, trial_id)
     if source.weights != rows["checkpoint_sha256"].iloc[0]:
         raise ValueError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
     where = resolve_data(data or settings.data)

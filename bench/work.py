@@ -7,39 +7,26 @@ from __future__ import annotations
 
 import gc
 import logging
-from pathlib import Path
-from typing import TypedDict
 
 import torch
 from accelerate.state import AcceleratorState
 
-from bench.certification import certify_shard, split_shards
+from bench.certification import certify_shard
 from bench.settings import Trial
+from bench.state import Task, keep_log
 from bench.training import train
-from bench.trial import images_left, is_trained
-from results.folder import RunFolder
+from bench.trial import epochs_finished, is_trained, trial_shards_left
+from results.folder import RunFolder, location
 
 
-class Task(TypedDict):
-    """One trial of a run, for a worker."""
-
-    settings: str
-    """The trial, as JSON."""
-    run: str
-    """Absolute path of the run's folder."""
-    certify: bool
-    """False for a member that only an ensemble needs."""
-    shard_size: int
-
-
-def needs_training(task: Task) -> bool:
-    """Whether the trial's model is still to be trained."""
+def epochs_left(task: Task) -> int:
+    """Epochs still to be trained; at least 1 until the training is done, and 0 then."""
     trial, run = _open(task)
     if is_trained(trial, run):
-        return False
+        return 0
     if trial.members:
         raise RuntimeError("the ensemble's members are not trained")
-    return True
+    return max(1, trial.train.epochs - epochs_finished(run.trial(trial.trial_id)))
 
 
 def train_trial(task: Task) -> None:
@@ -48,6 +35,7 @@ def train_trial(task: Task) -> None:
         train(*_open(task))
     finally:
         leave_group()
+        keep_log(task, at_once=True)
 
 
 def leave_group() -> None:
@@ -66,15 +54,18 @@ def shards_left(task: Task) -> list[list[int]]:
     """The shards still to be certified, as lists of test indices."""
     if not task["certify"]:
         return []
-    return split_shards(images_left(*_open(task)), task["shard_size"])
+    return trial_shards_left(*_open(task), task["shard_size"])
 
 
 def certify(task: Task, shard: list[int]) -> None:
     """Certify one shard and write its file."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # into the trial's log
     logging.getLogger("bench").setLevel(logging.INFO)
-    certify_shard(*_open(task), shard)
+    try:
+        certify_shard(*_open(task), shard)
+    finally:
+        keep_log(task)
 
 
 def _open(task: Task) -> tuple[Trial, RunFolder]:
-    return Trial.model_validate_json(task["settings"]), RunFolder(Path(task["run"]))
+    return Trial.model_validate_json(task["settings"]), RunFolder(location(task["run"]))

@@ -12,7 +12,9 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
+from cluster.authentication import ClusterError
+from cluster.connect import connected
 from cluster.gang import GangSize, Work
-from cluster.schedule import ClusterError, Job, run_jobs
+from cluster.schedule import Job, node_resources, run_jobs
 
-__all__ = ["ClusterError", "GangSize", "Job", "Work", "run_jobs"]
+__all__ = ["ClusterError", "GangSize", "Job", "Work", "connected", "node_resources", "run_jobs"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import socket
+import pkgutil
 import tempfile
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +15,14 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
+from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
+from cluster.authentication import ClusterError
 from cluster.gang import Gang, GangSize, Work, WorkFailed
 
-OBJECT_STORE_BYTES = 200 * 2**20  # nothing large goes through it
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached or has not the resources; the message is one sentence."""
+LOST_PROCESSES = 10  # of a trial; one goes only where its node does
+LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
 @dataclass(frozen=True)
@@ -37,45 +33,60 @@ class Job:
     task: dict[str, Any]
     """Handed to the functions; JSON values."""
     log_file: str
-    state_file: str
-    """Says who runs the job or why it failed, as JSON; absent before the job starts and after it succeeds."""
+    """Where its processes write what they print, on whatever node they are."""
     after: list[str] = field(default_factory=list)
     """Names of the jobs that must have ended before this one starts."""
 
 
-def run_jobs(jobs: list[Job], work: Work, size: GangSize, *, address: str | None = None) -> list[str]:
-    """Run every job, as many at once as the cluster has room for; a failing job does not stop the others.
+def run_jobs(
+    jobs: list[Job], work: Work, size: GangSize, *, stalled_after: float = 60.0, tensorboard: Path | None = None
+) -> dict[str, str]:
+    """Run every job on the cluster to which this process is connected, as many at once as it has room for; a failing
+    job does not stop the others.
 
     Args:
         jobs: in the order in which they should start, except where one must wait for another.
         work: what a gang does for a job.
         size: resources of each gang.
-        address: of a running cluster; where not given, one is started on this machine and stopped at the end. A
-            process that is connected already keeps its cluster.
+        stalled_after: seconds; a worker that does not answer for so long is replaced.
+        tensorboard: folder for Tune's files, with the metrics of every trial.
 
     Returns:
-        The names of the jobs that failed.
+        The jobs that failed, by name, each with the reason in one line.
 
     Raises:
-        ClusterError: no cluster at the address, or one on which a gang never fits.
+        ClusterError: a gang never fits.
     """
-    with _connected(address), tempfile.TemporaryDirectory(prefix="bench-tune-") as storage:
-        _check_room(size)
+    _check_room(size)
+    with tempfile.TemporaryDirectory(prefix="bench-tune-") as temporary:
         bundles = [{"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}] * size.workers
+        # Where a node dies, Tune prints a traceback for each trial that it starts again elsewhere.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # The first bundle is the trial's own process, which only waits.
         resources = tune.PlacementGroupFactory([{"CPU": 0}, *bundles])
-        trainable = tune.with_resources(tune.with_parameters(_run_job, work=work, size=size), resources)
+        known = tune.with_parameters(
+            _run_job, work=work, size=size, stalled_after=stalled_after, reports=tensorboard is not None
+        )
         order = _Order(jobs)
         tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(search_alg=order, num_samples=len(jobs), reuse_actors=True),
-            run_config=tune.RunConfig(name="run", storage_path=storage, verbose=0),
+            tune.with_resources(known, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=order, num_samples=len(jobs), reuse_actors=True, trial_dirname_creator=_trial_name
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(tensorboard or temporary),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
+                callbacks=[TBXLoggerCallback()] if tensorboard else [],
+            ),
         )
         tuner.fit()
-        failed = [job for job in jobs if job.name not in order.succeeded]
-        for job in failed:
-            _explain_failure(Path(job.state_file))
-        return [job.name for job in failed]
+    failed = {job.name: order.errors.get(job.name, LOST) for job in jobs if job.name not in order.succeeded}
+    for job in jobs:
+        if job.name in failed.keys() - order.errors.keys():  # its own process could not say so itself
+            pkgutil.resolve_name(work.note)(job.task, {"state": "failed", "error": LOST})
+    return failed
 
 
 class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -87,6 +98,7 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         self.running: dict[str, str] = {}
         self.ended: set[str] = set()
         self.succeeded: set[str] = set()
+        self.errors: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self.waiting:
@@ -103,6 +115,8 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         self.ended.add(name)
         if not error and result and result.get("succeeded"):
             self.succeeded.add(name)
+        elif not error and result and "error" in result:
+            self.errors[name] = str(result["error"])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run resumes from its own files."""
@@ -111,85 +125,59 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         """Nothing: a run resumes from its own files."""
 
 
-def _run_job(config: dict[str, Any], work: Work, size: GangSize) -> dict[str, int]:
-    """The Tune trial: a gang for one job. Errors become a file and a status, so Tune neither prints nor retries."""
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["job"]["name"])
+
+
+def _run_job(config: dict[str, Any], work: Work, size: GangSize, stalled_after: float, reports: bool) -> dict[str, Any]:
+    """The Tune trial: a gang for one job. An error becomes a note and a result, so Tune neither prints nor retries."""
     job = Job(**config["job"])
-    state = Path(job.state_file)
-    state.parent.mkdir(parents=True, exist_ok=True)
-    _write(state, {"state": "running", "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+    gang = _gang_of_this_process(size, stalled_after)
+    gang.tell = _report if reports else None
     try:
-        _gang_of_this_process(size).run(work, job.task, job.log_file)
+        gang.run(work, job.task, job.log_file)
+        return {"succeeded": 1}
     except Exception as error:
-        with Path(job.log_file).open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
+        _log_traceback(Path(job.log_file).expanduser())
         message = str(error) if isinstance(error, WorkFailed) else f"{type(error).__name__}: {error}"
-        _write(state, {"state": "failed", "error": message})
-        return {"succeeded": 0}
-    state.unlink(missing_ok=True)
-    return {"succeeded": 1}
+        with suppress(OSError):  # a full disk, perhaps: the result tells too
+            pkgutil.resolve_name(work.note)(job.task, {"state": "failed", "error": message})
+        return {"succeeded": 0, "error": message}
 
 
-def _explain_failure(state: Path) -> None:
-    """A trial whose own process died could not say so itself."""
-    if json.loads(state.read_text(encoding="utf-8"))["state"] != "failed":
-        _write(state, {"state": "failed", "error": "the process that ran the trial died"})
+def _report(metrics: dict[str, float]) -> None:
+    tune.report({"succeeded": 0, **metrics})  # Tune wants to know of what it orders by at every report
 
 
 @lru_cache(maxsize=1)
-def _gang_of_this_process(size: GangSize) -> Gang:
+def _gang_of_this_process(size: GangSize, stalled_after: float) -> Gang:
     """Tune runs one trial after another in the same process and placement group; so can their workers."""
-    return Gang(size)
+    return Gang(size, stalled_after)
 
 
-def _write(state: Path, value: dict[str, Any]) -> None:
-    temporary = state.with_name(f".{state.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    temporary.replace(state)
+def _log_traceback(log: Path) -> None:
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        with os.fdopen(os.open(log, flags, 0o644), "a", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
 
 
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    if ray.is_initialized():  # by whoever calls: theirs to end
-        yield
-        return
-    _check_reachable(address)
-    try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=None if address else OBJECT_STORE_BYTES,
-        )
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        what = f"no Ray cluster at {address}" if address else "Ray cannot be started"
-        raise ClusterError(f"{what}: {str(error).splitlines()[0]}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str | None) -> None:
-    """Ray itself tries for minutes to reach an address at which nobody listens."""
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"no Ray cluster at {address}: {error}") from None
+def node_resources() -> list[tuple[float, float]]:
+    """CPUs and GPUs of every node of the cluster that is alive."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
 
 
 def _check_room(size: GangSize) -> None:
     """Refuse a gang that no state of the cluster has room for: Tune would wait for it for ever."""
+    nodes = node_resources()
     wanted = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
-    room = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            have = node["Resources"]
-            room += min(int(have.get(name, 0) / each) for name, each in wanted.items() if each)
+    room = sum(
+        min(int(have / each) for have, each in zip(node, wanted.values(), strict=True) if each) for node in nodes
+    )
     if room < size.workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-        have = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in wanted)
+        have = ", ".join(
+            f"{sum(amounts):g} {name}" for name, amounts in zip(wanted, zip(*nodes, strict=True), strict=True)
+        )
         raise ClusterError(f"{size.workers} workers with {each} each do not fit on the cluster, which has {have}")

@@ -6,20 +6,31 @@ Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from rich.markup import escape
+import typer
 
 import bench.cli.lists
 import bench.cli.models
 import bench.cli.results
-import bench.cli.runs  # noqa: F401  # they register their commands
-from bench.cli.base import UserError, app, errors
+import bench.cli.runs
+import bench.cli.submit  # noqa: F401  # they register their commands
+from bench.cli.base import UserError, app, print_error
+
+# typer brings a click of its own and exports of its exceptions this one alone.
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 def main() -> None:
     """Entry point of the `bench` command."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        print_error(str(error))
+    except _ClickException as error:
+        message = error.format_message()
+        if message.strip():  # it is empty where help was printed instead
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "bench"
+            print_error(f"{message.strip().rstrip('.')}; see `{command} --help`")
+    sys.exit(2)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.text import Text
 
 from results.folder import RunFolder
+from results.printable import printable
+
+LONGEST = 600
+"""Characters of an error's sentence."""
+
+
+class PlainConsole(Console):
+    """A console on which text cannot give orders to the terminal: what cannot be printed is shown as �."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
 
 app = typer.Typer(
     add_completion=False,
@@ -19,17 +33,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Certified robustness by randomized smoothing: train, certify, compare.",
 )
-console = Console(emoji=False)  # MODULE:x:… is no emoji
-errors = Console(stderr=True, emoji=False)
+console = PlainConsole(emoji=False)  # MODULE:x:… is no emoji
+errors = PlainConsole(stderr=True, emoji=False)
 
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, such as runs/smoke.", metavar="RUN")]
+RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 
 class UserError(Exception):
     """Wrong usage or input: one sentence for the user."""
-
-
-FILE_ERRORS = FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError
 
 
 class user_errors:  # noqa: N801  # reads as a statement
@@ -39,8 +50,10 @@ class user_errors:  # noqa: N801  # reads as a statement
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ValueError | FILE_ERRORS):
+        if isinstance(error, ValueError | OSError):
             raise UserError(_sentence(error)) from error
+        if isinstance(error, MemoryError):
+            raise UserError("there is not enough memory for this") from error
         cluster = sys.modules.get("cluster")
         if cluster and isinstance(error, cluster.ClusterError):
             raise UserError(str(error)) from error
@@ -48,38 +61,61 @@ class user_errors:  # noqa: N801  # reads as a statement
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {(error.strerror or str(error)).lower()}"
-    return str(error)
+        return f"{error.filename2 or error.filename}: {(error.strerror or str(error)).lower()}"
+    return str(error) or type(error).__name__
 
 
-def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
-    """Merge what is finished and show it. A folder without shards is reported from its Parquet files as they are."""
+def print_error(sentence: str) -> None:
+    """One line, whatever the input that it quotes: long ones lose their middle."""
+    line = " ".join(sentence.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    errors.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def merge_and_report(folder: RunFolder, published: str | None = None, *, quiet: bool = False) -> None:
+    """Merge what is finished and show it, unless `quiet`. A folder without shards is reported from its Parquet files as
+    they are."""
     from results.formats import to_terminal
+    from results.lock import RunLock
     from results.merge import merge_run
     from results.report import write_report
 
     unfinished: list[str] = []
-    has_shards = folder.description.exists() and (folder.path / "trials").is_dir()
-    if has_shards or not folder.certificates.exists():
-        unfinished = merge_run(folder)
+    if not folder.description.exists() and not folder.certificates.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(folder.description))
+    # In turn: an older state must not be written over a newer one.
+    with RunLock(folder, name="report", wait=True):
+        has_shards = folder.description.exists() and (folder.path / "trials").is_dir()
+        if has_shards or not folder.certificates.exists():
+            unfinished = merge_run(folder)
+        tables = write_report(folder, published)
     settings: dict[str, None] = {}
-    for table in write_report(folder, published):
+    if quiet:
+        return
+    for table in tables:
         console.print(to_terminal(table), "")
         settings[" ".join(table.setting)] = None
     for setting in settings:
         console.print(Text(setting, "italic"), "")
     for trial_id in unfinished:
-        console.print(f"not in the tables, because it is not finished: {trial_id}", highlight=False)
+        console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
-        console.print(f"{path.name:<22} {path}", highlight=False, soft_wrap=True)
+        console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
-def print_failures(folder: RunFolder) -> None:
+def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:
+    """Say which trials failed and why.
+
+    Args:
+        reasons: by trial, as far as they are known; else those that the files tell.
+    """
     from bench.progress import read_progress
 
-    for progress in read_progress(folder):
-        if progress.stage == "failed":
-            reason = f"{escape(progress.error)} (log: {escape(progress.log)})"
+    for progress in read_progress(folder).trials:
+        error = (reasons or {}).get(progress.trial_id) or (progress.error if progress.stage == "failed" else "")
+        if error:
+            reason = f"{escape(error)} (log: {escape(progress.log)})"
             errors.print(
                 f"[red]failed:[/red] {progress.label} σ={progress.sigma:g}: {reason}",
                 highlight=False,

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.base import RunArgument, UserError, app, console, errors, merge_and_report, user_errors
-from results.folder import RunFolder
+from results.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,10 @@ app.add_typer(perf_app, name="perf")
 
 ModelOption = Annotated[str, typer.Option(help="MODULE:FACTORY, a function that returns the model, or RUN/TRIAL.")]
 DataOption = Annotated[str | None, typer.Option(help="Where the images are now, if elsewhere than for the run.")]
+FactoriesOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="MODULE:FACTORY of rows that are not of our training; its code is run."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
 
@@ -29,7 +34,7 @@ def certify(
     model: ModelOption,
     data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME where not given.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or URL of the run; runs/NAME where not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Row of the tables; the factory or method where not given.")] = None,
     n: Annotated[int, typer.Option(help="Copies that estimate a probability.")] = 100_000,
     n0: Annotated[int, typer.Option(help="Copies that select the class.")] = 100,
@@ -85,7 +90,7 @@ def certify(
             settings = ForeignModel.model_validate(given)
         except ValidationError as error:
             raise UserError(explain(error, ForeignModel)) from None
-        folder = RunFolder((out or Path("runs") / settings.name).expanduser().absolute())
+        folder = RunFolder(location(out or Path("runs") / settings.name))
         try:
             if certify_source(source, settings, folder, shard_size):
                 merge_and_report(folder)
@@ -99,13 +104,14 @@ def verify(
     run: RunArgument,
     images: Annotated[int, typer.Option(min=1, help="How many rows, drawn from all trials.")] = 5,
     data: DataOption = None,
+    model: FactoriesOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Certify random rows of a run again from the stored weights and compare the counts."""
     from bench.verify import outcomes, verify_run
 
     with user_errors():
-        verdicts = verify_run(RunFolder(run), images, seed=seed, data=data)
+        verdicts = verify_run(RunFolder(location(run)), images, seed=seed, data=data, factories=model or ())
     _print(outcomes(verdicts))
     different = sum(verdict.outcome == "different" for verdict in verdicts)
     identical = sum(verdict.outcome == "identical" for verdict in verdicts)
@@ -121,13 +127,16 @@ def attack(
     copies: Annotated[int, typer.Option(min=1, help="Noisy copies of a step.")] = 16,
     n: Annotated[int, typer.Option(min=1, help="Noisy copies that judge the attacked image.")] = 1000,
     data: DataOption = None,
+    model: FactoriesOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     from bench.attack import Attack, attack_run
 
     with user_errors():
-        inside, accuracy = attack_run(RunFolder(run), images, Attack(steps, copies, n), seed=seed, data=data)
+        inside, accuracy = attack_run(
+            RunFolder(location(run)), images, Attack(steps, copies, n), seed=seed, data=data, factories=model or ()
+        )
     console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
     _print(accuracy.round({"certified": 1, "empirical": 1}))
     fallen = inside[inside["fallen"]]
@@ -175,5 +184,5 @@ def _print(frame: pd.DataFrame) -> None:
     for column in frame.columns:
         table.add_column(column, overflow="fold")
     for row in frame.itertuples(index=False, name=None):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for value in row))
     console.print(table)

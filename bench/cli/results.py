@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli.base import RunArgument, app, console, errors, merge_and_report, names, user_errors
-from results.folder import RunFolder
+from results.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def report(
 ) -> None:
     """Merge the shards, then write tables, figures and report.html again."""
     with user_errors():
-        merge_and_report(RunFolder(run), published)
+        merge_and_report(RunFolder(location(run)), published)
 
 
 @app.command()
@@ -63,7 +64,7 @@ def import_(
     ],
     method: Annotated[str, typer.Option(help="Row of the tables.")],
     sigma: Annotated[float, typer.Option(help="Noise of the certification.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, new or existing.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the run, new or existing.")],
     n: Annotated[int, typer.Option(help="Copies that estimated a probability.")] = 100_000,
     n0: Annotated[int, typer.Option(help="Copies that selected the class.")] = 100,
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
@@ -79,9 +80,10 @@ def import_(
         settings = LogSettings(
             name=method, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=seed, dataset=dataset, model=model, stride=skip
         )
-        folder = RunFolder(out.expanduser().absolute())
+        folder = RunFolder(location(out))
         for oddity in import_log(log, settings, folder):
-            errors.print(f"[yellow]warning:[/yellow] {log.name}: {oddity}", highlight=False, soft_wrap=True)
+            told = escape(f"{log.name}: {oddity}")
+            errors.print(f"[yellow]warning:[/yellow] {told}", highlight=False, soft_wrap=True)
         merge_and_report(folder)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
+import json
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from bench.cli.base import (
     RunArgument,
+    UserError,
     app,
     console,
     errors,
@@ -19,32 +23,49 @@ from bench.cli.base import (
     print_failures,
     user_errors,
 )
-from results.folder import RunFolder, read_json
+from results.folder import RunFolder, location
+from results.remote import RemotePath
+
+if TYPE_CHECKING:
+    from bench.settings import Trial
+    from cluster import GangSize
 
 
 @app.command()
 def run(
     grid: Annotated[str, typer.Option(help="smoke, lite, thesis, paper, ablation, or a .toml file.")],
     data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/GRID where not given.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or URL (s3://…) of the run; runs/GRID if not given.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers of a gang; one per GPU, or two on CPUs.")] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(min=0.1, help="CPUs of a worker.")] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     address: Annotated[str | None, typer.Option(help="auto or HOST:PORT of a running Ray cluster.")] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Join a cluster that takes commands from anybody.")
+    ] = False,
     methods: Annotated[str | None, typer.Option(help="Only these methods of the grid, comma-separated.")] = None,
     sigmas: Annotated[str | None, typer.Option(help="These values of σ instead, comma-separated.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: certify.n=1000.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the run already has.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Keep Tune's files in RUN/tensorboard.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
     from bench.data import dataset_name, load_images, resolve_data
+    from bench.display import as_json as progress_as_json
     from bench.display import shown
     from bench.grid import load_grid
-    from bench.run import default_gang, prepare, run_grid
+    from bench.hardware import usable_cores
+    from bench.progress import read_progress
+    from bench.run import default_gang, prepare, refuse_parts_of_gpus, run_grid, stall_seconds
+    from cluster import connected, node_resources
+    from results.lock import RunLock
     from results.shards import evenly_spaced
 
+    quiet = quiet or as_json
     with user_errors():
         changes = [*(set_ or []), *(["certify.skip_misclassified=false"] if full else [])]
         loaded = load_grid(grid, changes, data=data, methods=names(methods), sigmas=numbers("--sigmas", sigmas))
@@ -53,54 +74,81 @@ def run(
         # Wrong or too little data is refused before anything starts.
         load_images(loaded.data, "train").evenly(loaded.train.images)
         evenly_spaced(len(load_images(loaded.data, "test")), loaded.certify.images)
-        folder = RunFolder((out or Path("runs") / Path(grid).stem).expanduser().absolute())
-        size = default_gang(workers, cpus_per_worker, gpus_per_worker)
-        trials = prepare(loaded, dataset, folder, size, fresh=fresh)
-        console.print(
-            f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(grid)} on {escape(dataset)}, "
-            f"{size.workers} worker{'s' * (size.workers > 1)} × "
-            f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU, in {escape(str(folder.path))}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        refuse_parts_of_gpus(workers, gpus_per_worker)
+        stall_seconds()
+        folder = RunFolder(location(out or Path("runs") / Path(grid).stem))
+        if tensorboard and isinstance(folder.path, RemotePath):
+            raise UserError(f"--tensorboard: must have a run in a folder, not at {folder.path}")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as schedulers stop what they take back
+        lock = RunLock(folder, on_lost=_thread.interrupt_main)
         try:
-            with shown(folder, size.workers, console):
-                failed = run_grid(trials, folder, size, shard_size=shard_size, address=address)
+            with lock, connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores()):
+                size = default_gang(workers, cpus_per_worker, gpus_per_worker, node_resources())
+                trials = prepare(loaded, dataset, folder, size, fresh=fresh)
+                if not quiet:
+                    _announce(trials, grid, dataset, size, folder)
+                with shown(folder, console, quiet=quiet):
+                    failed = run_grid(trials, folder, size, shard_size=shard_size, tensorboard=tensorboard)
+                if failed and not as_json:
+                    print_failures(folder, failed)
+                if any(trial.trial_id not in failed for trial in trials):
+                    merge_and_report(folder, quiet=quiet)
         except KeyboardInterrupt:
+            if lock.lost:
+                raise UserError(f"stopped: {folder.path} was taken over by another command meanwhile") from None
             errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
             raise typer.Exit(130) from None
-        if failed:
-            print_failures(folder)
-        if len(failed) < len(trials):
-            merge_and_report(folder)
+        if as_json:
+            typer.echo(json.dumps(progress_as_json(read_progress(folder)), indent=2))
     raise typer.Exit(1 if failed else 0)
 
 
+def _announce(trials: list[Trial], grid: str, dataset: str, size: GangSize, folder: RunFolder) -> None:
+    console.print(
+        f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(grid)} on {escape(dataset)}, "
+        f"{size.workers} worker{'s' * (size.workers > 1)} × "
+        f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU, in {escape(str(folder.path))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @app.command()
-def status(run: RunArgument) -> None:
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
     """What is done, running and left, from the files of a run alone."""
+    from bench.display import as_json as progress_as_json
     from bench.display import render
     from bench.progress import read_progress
 
     with user_errors():
-        folder = RunFolder(run)
-        gang = read_json(folder.description).get("gang", {"workers": 1})
-        console.print(render(read_progress(folder), gang["workers"]))
+        folder = RunFolder(location(run))
+        progress = read_progress(folder)
+        if as_json:
+            typer.echo(json.dumps(progress_as_json(progress), indent=2))
+            return
+        console.print(render(progress))
+        if progress.holder:
+            console.print(f"run by {escape(str(progress.holder))}", highlight=False, soft_wrap=True)
+        elif progress.count("done", "failed") < len(progress.trials):
+            console.print("nobody runs it now: the same command goes on from there")
         print_failures(folder)
 
 
 @app.command()
 def trial(
     settings: Annotated[
-        Path, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
+        str, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run that the trial becomes.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
     from bench.single import run_single
 
     with user_errors():
-        folder = RunFolder(out.expanduser().absolute())
-        if run_single(settings, folder, shard_size):
+        folder = RunFolder(location(out))
+        if run_single(location(settings), folder, shard_size):
             merge_and_report(folder)

@@ -1,0 +1,150 @@
+"""A worker: a process of a gang, and how a gang sees it."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+START_PULSES = 5
+"""How many times longer a process may take to start than to answer."""
+
+
+class _Worker:
+    """The process. Its output goes to the trial's log; one thread works, another answers the pulse."""
+
+    def __init__(self, gpus: float) -> None:
+        if not gpus:  # ray leaves every accelerator in sight of a worker that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+    def begin(self, log_file: str, function: str) -> dict[str, Any]:
+        """Send all output to the file, and import what the function needs. Returns who this is."""
+        place = Path(log_file).expanduser()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # A link in a run that somebody else made might lead anywhere.
+        log = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        pkgutil.resolve_name(function)
+        return {"host": socket.gethostname(), "pid": os.getpid()}
+
+    def free_address(self) -> tuple[str, int]:
+        """An address of this worker's node at which a group can meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, rank: int, size: int, address: tuple[str, int]) -> None:
+        """Set the environment from which torch.distributed forms the group."""
+        os.environ.update(
+            RANK=str(rank),
+            WORLD_SIZE=str(size),
+            LOCAL_RANK="0",  # ray shows each worker its own accelerator only
+            MASTER_ADDR=address[0],
+            MASTER_PORT=str(address[1]),
+        )
+        # Left alone, gloo takes the interface of the host's name, which is often the loopback one.
+        interface = interface_of(ray.util.get_node_ip_address())
+        if interface and interface != "lo":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+
+    def call(self, function: str, *arguments: object) -> Any:
+        return pkgutil.resolve_name(function)(*arguments)
+
+    @ray.method(concurrency_group="pulse")  # type: ignore[untyped-decorator]
+    def pulse(self, usage: str) -> dict[str, Any]:
+        """Answers at once, however busy the worker is."""
+        found: dict[str, Any] = pkgutil.resolve_name(usage)()
+        return found
+
+
+Worker: Any = ray.remote(max_restarts=0, concurrency_groups={"pulse": 1})(_Worker)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has the IPv4 address."""
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.family == socket.AF_INET and entry.address == address for entry in entries):
+            return str(name)
+    return None
+
+
+@dataclass
+class Member:
+    """A worker as its gang sees it."""
+
+    actor: ActorHandle
+    spare: bool
+    """Beyond the gang's own workers, for certification alone."""
+    started: ObjectRef
+    """Done once the process is there."""
+    identity: dict[str, Any] | None = None
+    """Host and pid; None until the process is there."""
+    doing: str = "starting"
+    pulse: ObjectRef | None = None
+    asked_at: float = field(default_factory=time.monotonic)
+    """When the pulse that is awaited was asked for, or before that, the process (monotonic seconds)."""
+    overdue: bool = False
+    """It was stopped because it did not start in time."""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def meet(self) -> None:
+        """Note that the process is there.
+
+        Raises:
+            RayError: it is not, and will not be.
+        """
+        self.identity = ray.get(self.started)
+        self.doing = "idle"
+
+    def stop(self) -> None:
+        ray.kill(self.actor)
+
+    def take_pulse(self, usage: str, stalled_after: float) -> None:
+        """Ask, or look for the answer. A process that has not answered for `stalled_after` seconds is killed."""
+        now = time.monotonic()
+        if self.identity is None:
+            # It may hang, or there is no room for it: its successor then waits in its place.
+            if now - self.asked_at > START_PULSES * stalled_after and not self.overdue:
+                self.overdue = True
+                self.stop()
+        elif self.pulse is None:
+            self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
+        elif ray.wait([self.pulse], timeout=0)[0]:
+            try:
+                self.usage = ray.get(self.pulse)
+            except RayError:  # dead: whoever waits for its work learns of it
+                self.usage = {}
+            self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
+        elif now - self.asked_at > stalled_after:
+            self.stop()
+
+    def note(self) -> dict[str, Any]:
+        """What `bench status` shows of it."""
+        return {**(self.identity or {}), "doing": self.doing, "spare": self.spare, **self.usage}
+
+
+def start_member(
+    cpus: float, gpus: float, log_file: str, function: str, group: PlacementGroup | None, *, spare: bool = False
+) -> Member:
+    """A worker that will run the function, on its way, in a placement group or wherever there is room."""
+    strategy = PlacementGroupSchedulingStrategy(group) if group else "DEFAULT"
+    actor = Worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote(gpus)
+    return Member(actor, spare, actor.begin.remote(log_file, function))
