@@ -10,8 +10,8 @@ import pytest
 
 from bench.settings import Trial
 from results.bounds import certified_radius, lower_confidence_bound
-from results.folder import RunFolder, write_json, write_text
-from results.schema import CERTIFICATES, EPOCHS
+from results.folder import AnyPath, RunFolder, write_json, write_text
+from results.schema import CERTIFICATES, EPOCHS, write_table
 from results.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
@@ -25,13 +25,19 @@ SMALL: dict[str, Any] = {
 }
 
 
+def here(place: AnyPath) -> Path:
+    """A place on this machine, as those of most tests are."""
+    assert isinstance(place, Path)
+    return place
+
+
 def small_trial(method: str = "gaussian", sigma: float = 0.25, **changes: Any) -> Trial:
     """A trial that trains in a second."""
     settings = {"name": method, "method": method, "sigma": sigma, **SMALL, **changes}
     return Trial.model_validate(settings)
 
 
-def write_fake_run(path: Path, trials: list[Trial], *, images: int = 12, shard: int = 5) -> RunFolder:
+def write_fake_run(path: AnyPath, trials: list[Trial], *, images: int = 12, shard: int = 5) -> RunFolder:
     """A finished run whose certificates come from a coin, not from a model."""
     run = RunFolder(path)
     for number, trial in enumerate(trials):
@@ -45,7 +51,7 @@ def write_fake_run(path: Path, trials: list[Trial], *, images: int = 12, shard: 
             write_shard(folder, table, trial_id=trial.trial_id, checkpoint_sha256=sha256)
         epoch = {"trial_id": trial.trial_id, "method": trial.name, "sigma": trial.sigma, "seed": trial.seed, "epoch": 0}
         epoch |= {"learning_rate": 0.1, "loss": 1.0, "noisy_test_accuracy": 0.5, "seconds": 1.0}
-        pa.parquet.write_table(pa.Table.from_pylist([epoch], EPOCHS), folder.epochs)
+        write_table(folder.epochs, pa.Table.from_pylist([epoch], EPOCHS))
     write_json(run.description, {"trials": [trial.trial_id for trial in trials], "members": {}})
     return run
 

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from results import read_run
-from results.folder import RunFolder
 
 GRID = """
 methods = ["ours", "ensemble", "consistency", "gaussian"]
@@ -76,12 +75,13 @@ def test_a_run_has_every_trial_and_file(finished: Path) -> None:
     assert run.trials["method"].tolist() == ["ours", "ensemble", "consistency", "gaussian"]
     assert len(run.certificates) == 4 * 30
     assert (run.trials["workers"] == 2).all()
-    folder = RunFolder(finished / "run")
-    for path in (folder.tables / "table_5_1.md", folder.tables / "table_5_2.tex", folder.figures / "figure_5_1.png"):
-        assert path.stat().st_size > 500
-    assert not list(folder.path.rglob(".*"))  # no temporary file is left
+    folder = finished / "run"
+    for name in ("tables/table_5_1.md", "tables/table_5_2.tex", "figures/figure_5_1.png"):
+        assert (folder / name).stat().st_size > 500
+    assert not list(folder.rglob(".*"))  # no temporary file is left
+    assert not list(folder.glob("lock-*"))
     # ours, consistency, gaussian, and the two members that only the ensemble needs, each trained once
-    assert len(list(folder.path.glob("trials/*/model.safetensors"))) == 5
+    assert len(list(folder.glob("trials/*/model.safetensors"))) == 5
     assert run.epochs.groupby("trial_id")["epoch"].apply(list).tolist() == [[0, 1, 2, 3]] * 5
     ensemble = run.trials.set_index("method").loc["ensemble"]
     assert ensemble["memory_bytes"] > 2 * ensemble["member_memory_bytes"]

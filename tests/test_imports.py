@@ -42,11 +42,8 @@ def test_imports_form_a_star(file: Path) -> None:
 @pytest.mark.parametrize(
     "file", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda file: str(file.relative_to(ROOT))
 )
-def test_no_file_is_long_or_unpickles(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400
-    if file != Path(__file__):
-        assert not any(word in text for word in ("pickle.load", "torch.load(", "allow_pickle"))
+def test_no_file_is_long(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("statement", ["import results", "import results.report", "import bench.cli"])

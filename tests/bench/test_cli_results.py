@@ -13,7 +13,7 @@ from results import read_run
 from results.folder import RunFolder
 from results.merge import merge_run
 from tests.bench.test_cli import bench
-from tests.conftest import small_trial, write_fake_run
+from tests.conftest import here, small_trial, write_fake_run
 from tests.results.test_logs import GOOD, write_log
 
 
@@ -35,7 +35,7 @@ def test_a_log_becomes_a_row_and_its_oddities_are_told(tmp_path: Path, capsys: p
 def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Path) -> None:
     merge_run(fake_run)
     for name in ("certificates", "trials", "epochs"):
-        shutil.copy(fake_run.path / f"{name}.parquet", tmp_path)
+        shutil.copy(here(fake_run.path) / f"{name}.parquet", tmp_path)
     assert bench("report", str(tmp_path)) == 0
     assert (tmp_path / "tables" / "table_5_1.md").exists()
 
@@ -56,11 +56,11 @@ def test_a_published_folder_is_reported_and_loses_nothing(
     """run.json and the Parquet files, as one would publish them, without the trials' own folders."""
     merge_run(fake_run)
     before = read_run(fake_run.path)
-    moved = fake_run.path / "trials" / fake_run.trial_ids()[0]
-    shutil.move(moved, fake_run.path.parent / "elsewhere")
+    moved = here(fake_run.path) / "trials" / fake_run.trial_ids()[0]
+    shutil.move(moved, here(fake_run.path).parent / "elsewhere")
     assert bench("report", str(fake_run.path)) == 2
     assert "is not there, but" in capsys.readouterr().err
-    shutil.rmtree(fake_run.path / "trials")
+    shutil.rmtree(here(fake_run.path) / "trials")
     assert bench("report", str(fake_run.path)) == 0
     assert read_run(fake_run.path).certificates["radius"].equals(before.certificates["radius"])
 
@@ -72,7 +72,7 @@ def test_damaged_records_are_named(
 ) -> None:
     trial = fake_run.trial(fake_run.trial_ids()[0])
     path = fake_run.description if name == "run.json" else trial.path / name
-    path.write_text(text)
+    here(path).write_text(text)
     assert bench("report", str(fake_run.path)) == 2
     printed = capsys.readouterr().err
     assert f"{path}:" in printed

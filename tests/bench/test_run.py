@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench import hardware, run, work
+from bench.state import trial_task
 from results.description import RunError, add_trials
 from results.folder import RunFolder, read_json, write_json
 from tests.conftest import small_trial
@@ -29,7 +29,7 @@ def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path
 def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path) -> None:
     folder, trial = RunFolder(tmp_path), small_trial(certify={"n": 20, "n0": 5, "images": 3})
     add_trials(folder, [trial])
-    task = work.Task(settings=trial.model_dump_json(), run=str(tmp_path), certify=True, shard_size=2)
+    task = trial_task(trial, folder, certify=True, shard_size=2)
     work.train_trial(task)
     [job] = run.plan_jobs([trial], folder, shard_size=2)
     for shard in work.shards_left(task):
@@ -42,17 +42,17 @@ def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path
 def test_a_retrained_member_makes_another_ensemble(tmp_path: Path) -> None:
     folder, ensemble = RunFolder(tmp_path), small_trial("ensemble")
     for member in ensemble.members:
-        work.train_trial(work.Task(settings=member.model_dump_json(), run=str(tmp_path), certify=False, shard_size=1))
-    task = work.Task(settings=ensemble.model_dump_json(), run=str(tmp_path), certify=True, shard_size=5)
-    assert not work.needs_training(task)
+        work.train_trial(trial_task(member, folder, certify=False, shard_size=1))
+    task = trial_task(ensemble, folder, certify=True, shard_size=5)
+    assert not work.epochs_left(task)
     for shard in work.shards_left(task):
         work.certify(task, shard)
     assert work.shards_left(task) == []
     record = folder.trial(ensemble.members[1].trial_id).training
     write_json(record, read_json(record) | {"checkpoint_sha256": "0" * 64})  # weights that do not match: damaged
-    assert work.needs_training({**task, "settings": ensemble.members[1].model_dump_json()})
+    assert work.epochs_left({**task, "settings": ensemble.members[1].model_dump_json()})
     with pytest.raises(RuntimeError, match="members are not trained"):
-        work.needs_training(task)
+        work.epochs_left(task)
 
 
 def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path) -> None:
@@ -75,34 +75,32 @@ def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_no
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cores", "asked", "expected"),
+    ("nodes", "asked", "expected"),
     [
-        (0, 2, (None, None, None), (2, 1, 0)),
-        (0, 16, (None, None, None), (2, 8, 0)),
-        (0, 1, (None, None, None), (1, 1, 0)),
-        (8, 64, (None, None, None), (8, 8, 1)),
-        (8, 64, (1, None, 1.0), (1, 8, 1)),  # eight such gangs fit
-        (1, 16, (1, None, 0.25), (1, 4, 0.25)),
-        (8, 64, (4, 2.0, 0.0), (4, 2, 0)),
+        ([(2, 0)], (None, None, None), (2, 1, 0)),
+        ([(16, 0)], (None, None, None), (2, 8, 0)),
+        ([(1, 0)], (None, None, None), (1, 1, 0)),
+        ([(64, 8)], (None, None, None), (8, 8, 1)),
+        ([(64, 8)], (1, None, 1.0), (1, 8, 1)),  # eight such gangs fit
+        ([(16, 1)], (1, None, 0.25), (1, 4, 0.25)),
+        ([(64, 8)], (4, 2.0, 0.0), (4, 2, 0)),
+        ([(4, 0), (64, 8), (64, 8)], (None, None, None), (8, 8, 1)),  # a head without GPUs
+        ([(64, 8), (64, 8)], (16, None, None), (16, 8, 1)),  # over two nodes
+        ([(0, 0), (1, 0), (1, 0), (1, 0)], (3, None, None), (3, 1, 0)),
     ],
 )
-def test_defaults_are_read_from_the_machine(
-    gpus: int,
-    cores: int,
+def test_defaults_are_read_from_the_largest_node(
+    nodes: list[tuple[float, float]],
     asked: tuple[int | None, float | None, float | None],
     expected: tuple[int, float, float],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(run, "usable_cores", lambda: cores)
-    size = run.default_gang(*asked)
+    size = run.default_gang(*asked, nodes)
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
 
 
-def test_parts_of_gpus_are_refused_for_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    with pytest.raises(RunError, match="must be a whole number"):
-        run.default_gang(2, None, 0.5)
+def test_parts_of_gpus_are_refused_for_several_workers() -> None:
+    with pytest.raises(RunError, match="must be 0 or 1"):
+        run.default_gang(2, None, 0.5, [(64, 8)])
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from results import read_run
 from results.folder import RunFolder, read_json
 from results.merge import merge_run
 from tests.bench.test_cli import bench
-from tests.conftest import small_trial
+from tests.conftest import here, small_trial
 
 CERTIFY = {"n": 1000, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
@@ -97,7 +97,7 @@ def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp
 
 
 def test_verify_finds_identical_counts_and_tells_other_ones(trained: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(trained.path, tmp_path / "run")
+    shutil.copytree(here(trained.path), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     assert bench("verify", str(run.path), "--images", "4") == 0
     assert {verdict.outcome for verdict in verify_run(run, 30, seed=0)} == {"identical"}
@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_n_or_images(trained: RunFolder) -> None:
 
 
 def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(trained.path, tmp_path / "run")
+    shutil.copytree(here(trained.path), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     folder = run.trial(run.trial_ids()[0])
     good = folder.model.read_bytes()
@@ -217,7 +217,8 @@ def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shards = {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")}
     assert bench(*command) == 0  # again: nothing is done twice
     assert {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")} == shards
-    assert bench("verify", "runs/good") == 0
+    assert bench("verify", "runs/good") == 2  # a file must not say which code is run
+    assert bench("verify", "runs/good", "--model", "factories:good") == 0
     assert bench("status", "runs/good") == 0
     assert not Path("runs/good/tables/table_5_2.md").exists()  # the cost of its training is unknown
     assert bench(*command, "--name", "other", "--out", "runs/good") == 0

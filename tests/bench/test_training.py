@@ -19,6 +19,7 @@ from bench.batches import batches
 from bench.checkpoint import CheckpointError, load_model, save_tensors
 from bench.data import load_images
 from bench.settings import Trial
+from bench.state import Task, trial_task
 from bench.trial import is_trained
 from results.folder import RunFolder, read_json, sha256_of
 from tests.conftest import small_trial
@@ -69,8 +70,8 @@ def test_learning_rate_decays_at_its_epochs() -> None:
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
-def run_task(trial: Trial, folder: Path) -> work.Task:
-    return work.Task(settings=trial.model_dump_json(), run=str(folder), certify=True, shard_size=5)
+def run_task(trial: Trial, folder: Path) -> Task:
+    return trial_task(trial, RunFolder(folder), certify=True, shard_size=5)
 
 
 def train(trial: Trial, folder: Path) -> RunFolder:
@@ -93,7 +94,7 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
     assert record["train_seconds"] > 0
     assert 2e8 < record["memory_bytes"] < 4e9
     assert record["train_copies_per_second"] == pytest.approx(4 * 1000 / record["train_seconds"])
-    assert not folder.checkpoint.exists()
+    assert not folder.previous_checkpoint.exists()
     assert is_trained(trial, run)
 
 
@@ -134,19 +135,6 @@ def test_an_interrupted_training_continues_exactly(
     assert sha256_of(folder.model) == sha256_of(undisturbed.model)
     keep = ["epoch", "learning_rate", "loss", "noisy_test_accuracy"]
     assert pq.read_table(folder.epochs, columns=keep) == pq.read_table(undisturbed.epochs, columns=keep)
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, other = small_trial(), small_trial(sigma=0.5)
-    monkeypatch.setattr(training, "_finish", lambda *_: None)
-    run = train(other, tmp_path)
-    run.trial(trial.trial_id).path.mkdir(parents=True)
-    run.trial(other.trial_id).checkpoint.rename(run.trial(trial.trial_id).checkpoint)
-    with pytest.raises(CheckpointError, match=f"holds training {other.training_id}"):
-        train(trial, tmp_path)
-    run.trial(trial.trial_id).checkpoint.write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(CheckpointError, match="not readable as safetensors"):
-        train(trial, tmp_path)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

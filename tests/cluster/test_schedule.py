@@ -11,7 +11,8 @@ from cluster import ClusterError, GangSize, Job, Work, run_jobs  # before ray, w
 
 import ray  # isort: skip
 
-WORK = Work(**{name: f"tests.cluster.toys:{name}" for name in ("needs_training", "train", "shards_left", "certify")})
+FUNCTIONS = ("epochs_left", "train", "shards_left", "certify", "note", "metrics", "usage")
+WORK = Work(**{name: f"tests.cluster.toys:{name}" for name in FUNCTIONS})
 TWO = GangSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 
@@ -29,7 +30,6 @@ def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **ta
         name,
         {"folder": str(place), "shards": 4, **task},
         str(place / "log.txt"),
-        str(place / "state.json"),
         after or [],
     )
 
@@ -43,7 +43,7 @@ def shards(folder: Path, name: str = "job") -> list[int]:
 
 
 def test_a_gang_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path)], WORK, TWO) == []
+    assert run_jobs([job(tmp_path)], WORK, TWO) == {}
     trained = {note for note in notes(tmp_path) if note.startswith("train")}
     assert trained == {"train rank 0 of 2", "train rank 1 of 2"}
     assert shards(tmp_path) == [0, 1, 2, 3]
@@ -57,7 +57,7 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
         job(tmp_path, "good"),
         job(tmp_path, "last", after=["bad", "good"]),
     ]
-    assert run_jobs(jobs, WORK, TWO) == ["bad"]
+    assert run_jobs(jobs, WORK, TWO) == {"bad": "the loss became nan"}
     assert json.loads((tmp_path / "bad" / "state.json").read_text()) == {
         "state": "failed",
         "error": "the loss became nan",
@@ -68,29 +68,29 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
 
 def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "ensemble", after=["a", "b"]), job(tmp_path, "a"), job(tmp_path, "b")]
-    assert run_jobs(jobs, WORK, GangSize(1, 1, 0)) == []
+    assert run_jobs(jobs, WORK, GangSize(1, 1, 0)) == {}
     started = {name: (tmp_path / name / "notes.txt").stat().st_ctime for name in ("ensemble", "a", "b")}
     assert max(started, key=lambda name: started[name]) == "ensemble"
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path, trained=True)], WORK, TWO) == []
+    assert run_jobs([job(tmp_path, trained=True)], WORK, TWO) == {}
     assert not any(note.startswith("train") for note in notes(tmp_path))
 
 
 @pytest.mark.parametrize("death", ["train_dies", "one_dies_and_the_others_fail", "certify_dies"])
 def test_a_dead_worker_is_replaced_and_its_work_done_again(tmp_path: Path, death: str) -> None:
     task: dict[str, Any] = {death: 2}
-    assert run_jobs([job(tmp_path, **task)], WORK, TWO) == []
+    assert run_jobs([job(tmp_path, **task)], WORK, TWO) == {}
     assert shards(tmp_path) == [0, 1, 2, 3]
 
 
 def test_a_shard_that_kills_its_workers_fails_after_three_attempts_and_the_rest_completes(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path, poison=1)], WORK, TWO) == ["job"]
+    assert run_jobs([job(tmp_path, poison=1)], WORK, TWO).keys() == {"job"}
     assert notes(tmp_path).count("poisoned 1") == 3
     assert shards(tmp_path) == [0, 2, 3]
     error = json.loads((tmp_path / "job" / "state.json").read_text())["error"]
-    assert error.startswith("a shard killed its worker 3 times: images 1 to 1: ")
+    assert error.startswith("a shard failed 3 times: images 1 to 1: ")
     assert "\n" not in error
 
 

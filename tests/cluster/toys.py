@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 
-def needs_training(task: dict[str, Any]) -> bool:
+def epochs_left(task: dict[str, Any]) -> int:
     _note(task, "asked")
-    return not task.get("trained")
+    return 0 if task.get("trained") else 2
+
+
+def note(task: dict[str, Any], state: dict[str, Any] | None) -> None:
+    place = Path(task["folder"], "state.json")
+    if state is None:
+        place.unlink(missing_ok=True)
+    else:
+        place.with_suffix(".new").write_text(json.dumps(state))
+        place.with_suffix(".new").replace(place)
+
+
+def metrics(task: dict[str, Any]) -> dict[str, float]:
+    return {"shards": len(task)}
+
+
+def usage() -> dict[str, Any]:
+    return {"cpu": 0.5}
 
 
 def train(task: dict[str, Any]) -> None:
     _note(task, f"train rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}")
+    time.sleep(task.get("train_seconds", 0))
     if task.get("train_raises"):
         raise ValueError("the loss became nan")
     if task.get("one_dies_and_the_others_fail") and not Path(task["folder"], "died").exists():
@@ -37,7 +56,7 @@ def certify(task: dict[str, Any], shard: list[int]) -> None:
         os._exit(1)
     if shard[0] == task.get("certify_dies") and not _once(task, "died"):
         os._exit(1)
-    time.sleep(0.05)
+    time.sleep(task.get("seconds", 0.05))
     _note(task, f"shard {shard[0]} by {os.getpid()}")
 
 

@@ -13,7 +13,7 @@ from results.description import RunError
 from results.folder import RunFolder
 from results.logs import LogError, LogSettings, import_log, read_log
 from results.merge import MergeError, merge_run
-from tests.conftest import small_trial, write_fake_run
+from tests.conftest import here, small_trial, write_fake_run
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
@@ -152,10 +152,10 @@ def test_a_log_stands_beside_measured_trials_and_never_in_place_of_one(tmp_path:
     run = write_fake_run(tmp_path / "run", [small_trial("consistency")])
     log = write_log(tmp_path, GOOD)
     for _ in range(2):  # a second time changes nothing
-        imported(log, run.path, name="theirs")
+        imported(log, here(run.path), name="theirs")
         assert read_run(run.path).trials["method"].tolist() == ["consistency", "theirs"]
     with pytest.raises(RunError, match=r"has consistency-sigma0\.25-seed0-"):
-        imported(log, run.path, name="consistency")
+        imported(log, here(run.path), name="consistency")
     rows = read_run(run.path).certificates
     assert rows.groupby("method")["count_top"].count().to_dict() == {"consistency": 12, "theirs": 0}
 

@@ -15,6 +15,7 @@ from results.folder import RunFolder, TrialFolder, read_json, write_json
 from results.merge import MergeError, merge_run
 from results.schema import CERTIFICATES, SchemaError
 from results.shards import evenly_spaced, finished_indices, write_shard
+from tests.conftest import here
 
 
 def first_trial(run: RunFolder) -> TrialFolder:
@@ -28,9 +29,8 @@ def rewrite(run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]]) 
     rows = pq.read_table(path).to_pylist()
     rows[2] |= change(rows[2])
     sha256 = read_json(folder.training)["checkpoint_sha256"]
-    return write_shard(
-        folder, pa.Table.from_pylist(rows, CERTIFICATES), trial_id=folder.path.name, checkpoint_sha256=sha256
-    )
+    table = pa.Table.from_pylist(rows, CERTIFICATES)
+    return here(write_shard(folder, table, trial_id=folder.path.name, checkpoint_sha256=sha256))
 
 
 def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -> None:

@@ -11,7 +11,7 @@ from results import read_run
 from results.folder import RunFolder, read_json, write_json
 from results.merge import merge_run
 from results.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
-from tests.conftest import small_trial, write_fake_run
+from tests.conftest import here, small_trial, write_fake_run
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def run(fake_run: RunFolder) -> RunFolder:
 
 
 def test_a_url_is_read_like_a_path(run: RunFolder) -> None:
-    there, here = read_run(run.path.as_uri()), read_run(run.path)
-    assert there.certificates.drop(columns="counts").equals(here.certificates.drop(columns="counts"))
-    assert there.descriptions == here.descriptions
+    url, path = read_run(here(run.path).as_uri()), read_run(run.path)
+    assert url.certificates.drop(columns="counts").equals(path.certificates.drop(columns="counts"))
+    assert url.descriptions == path.descriptions
     with pytest.raises(ValueError, match="nowhere://x: cannot be opened"):
         read_run("nowhere://x")
 
@@ -32,7 +32,7 @@ def test_several_runs_are_one_and_a_trial_of_both_stands_once(run: RunFolder, tm
     other = write_fake_run(tmp_path / "other", [small_trial("macer")])
     merge_run(other)
     copy = tmp_path / "copy"
-    shutil.copytree(run.path, copy)
+    shutil.copytree(here(run.path), copy)
     both = read_run(run.path, other.path, copy)
     assert both.trials["method"].tolist() == ["ours", "gaussian", "ours", "gaussian", "macer"]
     assert len(both.certificates) == 5 * 12
@@ -42,7 +42,7 @@ def test_several_runs_are_one_and_a_trial_of_both_stands_once(run: RunFolder, tm
 
 def test_one_trial_with_two_models_is_refused(run: RunFolder, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(run.path, copy)
+    shutil.copytree(here(run.path), copy)
     table = pq.read_table(copy / "trials.parquet")
     place = table.column_names.index("checkpoint_sha256")
     other = pa.array(["f" * 64] * len(table))
@@ -59,7 +59,7 @@ def test_unfinished_trials_are_named(run: RunFolder) -> None:
 
 def test_the_parquet_files_alone_are_a_run(run: RunFolder, tmp_path: Path) -> None:
     for name in ("certificates", "trials", "epochs"):
-        shutil.copy(run.path / f"{name}.parquet", tmp_path)
+        shutil.copy(here(run.path) / f"{name}.parquet", tmp_path)
     found = read_run(tmp_path)
     assert len(found.trials) == 4
     assert found.spectra.empty

@@ -1,0 +1,55 @@
+"""A shard that kills every worker that gets it: here, by somebody who watches for them."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults.harness import DisturbedRun
+from tests.faults.plan import Fault
+from tests.faults.processes import Command, kill
+from tests.faults.watch import states
+
+ATTEMPTS = 3
+
+
+def poison(run: DisturbedRun) -> None:
+    """On a finished run: certify an ensemble and a part of the other trials again, in shards that take seconds; kill
+    whoever is at the last shard of the ensemble. That trial ends as failed, the others complete; the same command then
+    completes it too."""
+    for path in run.run.glob("trials/*/shards/*.parquet"):
+        if path.parts[-3].startswith("ensemble") or run.random.random() < 0.2:
+            run.ledger.forget_shard(path)
+            path.unlink()
+    [folder] = run.run.glob("trials/ensemble*")
+    images = sorted({index for trial, index in _all_images(run) if trial != folder.name})
+    shard = images[len(images) // 2 :]
+    doing = f"images {shard[0]} to {shard[-1]}"
+    command = run.bench.start(run.run, "--shard-size", str(len(shard)))
+    killed: list[int] = []
+    while command.alive():
+        for worker in states(run.run).get(folder.name, {}).get("workers", []):
+            if worker.get("doing") == doing and worker["pid"] not in killed:
+                for process in run.bench.marked.workers():
+                    if process.pid == worker["pid"]:
+                        kill(process)
+                        killed.append(process.pid)
+                        run.note(Fault("poisoned shard", "certification"), f"worker {process.pid}", folder.name)
+        time.sleep(0.03)
+    code, complaint = command.wait(), command.complaint()
+    told = [line for line in complaint.splitlines() if line.startswith("failed: ensemble")]
+    if code != 1 or len(killed) != ATTEMPTS or len(told) != 1 or doing not in told[0]:
+        run.bench.wrong(f"poisoned {doing}, {len(killed)} times: exit {code}: {complaint}")
+    status = Command(run.bench.marked, run.bench.folder / "logs" / "status", "status", str(run.run))
+    status.wait()
+    shown = " ".join(status.stdout.read_text().split() + status.complaint().split())
+    if "failed" not in shown or doing not in shown:
+        run.bench.wrong(f"bench status does not tell of the poisoned {doing}: {shown}")
+    left = {path.parts[-2] for path in run.run.glob("trials/*/state.json")}
+    if left != {folder.name}:
+        run.bench.wrong(f"a poisoned shard of {folder.name} keeps others from their end: {sorted(left)}")
+    run.play([])
+
+
+def _all_images(run: DisturbedRun) -> list[tuple[str, int]]:
+    run.ledger.look()
+    return list(run.ledger.images)

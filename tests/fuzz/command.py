@@ -1,0 +1,104 @@
+"""One command in this process, and what must hold however wrong its input is."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from bench import cli
+
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+MERGED = {f"{name}.parquet" for name in ("certificates", "trials", "epochs", "spectra")}
+"""What a good merge writes before the report of it is refused."""
+
+
+class WorkBegins(BaseException):
+    """Raised by what the harness puts where a command, its input accepted, would begin to work."""
+
+
+class ViolationError(AssertionError):
+    """An input that was not refused as it should be."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    message: str
+    """What was printed to stderr."""
+
+
+def begin_work(*_args: object, **_options: object) -> NoReturn:
+    raise WorkBegins
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of writing of everything in a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        # A lock that comes and goes leaves a folder another time.
+        found[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def outcome_of(arguments: list[str], folder: Path) -> Outcome:
+    """Run a command whose files are all in `folder`.
+
+    Raises:
+        ViolationError: an exception or warning; a refusal that is not one printable line, or after which a file of
+            the folder is new, gone or changed, except for what was MERGED; or a temporary file left behind.
+    """
+    before = listing(folder)
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["bench", *arguments]
+    status = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cli.main()
+    except WorkBegins:
+        pass
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        place = "".join(traceback.format_exception(error)[-6:])
+        raise ViolationError(f"{arguments}: {type(error).__name__} instead of a sentence\n{place[-3000:]}") from error
+    finally:
+        sys.argv = argv
+    message = err.getvalue()
+    if status not in (0, 1, 2):
+        raise ViolationError(f"{arguments}: ended with status {status}")
+    if UNPRINTABLE.search(message) or UNPRINTABLE.search(out.getvalue()):
+        raise ViolationError(f"{arguments}: orders to the terminal in {message!r} {out.getvalue()!r}")
+    if "Traceback" in message:
+        raise ViolationError(f"{arguments}: {message}")
+    after = listing(folder)
+    if any(Path(name).name.startswith(".") for name in after.keys() - before.keys()):
+        raise ViolationError(f"{arguments}: a temporary file is left: {sorted(after.keys() - before.keys())}")
+    if status == 2:
+        if message and not (message.startswith("error: ") and message.count("\n") == 1 and len(message) < 800):
+            raise ViolationError(f"{arguments}: not one sentence: {message!r}")
+        if not message and "Usage:" not in out.getvalue():  # `bench` alone shows its help
+            raise ViolationError(f"{arguments}: refused without a word")
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        merged = {name for name in changed if Path(name).name in MERGED}
+        if changed - merged:
+            raise ViolationError(f"{arguments}: refused ({message.strip()}), but these changed: {sorted(changed)}")
+    return Outcome(status, message)
+
+
+def pattern(message: str, folder: Path) -> str:
+    """A message without what the input put into it."""
+    text = message.replace(str(folder), "…")
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+(\.\d+)?(e[+-]?\d+)?|…[^ :]*", "#", text).strip()
