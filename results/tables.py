@@ -165,7 +165,7 @@ def table_5_2(run: Run, source: str | None = None) -> ResultTable:
         "accelerator": "peak accelerator memory",
         "resident": "peak resident memory of the training processes, which includes the libraries they load",
     }
-    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].unique())
+    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"
     workers = distinct(run.trials["workers"])
     energy = "Energy: training and certification, by the accelerators' own counters, whatever else used them. "
     measured = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from bench.attack import Attack, attack_run, smoothed_pgd
 from bench.data import load_images
@@ -172,15 +173,23 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     shutil.copytree(here(trained.path), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     folder = run.trial(run.trial_ids()[0])
-    good = folder.model.read_bytes()
-    folder.model.write_bytes(good[: len(good) // 2])
+    tensors = load_file(folder.model)
+    record = read_json(folder.training)
+
+    def put(content: bytes, record: dict[str, object]) -> None:
+        folder.model.write_bytes(content)
+        here(folder.training).write_text(json.dumps(record))
+
+    cut = folder.model.read_bytes()[:1000]
+    put(cut, record)
+    with pytest.raises(ValueError, match="is not the file that its training wrote"):
+        open_model(name_of(run))
+    put(cut, record | {"checkpoint_sha256": hashlib.sha256(cut).hexdigest()})
     with pytest.raises(ValueError, match="not readable as safetensors"):
         open_model(name_of(run))
-    folder.model.write_bytes(good)
-    tensors = load_file(folder.model)
     del tensors["network.head.bias"]
-    training_id = str(read_json(folder.training)["training_id"])
-    save_file(tensors, folder.model, {"training_id": training_id})
+    headless = save(tensors, {"training_id": str(record["training_id"])})
+    put(headless, record | {"checkpoint_sha256": hashlib.sha256(headless).hexdigest()})
     with pytest.raises(ValueError, match="not the weights of a resnet8"):
         open_model(name_of(run))
     folder.training.unlink()

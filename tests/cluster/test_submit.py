@@ -278,7 +278,10 @@ def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, progr
         (["--grid", "smoke", "--out", "/run", "--wrong"], "No such option: --wrong"),
         (["--grid", "smoke"], "--out is missing: must be an absolute path"),
         (["--grid", "smoke", "--out", "run"], "--out run: must be an absolute path"),
-        (["--grid", "smoke", "--out", "/run", "--data", "images"], "data images: must be synthetic, cifar10, or"),
+        (
+            ["--grid", "smoke", "--out", "/run", "--data", "images"],
+            "data images: must be synthetic, cifar10, a URL, or an absolute path on every node",
+        ),
         (["--grid", "smoke", "--out", "s3://key:secret@bucket/run"], "no place for credentials"),
         (["--follow", "a", "--stop", "b"], "--follow and --stop take the name of a job and nothing else"),
         (["--follow", "a", "--grid", "smoke"], "--follow and --stop take the name of a job and nothing else"),
