@@ -113,13 +113,14 @@ def state_after(trial: Trial, folder: TrialFolder, num_classes: int, epochs: int
 
 
 def set_aside_if_damaged(trial: Trial, folder: TrialFolder) -> None:
-    """Of the checkpoint that a finished training keeps, which is no longer of use then."""
-    try:
-        _read(trial, folder.checkpoint)
-    except FileNotFoundError:
-        pass
-    except CheckpointError:
-        set_aside(folder.checkpoint)
+    """Of the checkpoints that a finished training keeps: whoever needs them later shall not have to look."""
+    for path in (folder.checkpoint, folder.previous_checkpoint):
+        try:
+            _read(trial, path)
+        except FileNotFoundError:
+            continue
+        except CheckpointError:
+            set_aside(path)
 
 
 def _read(trial: Trial, path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -13,7 +13,7 @@ from bench.resume import set_aside_if_damaged
 from bench.settings import Trial
 from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
-from bench.trial import is_certified, is_trained
+from bench.trial import images_left, is_trained
 from cluster import GangSize, Job, Work, run_jobs
 from results.description import RunError, add_trials
 from results.folder import RunFolder, refresh, write_json
@@ -117,8 +117,10 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
             wanted.setdefault(member.trial_id, (member, False))
     unfinished = {}
     for name, (trial, certify) in wanted.items():
-        if is_certified(trial, run) if certify else is_trained(trial, run):
+        trained = is_trained(trial, run)
+        if trained:
             set_aside_if_damaged(trial, run.trial(name))
+        if trained and not (certify and images_left(trial, run)):
             # A command that was killed right after the last shard leaves a state that says otherwise.
             run.trial(name).state.unlink(missing_ok=True)
         else:

@@ -303,4 +303,3 @@ def _finish(
             **progress.where,
         },
     )
-    folder.previous_checkpoint.unlink(missing_ok=True)

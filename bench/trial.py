@@ -80,11 +80,6 @@ def epochs_finished(folder: TrialFolder) -> int:
         return 0
 
 
-def is_certified(trial: Trial, run: RunFolder) -> bool:
-    """Whether the trial is trained and every image it certifies is in a valid shard."""
-    return is_trained(trial, run) and not images_left(trial, run)
-
-
 def _test_images(trial: Certified, run: RunFolder) -> int:
     return int(read_json(run.trial(trial.trial_id).training)["test_images"])
 

@@ -119,6 +119,7 @@ class Gang:
         self.work, self.task, self.log_file = work, task, log_file
         self.since, self.next_pulse, self.next_look = time.time(), 0.0, 0.0
         self.contested = False
+        self._note(full_is_fatal=True)
         for member in self.members:
             member.actor.begin.remote(log_file, work.train)
         try:
@@ -247,7 +248,7 @@ class Gang:
             self.next_pulse = time.monotonic() + PULSE_SECONDS
         return done[0] if done else None
 
-    def _note(self) -> None:
+    def _note(self, *, full_is_fatal: bool = False) -> None:
         state = {
             "state": "running",
             "host": socket.gethostname(),
@@ -256,8 +257,11 @@ class Gang:
             "at": time.time(),
             "workers": [member.note() for member in self.members],
         }
-        with suppress(OSError):  # a full disk, or a store that does not answer: the work itself will tell
+        try:
             pkgutil.resolve_name(self.work.note)(self.task, state)
+        except OSError as error:  # or else the work itself will tell
+            if full_is_fatal and error.errno in FULL:
+                raise WorkFailed(_reason(error)) from None
         if self.tell:
             with suppress(OSError, ValueError, LookupError):  # a damaged file, which the work makes anew
                 self.tell(pkgutil.resolve_name(self.work.metrics)(self.task))

@@ -43,13 +43,13 @@ class TrialFolder:
 
     @property
     def checkpoint(self) -> AnyPath:
-        """Weights and optimizer state after the last finished epoch; kept, so that the files of a finished training
-        that are damaged can be written again."""
+        """Weights and optimizer state after the last finished epoch. Kept when the training is done, as is the previous
+        one: whatever file of the training is damaged then, it can be written again."""
         return self.path / "checkpoint.safetensors"
 
     @property
     def previous_checkpoint(self) -> AnyPath:
-        """That of the epoch before, should the last one be damaged; gone once the training is done."""
+        """That of the epoch before, should the last one be damaged."""
         return self.path / "checkpoint-previous.safetensors"
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from bench import training
-from bench.resume import last_state
+from bench.resume import last_state, set_aside_if_damaged
 from bench.settings import Trial
 from bench.trial import is_trained
 from results.folder import AnyPath, RunFolder, TrialFolder, location, read_json, sha256_of
@@ -125,6 +125,22 @@ def test_a_damaged_file_of_a_finished_training_is_written_again_without_training
     assert_same(folder, undisturbed, exactly=True)
 
 
+@pytest.mark.parametrize("damage", [flip, delete])
+def test_one_file_damaged_after_another_costs_one_epoch(
+    damage: Callable[[AnyPath], None], trial: Trial, tmp_path: Path, undisturbed: TrialFolder, trained: list[int]
+) -> None:
+    run = RunFolder(tmp_path)
+    folder = copied(undisturbed, run)
+    damage(folder.checkpoint)
+    set_aside_if_damaged(trial, folder)
+    damage(folder.epochs)
+    train(trial, run)
+    assert is_trained(trial, run)
+    assert trained == [EPOCH_COUNT - 1]
+    assert_same(folder, undisturbed, exactly=False)
+    assert len(folder.checkpoint.read_bytes())
+
+
 def test_the_same_in_a_store(trial: Trial, run: RunFolder, undisturbed: TrialFolder) -> None:
     finished = copied(undisturbed, run)
     assert is_trained(trial, run)
@@ -179,7 +195,6 @@ def test_a_damaged_checkpoint_costs_one_epoch(
     assert_same(folder, undisturbed, exactly=False)
     aside = [path.name for path in folder.path.iterdir() if path.name.endswith(".set-aside")]
     assert len(aside) == (damage is not delete)
-    assert not folder.previous_checkpoint.exists()
 
 
 def test_without_a_usable_checkpoint_the_training_starts_anew(

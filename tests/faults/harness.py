@@ -74,8 +74,9 @@ class DisturbedRun:
         while code or self.open or self.postponed:
             if any(fault.commands >= MOST_COMMANDS for fault in self.open):
                 raise NotHappened(f"{self.run} is not whole after {MOST_COMMANDS} commands")
+            done = len(self.done)
             code = self._play(Act())
-            if not code:
+            if not code and len(self.done) == done:  # no command will make what they would damage
                 self.left += self.postponed
                 self.postponed = []
 

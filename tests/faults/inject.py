@@ -145,6 +145,7 @@ def _damage(verb: str, thing: str, fault: Fault, run: DisturbedRun) -> str:
     if thing == "shard":
         fault.images_damaged = len(run.ledger.forget_shard(path))
     what = getattr(damage, verb)(run.random, path)
+    run.ledger.pass_over(path)
     run.damaged[path] = damage.look_of(path)
     return str(what)
 

@@ -27,7 +27,7 @@ class Ledger:
     epochs_again: Counter[str] = field(default_factory=Counter)
     """By trial."""
     images_again: Counter[str] = field(default_factory=Counter)
-    _seen: dict[Path, Identity] = field(default_factory=dict)
+    _seen: dict[Path, Identity | None] = field(default_factory=dict)
 
     def look(self) -> None:
         for path in self.run.glob("trials/*/epochs.parquet"):
@@ -42,18 +42,26 @@ class Ledger:
             self.images.pop((path.parts[-3], index), None)
         return images
 
+    def pass_over(self, path: Path) -> None:
+        """A file that has been damaged: what still can be read of it is no finished work."""
+        self._seen[path] = _identity(path)
+
     def _note(self, path: Path, trial: str, key: str, known: dict[Place, float], again: Counter[str]) -> None:
-        try:
-            stat = path.stat()
-        except FileNotFoundError:  # set aside meanwhile
-            return
-        identity = stat.st_ino, stat.st_mtime_ns, stat.st_size
-        if self._seen.get(path) == identity:
+        identity = _identity(path)
+        if identity is None or self._seen.get(path) == identity:
             return
         self._seen[path] = identity
         for place, seconds in _times(path, key).items():
             again[trial] += known.get((trial, place), seconds) != seconds
             known[trial, place] = seconds
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:  # set aside meanwhile
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _times(path: Path, key: str) -> dict[int, float]:

@@ -33,7 +33,7 @@ images = 800
 [certify]
 n0 = 20
 n = 3000
-images = 40
+images = 80
 """
 DISK_MEGABYTES = 64
 MOST_RUNS = 4
