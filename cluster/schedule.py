@@ -6,6 +6,7 @@ import logging
 import os
 import pkgutil
 import tempfile
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,9 @@ from ray.tune.search import Searcher
 from cluster.authentication import ClusterError
 from cluster.gang import Gang, GangSize, Work, WorkFailed
 
+logger = logging.getLogger(__name__)
 LOST_PROCESSES = 10  # of a trial; one goes only where its node does
+ROOM_IS_LOOKED_FOR_EVERY = 30.0  # seconds
 LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
@@ -51,13 +54,17 @@ def run_jobs(
         stalled_after: seconds; a worker that does not answer for so long is replaced.
         tensorboard: folder for Tune's files, with the metrics of every trial.
 
+    Where nodes are lost later, a warning says which room the jobs wait for.
+
     Returns:
         The jobs that failed, by name, each with the reason in one line.
 
     Raises:
         ClusterError: a gang never fits.
     """
-    _check_room(size)
+    missing = _missing_room(size)
+    if missing:  # Tune would wait for it for ever
+        raise ClusterError(missing)
     with tempfile.TemporaryDirectory(prefix="bench-tune-") as temporary:
         bundles = [{"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}] * size.workers
         # Where a node dies, Tune prints a traceback for each trial that it starts again elsewhere.
@@ -78,7 +85,7 @@ def run_jobs(
                 storage_path=str(tensorboard or temporary),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
-                callbacks=[TBXLoggerCallback()] if tensorboard else [],
+                callbacks=[_RoomWatch(size), *([TBXLoggerCallback()] if tensorboard else [])],
             ),
         )
         tuner.fit()
@@ -125,6 +132,24 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         """Nothing: a run resumes from its own files."""
 
 
+class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
+    """Says that the cluster has no room for a gang any more: jobs then wait, and nothing else would tell why."""
+
+    def __init__(self, size: GangSize) -> None:
+        self.size = size
+        self.next_look = 0.0
+        self.told = ""
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + ROOM_IS_LOOKED_FOR_EVERY
+        missing = _missing_room(self.size)
+        if missing and missing != self.told:
+            logger.warning("%s now: what does not fit waits for a node to come (back)", missing)
+        self.told = missing
+
+
 def _trial_name(trial: Any) -> str:
     return str(trial.config["job"]["name"])
 
@@ -168,16 +193,16 @@ def node_resources() -> list[tuple[float, float]]:
     return [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
 
 
-def _check_room(size: GangSize) -> None:
-    """Refuse a gang that no state of the cluster has room for: Tune would wait for it for ever."""
+def _missing_room(size: GangSize) -> str:
+    """Why a gang does not fit on the cluster as it is now, even without anything else there; empty where it does."""
     nodes = node_resources()
     wanted = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
     room = sum(
         min(int(have / each) for have, each in zip(node, wanted.values(), strict=True) if each) for node in nodes
     )
-    if room < size.workers:
-        each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
-        have = ", ".join(
-            f"{sum(amounts):g} {name}" for name, amounts in zip(wanted, zip(*nodes, strict=True), strict=True)
-        )
-        raise ClusterError(f"{size.workers} workers with {each} each do not fit on the cluster, which has {have}")
+    if room >= size.workers:
+        return ""
+    each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+    have = ", ".join(f"{sum(amounts):g} {name}" for name, amounts in zip(wanted, zip(*nodes, strict=True), strict=True))
+    gang = f"1 worker with {each} does" if size.workers == 1 else f"{size.workers} workers with {each} each do"
+    return f"{gang} not fit on the cluster, which has {have}"

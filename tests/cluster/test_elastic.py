@@ -116,12 +116,15 @@ def test_a_dead_node_costs_its_shards_only(nodes: Cluster, tmp_path: Path) -> No
 
 
 def test_a_node_that_takes_the_trials_own_process_with_it_does_not_end_the_trial(
-    nodes: Cluster, tmp_path: Path
+    nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cluster.schedule.ROOM_IS_LOOKED_FOR_EVERY", 0.5)
     node = add(nodes, 1)
     run = Run([job(tmp_path, shards=12, seconds=0.3)], GangSize(1, 1, 0))
     until(lambda: done(tmp_path))
+    assert "not fit" not in caplog.text
     nodes.remove_node(node, allow_graceful=False)
+    until(lambda: "1 worker with 1 CPU does not fit on the cluster, which has 0 CPU, 0 GPU now" in caplog.text)
     add(nodes, 1)
     assert run.result() == {}
     assert set(done(tmp_path)) == set(range(12))
