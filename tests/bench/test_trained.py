@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from bench.attack import Attack, attack_run, smoothed_pgd
 from bench.data import load_images
@@ -173,7 +173,7 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     shutil.copytree(here(trained.path), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     folder = run.trial(run.trial_ids()[0])
-    tensors = load_file(folder.model)
+    tensors = load(folder.model.read_bytes())
     record = read_json(folder.training)
 
     def put(content: bytes, record: dict[str, object]) -> None:
