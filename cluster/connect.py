@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import ray
 from ray._private import ray_constants, services
+from ray._private import worker as driver
 from ray.exceptions import RayError
 
 from cluster.authentication import ClusterError, check_head, ensure_token, sending_token
@@ -78,6 +79,8 @@ def find_head(address: str) -> str:
 
 def _init(failure: str, address: str, **options: object) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        # Ray else prints on this process's stdout, whatever it is told, when a worker or a node dies.
+        with patch.object(driver, "listen_error_messages", lambda *_: None):
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError(f"{failure}: {' '.join(str(error).split())}") from None

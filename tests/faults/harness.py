@@ -163,6 +163,8 @@ class DisturbedRun:
             )
         elif code in (1, 2) and not complaint:
             self.bench.wrong(f"{command.stderr}: exit {code} without a word")
+        if "(raylet)" in command.stdout.read_text(errors="replace"):
+            self.bench.wrong(f"{command.stdout}: Ray speaks on stdout")
         if "Traceback" in complaint:
             self.bench.wrong(f"{command.stderr}: a traceback: {complaint[-800:]}")
 
