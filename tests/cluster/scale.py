@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster import GangSize, Job, Work, run_jobs  # before ray, whose environment it sets
-
-import ray  # isort: skip
+from cluster import GangSize, Job, Work, connected, run_jobs
 
 WORK = Work(
     **{
@@ -92,16 +90,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.3)
     options = parser.parse_args()
-    ray.init(
-        address="local",
-        num_cpus=options.workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
-    print(json.dumps(simulate(options.shards, options.workers, options.seconds), indent=2))
-    ray.shutdown()
+    with connected(None, cores=options.workers):
+        print(json.dumps(simulate(options.shards, options.workers, options.seconds), indent=2))
 
 
 if __name__ == "__main__":
