@@ -32,7 +32,7 @@ batch = 128
 images = 800
 [certify]
 n0 = 20
-n = 3000
+n = 8000
 images = 80
 """
 DISK_MEGABYTES = 64
