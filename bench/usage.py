@@ -21,9 +21,8 @@ def usage() -> dict[str, Any]:
 
 
 def _gpu() -> float | None:
-    cuda: Any = getattr(
-        sys.modules.get("torch"), "cuda", None
-    )  # not imported here: the work does that, in its own time
+    # Not imported here: the work does that, in its own time.
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     if not hasattr(cuda, "is_initialized") or not cuda.is_initialized():
         return None
     try:

@@ -45,7 +45,7 @@ def run_jobs(
     jobs: list[Job], work: Work, size: GangSize, *, stalled_after: float = 60.0, tensorboard: Path | None = None
 ) -> dict[str, str]:
     """Run every job on the cluster to which this process is connected, as many at once as it has room for; a failing
-    job does not stop the others.
+    job does not stop the others. Where nodes are lost later, a warning says which room the jobs wait for.
 
     Args:
         jobs: in the order in which they should start, except where one must wait for another.
@@ -53,8 +53,6 @@ def run_jobs(
         size: resources of each gang.
         stalled_after: seconds; a worker that does not answer for so long is replaced.
         tensorboard: folder for Tune's files, with the metrics of every trial.
-
-    Where nodes are lost later, a warning says which room the jobs wait for.
 
     Returns:
         The jobs that failed, by name, each with the reason in one line.

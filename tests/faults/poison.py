@@ -16,12 +16,13 @@ def poison(run: DisturbedRun) -> None:
     """On a finished run: certify an ensemble and a part of the other trials again, in shards that take longer than it
     takes to see who is at them; kill whoever is at the first shard of the ensemble. That trial ends as failed, the
     others complete; the same command then completes it too."""
+    run.ledger.look()
+    images = sorted({index for _, index in run.ledger.images})  # before some are forgotten
     for path in run.run.glob("trials/*/shards/*.parquet"):
         if path.parts[-3].startswith("ensemble") or run.random.random() < 0.2:
             run.ledger.forget_shard(path)
             path.unlink()
     [folder] = run.run.glob("trials/ensemble*")
-    images = sorted({index for trial, index in _all_images(run) if trial != folder.name})
     shard = images[: 3 * len(images) // 4]
     doing = f"images {shard[0]} to {shard[-1]}"
     command = run.bench.start(run.run, "--shard-size", str(len(shard)))
@@ -48,8 +49,3 @@ def poison(run: DisturbedRun) -> None:
     if left != {folder.name}:
         run.bench.wrong(f"a poisoned shard of {folder.name} keeps others from their end: {sorted(left)}")
     run.play([])
-
-
-def _all_images(run: DisturbedRun) -> list[tuple[str, int]]:
-    run.ledger.look()
-    return list(run.ledger.images)

@@ -32,7 +32,7 @@ batch = 128
 images = 800
 [certify]
 n0 = 20
-n = 8000
+n = 5000
 images = 80
 """
 DISK_MEGABYTES = 64
