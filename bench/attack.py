@@ -117,7 +117,7 @@ class _Attacker:
         draw = generator(device, self.seed, Role.ATTACK, *key)
         moved = smoothed_pgd(
             self.model,
-            self.images[index].float().to(device) / 255,
+            torch.from_numpy(self.images[index]).float().to(device) / 255,
             label,
             sigma=self.settings.sigma,
             radius=radius,

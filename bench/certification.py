@@ -60,7 +60,7 @@ def certified_rows(
     labels = images.labels[indices].tolist()
     certify = settings.certify
     certificates = smoothed.iter_certify(
-        images.images[indices].float() / 255,
+        torch.from_numpy(images.images[indices]).float() / 255,
         n0=certify.n0,
         n=certify.n,
         alpha=certify.alpha,

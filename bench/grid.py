@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from bench.settings import CertifySettings, Option, PositiveInt, Settings, Sigma, TrainSettings, Trial
 from methods import METHODS, get_method
-from results.folder import refuse_devices
-from results.records import shortened
+from results.folder import AnyPath, refuse_devices
+from results.printable import shortened
 
 Item = TypeVar("Item", str, int, float)
 SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
@@ -121,6 +121,19 @@ def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) 
     except GridError as error:
         raise GridError(f"{source}: {error}") from None
     return grid
+
+
+def read_trial(path: AnyPath) -> Trial:
+    """A trial from its JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        GridError: not the settings of a trial; names the file, the key and the value.
+    """
+    try:
+        return Trial.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise GridError(f"{path}: {explain(error, Trial)}") from None
 
 
 def explain(error: ValidationError, model: type[Settings]) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 from pathlib import Path
 
 import torch
 
 from bench.settings import Precision
-
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
@@ -34,15 +31,6 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Emulated bf16 is slower than fp32, and torch says which CPUs have it only through these two names.
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: the machine's, or fewer by affinity or by a container's quota."""
-    cores = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or no quota ("max")
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def device_name(device: torch.device) -> str:

@@ -6,12 +6,13 @@ model = build_model("resnet110", num_classes=10)
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.architectures import residual_blocks
 from bench.decomposition import LinearDecomposition
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -36,26 +37,10 @@ def build_model(
         raise ValueError(f"width = {width}: must be at least 1")
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: must be at least 2")
-    blocks = model_blocks(name)
+    blocks = residual_blocks(name)
     network: nn.Module = ResNet(blocks, width, num_classes) if blocks else Tiny(width, num_classes)
     network.apply(_initialise)
     return Classifier(network, decomposition)
-
-
-def model_blocks(name: str) -> int:
-    """Residual blocks per stage of a model name: n of resnet{6n+2}, 0 for "tiny"; ValueError for any other name."""
-    if name == "tiny":
-        return 0
-    match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
-    if not match:
-        raise ValueError(f"model = {name!r}: must be tiny or resnet followed by a depth 6n+2, such as resnet110")
-    depth = int(match[1])
-    if depth < 8 or depth % 6 != 2:
-        lower = max(8, depth - (depth - 2) % 6)
-        raise ValueError(
-            f"model = {name!r}: the depth must be 6n+2; the nearest are resnet{lower} and resnet{lower + 6}"
-        )
-    return (depth - 2) // 6
 
 
 class Classifier(nn.Module):
@@ -103,21 +88,24 @@ class Consensus(MeanLogits):
         """consensus: K, at least 2 and below the number of members."""
         super().__init__(members)
         self.consensus = consensus
+        # The number of copies differs from batch to batch. Not as a decorator, which would import the compiler, for
+        # seconds, wherever this module is imported.
+        self._ask = torch.compiler.disable(_ask_others)
 
     def forward(self, images: Tensor) -> Tensor:
         first = torch.stack([member(images).float() for member in self.members[: self.consensus]])
         answers = first.argmax(dim=2)
         # where all of them have the same largest logit, so has their mean
-        logits: Tensor = self._ask_others(images, first.sum(dim=0), (answers != answers[0]).any(dim=0))
+        split = (answers != answers[0]).any(dim=0)
+        logits: Tensor = self._ask(self.members[self.consensus :], images, first.sum(dim=0), split)
         return logits
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of copies differs from batch to batch
-    def _ask_others(self, images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
-        """Add the other members' logits where the first are split."""
-        if split.any():
-            others = [member(images[split]).float() for member in self.members[self.consensus :]]
-            logits[split] += torch.stack(others).sum(dim=0)
-        return logits
+
+def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
+    """Add the other members' logits where the first are split."""
+    if split.any():
+        logits[split] += torch.stack([member(images[split]).float() for member in others]).sum(dim=0)
+    return logits
 
 
 def kind_of(model: nn.Module) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from bench.grid import Grid
-from bench.resume import set_aside_if_damaged
+from bench.resources import refuse_parts_of_gpus, stall_seconds
 from bench.settings import Trial
 from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
@@ -40,7 +38,7 @@ def default_gang(
         nodes: CPUs and GPUs of every node.
 
     Raises:
-        RunError: several workers on parts of GPUs, between which there is no DDP.
+        ResourceError: several workers on parts of GPUs, between which there is no DDP.
     """
     accelerators, cores = max((int(gpus), int(cpus)) for cpus, gpus in nodes)
     if gpus is None:
@@ -52,30 +50,6 @@ def default_gang(
     # A gang of more workers than the node has GPUs goes over several nodes.
     sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))
     return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
-
-
-def refuse_parts_of_gpus(workers: int | None, gpus: float | None) -> None:
-    """Raises RunError for what a gang cannot use, as far as it was given."""
-    if gpus and gpus > 1:
-        raise RunError(f"--gpus-per-worker {gpus:g}: must be at most 1, for a worker computes on one GPU")
-    if workers and workers > 1 and gpus and gpus != 1:
-        raise RunError(f"--gpus-per-worker {gpus:g}: must be 0 or 1 where a gang has several workers")
-
-
-def stall_seconds() -> float:
-    """After how long without an answer a worker is replaced: $BENCH_STALL_SECONDS, or a minute.
-
-    Raises:
-        RunError: it is no number above 0.
-    """
-    given = os.environ.get("BENCH_STALL_SECONDS", "60")
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise RunError(f"BENCH_STALL_SECONDS={given}: must be a number of seconds above 0")
-    return seconds
 
 
 def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize, *, fresh: bool) -> list[Trial]:
@@ -119,6 +93,8 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
     for name, (trial, certify) in wanted.items():
         trained = is_trained(trial, run)
         if trained:
+            from bench.resume import set_aside_if_damaged  # with torch, which a new run does without
+
             set_aside_if_damaged(trial, run.trial(name))
         if trained and not (certify and images_left(trial, run)):
             # A command that was killed right after the last shard leaves a state that says otherwise.

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from bench.models import model_blocks
+from bench.architectures import residual_blocks
 from methods import METHODS, Method, get_method
-from results.records import shortened
+from results.printable import shortened
 
 PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -131,7 +131,7 @@ class Trial(Certified):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        model_blocks(self.model)
+        residual_blocks(self.model)
         objective = self.objective
         if objective.minibatches and self.train.batch < objective.copies:
             raise ValueError(f"train.batch = {self.train.batch}: must be at least copies = {objective.copies}")

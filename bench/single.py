@@ -13,13 +13,11 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from pydantic import ValidationError
 from rich.progress import track
 
 from bench import work
 from bench.certification import certify_images
 from bench.data import dataset_name, load_images, resolve_data
-from bench.grid import explain
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
@@ -29,7 +27,7 @@ from bench.thumbnails import keep_thumbnails
 from bench.training import train
 from bench.trial import DIGEST, trial_shards_left
 from results.description import add_trials
-from results.folder import AnyPath, RunFolder, TrialFolder, write_json
+from results.folder import RunFolder, TrialFolder, write_json
 from results.lock import RunLock
 from results.shards import evenly_spaced
 
@@ -37,8 +35,8 @@ Decision = TypeVar("Decision")
 LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
 
 
-def run_single(settings: AnyPath, run: RunFolder, shard_size: int) -> bool:
-    """Train and certify the trial of a settings file, finishing what is missing.
+def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
+    """Train and certify a trial, finishing what is missing.
 
     Under `accelerate launch` every process calls this: they train together, and each certifies its part.
 
@@ -46,13 +44,14 @@ def run_single(settings: AnyPath, run: RunFolder, shard_size: int) -> bool:
         Whether this is the first process, which merges and reports.
 
     Raises:
-        ValueError: the settings are not those of a trial.
+        DataError: the data is not to be had.
         LockedError: another process works on the run.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
         with state.main_process_first():  # which downloads the data, if it must
-            trial = read_trial(settings)
+            data = resolve_data(trial.data)
+            trial = trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
         with _locked(run, state):
             _train_and_certify(trial, run, shard_size, state)
         return bool(state.is_main_process)
@@ -99,7 +98,7 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
         images = load_images(settings.data, "test", settings.dataset)
-        num_classes = count_classes(source, images.images, images.num_classes)
+        num_classes = count_classes(source, images)
         evenly_spaced(len(images), settings.certify.images)
         with _locked(run, state):
             if state.is_main_process:
@@ -160,20 +159,6 @@ def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
         write_json(folder.state, {"state": "failed", "error": str(error) or type(error).__name__})
         raise
     folder.state.unlink(missing_ok=True)
-
-
-def read_trial(settings: AnyPath) -> Trial:
-    """A trial from its JSON file, with the name of its data filled in.
-
-    Raises:
-        ValueError: not the settings of a trial; names the file, the key and the value.
-    """
-    try:
-        trial = Trial.model_validate_json(settings.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ValueError(f"{settings}: {explain(error, Trial)}") from None
-    data = resolve_data(trial.data)
-    return trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
 
 
 def _agreed(state: PartialState, decide: Callable[[], Decision]) -> Decision:

@@ -1,4 +1,7 @@
-"""A model by the name that a user types: MODULE:FACTORY, or RUN/TRIAL."""
+"""A model by the name that a user types: MODULE:FACTORY, or RUN/TRIAL.
+
+A wrong name is refused before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
 
-from bench.checkpoint import digest_of, load_verified
 from bench.grid import explain
 from bench.settings import Certified, ForeignModel, Trial
 from results.folder import AnyPath, RunFolder, location, read_json
 from results.records import read_training_record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.data import ImageSet
 
 
 class SourceError(ValueError):
@@ -81,6 +86,8 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
             raise SourceError(f"{training['source']}: its weights are no longer those that {trial_id} certified")
         return source
     assert isinstance(settings, Trial)
+    from bench.checkpoint import load_verified
+
     model = load_verified(run, settings, int(training["num_classes"]))
     where = str(run.path.absolute() / trial_id)
     return Source(model, where, trial_id, str(training["checkpoint_sha256"]), settings, training)
@@ -128,6 +135,10 @@ def _trial_named(run: RunFolder, name: str) -> str:
 
 
 def _from_factory(text: str) -> Source:
+    from torch import nn
+
+    from bench.checkpoint import digest_of
+
     module, _, factory = text.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -142,25 +153,23 @@ def _from_factory(text: str) -> Source:
     return Source(model, text, factory, digest_of(model.state_dict()), None, {})
 
 
-def count_classes(source: Source, images: Tensor, fewest: int) -> int:
-    """The number of logits.
-
-    Args:
-        images: (count, channel, height, width), uint8; one is classified.
-        fewest: classes of the data; a model may know more, of which these images show none.
+def count_classes(source: Source, data: ImageSet) -> int:
+    """The number of logits for an image of the data; a model may know more classes than the data shows.
 
     Raises:
         SourceError: there are fewer, they are NaN, or the model cannot take such images.
     """
+    import torch
+
     try:
         with torch.inference_mode():
-            logits = source.model(images[:1].float() / 255)
+            logits = source.model(torch.from_numpy(data.images[:1]).float() / 255)
         found, nan = tuple(logits.shape), bool(logits.isnan().any())
     except Exception as error:  # a user's own code may raise anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SourceError(f"{source.name} cannot take images {tuple(images.shape[1:])}: {reason[0]}") from error
-    if len(found) != 2 or found[0] != 1 or found[1] < fewest:
-        raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, fewest)}")
+        raise SourceError(f"{source.name} cannot take images {data.images.shape[1:]}: {reason[0]}") from error
+    if len(found) != 2 or found[0] != 1 or found[1] < data.num_classes:
+        raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, data.num_classes)}")
     if nan:
         raise SourceError(f"{source.name}: the model gave NaN")
     return int(found[1])

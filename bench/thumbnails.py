@@ -33,7 +33,7 @@ def keep_thumbnails(run: RunFolder, trials: Sequence[Certified]) -> None:
         for index in evenly_spaced(len(images), wanted):
             if (dataset, index) not in known:
                 known.add((dataset, index))
-                new.append({"dataset": dataset, "index": index, "png": _png(images.images[index].numpy())})
+                new.append({"dataset": dataset, "index": index, "png": _png(images.images[index])})
     if new:
         table = pa.concat_tables([kept, pa.Table.from_pylist(new, THUMBNAILS)])
         write_table(run.thumbnails, table)

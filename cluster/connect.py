@@ -5,14 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import ray
-from ray._private import ray_constants, services
-from ray._private import worker as driver
 from ray.exceptions import RayError
 
 from cluster.authentication import ClusterError, check_head, ensure_token, sending_token
+from cluster.private import head_address, small_local_cluster, without_messages
 
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large goes through it
 
@@ -36,8 +34,7 @@ def connected(address: str | None, *, allow_unauthenticated: bool = False, cores
         return
     if address is None:
         ensure_token()
-        # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.
-        with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        with small_local_cluster():
             _init(
                 "Ray cannot be started",
                 "local",
@@ -67,7 +64,7 @@ def find_head(address: str) -> str:
         ClusterError: nobody listens there; Ray itself would try for minutes.
     """
     try:
-        head = services.canonicalize_bootstrap_address(address)
+        head = head_address(address)
         host, _, port = (head or "").rpartition(":")
         if not head:
             raise ValueError("no node of one runs on this machine" if address == "auto" else "not an address")
@@ -79,8 +76,7 @@ def find_head(address: str) -> str:
 
 def _init(failure: str, address: str, **options: object) -> None:
     try:
-        # Ray else prints on this process's stdout, whatever it is told, when a worker or a node dies.
-        with patch.object(driver, "listen_error_messages", lambda *_: None):
+        with without_messages():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ClusterError(f"{failure}: {' '.join(str(error).split())}") from None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A training objective on noisy logits. Fields of a subclass are its options; they come from the grid by name.
 
-    A new method is a frozen dataclass like this one in a file of its own, with one line in `METHODS`.
+    A new method is a frozen dataclass like this one in a file of its own, with one line in `METHODS`. It imports torch
+    where it computes, not at the top: its options are also read by commands that compute nothing, and torch takes
+    seconds to import.
     """
 
     title: ClassVar[str]

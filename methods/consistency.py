@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, require
 from .gaussian import per_sample_cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALLEST_MEAN = (
     1e-20  # the clamp of the published code: keeps log F̄ finite where every copy gives a class probability 0
@@ -63,7 +63,7 @@ def divergence_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     F̄ is clamped at 1e-20 inside its logarithm only; the gradient flows through F̄ (Jeong & Shin 2020, published code).
     """
-    log_probabilities = torch.log_softmax(logits, dim=-1)
+    log_probabilities = logits.log_softmax(dim=-1)
     mean = log_probabilities.exp().mean(dim=0)
     log_mean = mean.clamp(min=SMALLEST_MEAN).log()
     # mean_i KL(F̄ ‖ F_i) = Σ_c F̄_c (log F̄_c − mean_i log F_i,c)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,5 +33,7 @@ class GaussianLD(Gaussian):
 
 def per_sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over copies and images of CE(f(x + ε_i), y); logits (m, batch, num_classes), labels (batch,)."""
+    import torch.nn.functional as F
+
     copies = logits.shape[0]
     return F.cross_entropy(logits.flatten(0, 1), labels.repeat(copies))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from .base import require
 from .consistency import Consistency, divergence_and_entropy
 from .gaussian import per_sample_cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AccuracyItem = Literal["mean_logits", "mean_probabilities", "per_sample"]
 
@@ -44,11 +43,13 @@ class Generalised(Consistency):
         return self._accuracy_loss(logits, labels) + regularisation.mean()
 
     def _accuracy_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
         if self.accuracy_item == "mean_logits":
             return F.cross_entropy(logits.mean(dim=0), labels)
         if self.accuracy_item == "mean_probabilities":
             # log mean_i softmax_i without leaving log space, so that a confident mistake keeps its gradient
-            log_mean = torch.log_softmax(logits, dim=-1).logsumexp(dim=0) - math.log(len(logits))
+            log_mean = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
             return F.nll_loss(log_mean, labels)
         return per_sample_cross_entropy(logits, labels)
 

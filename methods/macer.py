@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class MACER(Method):
         require(self, "start_epoch", self.start_epoch >= 0, "at least 0")
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:
-        mean = torch.softmax(logits, dim=-1).mean(dim=0)
+        mean = logits.softmax(dim=-1).mean(dim=0)
         cross_entropy = -(mean.gather(1, labels[:, None]).squeeze(1) + 1e-10).log()
         if self.strength == 0 or epoch < self.start_epoch:
             return cross_entropy.mean()
@@ -49,7 +49,9 @@ class MACER(Method):
 
     def _hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
         """γ − ξ of the images that count, (kept,)."""
-        mean = torch.softmax(self.inverse_temperature * logits, dim=-1).mean(dim=0)
+        import torch
+
+        mean = (self.inverse_temperature * logits).softmax(dim=-1).mean(dim=0)
         top, classes = mean.topk(2, dim=-1)
         top = top[classes[:, 0] == labels]
         # Where p1 rounds to 1 or p2 to 0, Φ⁻¹ is infinite and its gradient NaN: select before differentiating.

@@ -6,11 +6,17 @@ run.certificates.groupby("trial_id").apply(average_certified_radius, include_gro
 compare(run, ["ours", "gaussian"])
 """
 
-from results.budget import at_budget
-from results.compare import compare
-from results.metrics import average_certified_radius, certified_accuracy
-from results.run import Run, read_run
-from results.statistics import Interval, accuracy_interval, acr_interval
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from results.budget import at_budget
+    from results.comparison import compare
+    from results.metrics import average_certified_radius, certified_accuracy
+    from results.run import Run, read_run
+    from results.statistics import Interval, accuracy_interval, acr_interval
 
 __all__ = [
     "Interval",
@@ -23,3 +29,22 @@ __all__ = [
     "compare",
     "read_run",
 ]
+
+_HOMES = {
+    "at_budget": "budget",
+    "compare": "comparison",
+    "average_certified_radius": "metrics",
+    "certified_accuracy": "metrics",
+    "Run": "run",
+    "read_run": "run",
+    "Interval": "statistics",
+    "accuracy_interval": "statistics",
+    "acr_interval": "statistics",
+}
+
+
+def __getattr__(name: str) -> object:
+    """pandas and scipy take a second to import, which commands that only look at files do not have to pay."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

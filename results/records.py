@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from results.folder import AnyPath, read_json
+from results.printable import shortened
 from results.schema import TRIALS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -157,17 +158,6 @@ def check_record(path: object, record: dict[str, Any], must: dict[str, Check], m
         if there and not holds(value):
             raise ValueError(f"{path}: {key} = {shortened(value)}: must be {allowed}")
     return record
-
-
-def shortened(value: object) -> str:
-    """A value as Python writes it, for a message."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number of many digits"  # Python refuses to print thousands of them
-    try:
-        shown = repr(value)
-    except ValueError:  # such a number within a list
-        return "…"
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 _LEAST = {"predicted": -1.0}

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
-from results.folder import RunFolder
+from results.folder import RunFolder, location
 from results.printable import printable
+from results.published import find_source
 
 LONGEST = 600
 """Characters of an error's sentence."""
@@ -73,17 +74,29 @@ def print_error(sentence: str) -> None:
     errors.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
 
 
+def merged_run(text: str) -> RunFolder:
+    """The folder of a run that has its Parquet files; FileNotFoundError where it has not."""
+    folder = RunFolder(location(text))
+    if not folder.certificates.exists():
+        raise FileNotFoundError(f"{folder.certificates} does not exist: `bench run` or `bench report` writes it")
+    return folder
+
+
 def merge_and_report(folder: RunFolder, published: str | None = None, *, quiet: bool = False) -> None:
     """Merge what is finished and show it, unless `quiet`. A folder without shards is reported from its Parquet files as
     they are."""
+    if not folder.description.exists() and not folder.certificates.exists():
+        raise FileNotFoundError(2, "No such file or directory", str(folder.description))
+    if published is not None:
+        find_source(published)
+
+    # These take a second to import.
     from results.formats import to_terminal
     from results.lock import RunLock
     from results.merge import merge_run
     from results.report import write_report
 
     unfinished: list[str] = []
-    if not folder.description.exists() and not folder.certificates.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(folder.description))
     # In turn: an older state must not be written over a newer one.
     with RunLock(folder, name="report", wait=True):
         has_shards = folder.description.exists() and (folder.path / "trials").is_dir()

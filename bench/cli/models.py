@@ -11,11 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.base import RunArgument, UserError, app, console, errors, merge_and_report, user_errors
+from bench.cli.base import RunArgument, UserError, app, console, errors, merge_and_report, merged_run, user_errors
 from results.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bench.settings import ForeignModel
 
 perf_app = typer.Typer(no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
@@ -47,17 +49,25 @@ def certify(
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
-    from pydantic import ValidationError
-
     from bench.data import dataset_name, resolve_data
-    from bench.grid import explain
-    from bench.settings import ForeignModel
-    from bench.single import certify_source, first_process_first
     from bench.sources import open_model
 
     _log_to_terminal()
     with user_errors():
+        chosen = {
+            "n0": n0,
+            "n": n,
+            "alpha": alpha,
+            "images": images,
+            "precision": precision,
+            "estimator": estimator,
+            "skip_misclassified": not full,
+        }
+        # Before the model is opened, which takes torch and the user's own code.
+        _foreign(name=name or "model", sigma=1.0 if sigma is None else sigma, seed=seed or 0, certify=chosen)
         source = open_model(model)
+        from bench.single import certify_source, first_process_first
+
         trial = source.trial
         if trial is not None:
             sigma = trial.sigma if sigma is None else sigma
@@ -68,28 +78,16 @@ def certify(
                 raise UserError(f"{option}: must be given for a model that was not trained by this program")
         with first_process_first():  # which downloads the data, if it must
             place = resolve_data(str(data))
-        given = {
-            "name": source.name if name is None else name,
-            "sigma": sigma,
-            "seed": seed if seed is not None else trial.seed if trial else 0,
-            "data": place,
-            "dataset": dataset_name(place),
-            "model": trial.model if trial else model,
-            "weights": source.weights,
-            "certify": {
-                "n0": n0,
-                "n": n,
-                "alpha": alpha,
-                "images": images,
-                "precision": precision,
-                "estimator": estimator,
-                "skip_misclassified": not full,
-            },
-        }
-        try:
-            settings = ForeignModel.model_validate(given)
-        except ValidationError as error:
-            raise UserError(explain(error, ForeignModel)) from None
+        settings = _foreign(
+            name=source.name if name is None else name,
+            sigma=sigma,
+            seed=seed if seed is not None else trial.seed if trial else 0,
+            data=place,
+            dataset=dataset_name(place),
+            model=trial.model if trial else model,
+            weights=source.weights,
+            certify=chosen,
+        )
         folder = RunFolder(location(out or Path("runs") / settings.name))
         try:
             if certify_source(source, settings, folder, shard_size):
@@ -97,6 +95,23 @@ def certify(
         except KeyboardInterrupt:
             errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
             raise typer.Exit(130) from None
+
+
+def _foreign(**given: object) -> ForeignModel:
+    """Settings of a model from elsewhere, whose name and weights may still be unknown.
+
+    Raises:
+        UserError: one of them is not allowed.
+    """
+    from pydantic import ValidationError
+
+    from bench.grid import explain
+    from bench.settings import ForeignModel
+
+    try:
+        return ForeignModel.model_validate({"model": "", "weights": ""} | given)
+    except ValidationError as error:
+        raise UserError(explain(error, ForeignModel)) from None
 
 
 @app.command()
@@ -108,10 +123,11 @@ def verify(
     seed: SeedOption = 0,
 ) -> None:
     """Certify random rows of a run again from the stored weights and compare the counts."""
-    from bench.verify import outcomes, verify_run
-
     with user_errors():
-        verdicts = verify_run(RunFolder(location(run)), images, seed=seed, data=data, factories=model or ())
+        folder = merged_run(run)
+        from bench.verify import outcomes, verify_run
+
+        verdicts = verify_run(folder, images, seed=seed, data=data, factories=model or ())
     _print(outcomes(verdicts))
     different = sum(verdict.outcome == "different" for verdict in verdicts)
     identical = sum(verdict.outcome == "identical" for verdict in verdicts)
@@ -131,11 +147,12 @@ def attack(
     seed: SeedOption = 0,
 ) -> None:
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
-    from bench.attack import Attack, attack_run
-
     with user_errors():
+        folder = merged_run(run)
+        from bench.attack import Attack, attack_run
+
         inside, accuracy = attack_run(
-            RunFolder(location(run)), images, Attack(steps, copies, n), seed=seed, data=data, factories=model or ()
+            folder, images, Attack(steps, copies, n), seed=seed, data=data, factories=model or ()
         )
     console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
     _print(accuracy.round({"certified": 1, "empirical": 1}))
@@ -155,9 +172,13 @@ def perf_certify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
-    from bench.perf import measure
+    from bench.architectures import residual_blocks
 
     with user_errors():
+        if "/" not in model:
+            residual_blocks(model)
+        from bench.perf import measure
+
         found = measure(model, sigma=sigma, rounds=rounds, images=images)
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.base import RunArgument, app, console, errors, merge_and_report, names, user_errors
+from bench.cli.base import RunArgument, app, console, errors, merge_and_report, merged_run, names, user_errors
 from results.folder import RunFolder, location
 
 if TYPE_CHECKING:
@@ -41,12 +41,14 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Which methods differ, image by image: McNemar at each radius, a paired bootstrap for ACR, Holm's correction."""
-    from results.compare import METHOD
-    from results.compare import compare as compared
-    from results.groups import SAME
-    from results.run import read_run
-
     with user_errors():
+        for place in runs:
+            merged_run(place)
+        from results.comparison import METHOD
+        from results.comparison import compare as compared
+        from results.groups import SAME
+        from results.run import read_run
+
         run = read_run(*runs)
         table = compared(run, names(methods))
     if as_json:
@@ -90,9 +92,9 @@ def import_(
 @app.command()
 def published() -> None:
     """The published numbers that tables and figures can show, with their sources."""
-    from results.published import SOURCES, numbers
+    from results.published import SOURCES, count_models
 
-    count = numbers().groupby("source").size()
+    count = count_models()
     table = Table("source", "numbers of", "citation", "setting", box=None, pad_edge=False)
     for name, source in SOURCES.items():
         table.add_row(name, f"{count[name]} models", source.citation, source.setting)

@@ -27,6 +27,7 @@ from results.folder import RunFolder, location
 from results.remote import RemotePath
 
 if TYPE_CHECKING:
+    from bench.grid import Grid
     from bench.settings import Trial
     from cluster import GangSize
 
@@ -54,31 +55,28 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
-    from bench.data import dataset_name, load_images, resolve_data
-    from bench.display import as_json as progress_as_json
-    from bench.display import shown
     from bench.grid import load_grid
-    from bench.hardware import usable_cores
-    from bench.progress import read_progress
-    from bench.run import default_gang, prepare, refuse_parts_of_gpus, run_grid, stall_seconds
-    from cluster import connected, node_resources
-    from results.lock import RunLock
-    from results.shards import evenly_spaced
+    from bench.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
 
     quiet = quiet or as_json
     with user_errors():
         changes = [*(set_ or []), *(["certify.skip_misclassified=false"] if full else [])]
         loaded = load_grid(grid, changes, data=data, methods=names(methods), sigmas=numbers("--sigmas", sigmas))
-        loaded = loaded.model_copy(update={"data": resolve_data(loaded.data)})
-        dataset = dataset_name(loaded.data)
-        # Wrong or too little data is refused before anything starts.
-        load_images(loaded.data, "train").evenly(loaded.train.images)
-        evenly_spaced(len(load_images(loaded.data, "test")), loaded.certify.images)
         refuse_parts_of_gpus(workers, gpus_per_worker)
         stall_seconds()
         folder = RunFolder(location(out or Path("runs") / Path(grid).stem))
         if tensorboard and isinstance(folder.path, RemotePath):
             raise UserError(f"--tensorboard: must have a run in a folder, not at {folder.path}")
+        loaded, dataset = _with_data(loaded)
+
+        # Ray takes seconds to import, and what was refused so far needs none.
+        from bench.display import as_json as progress_as_json
+        from bench.display import shown
+        from bench.progress import read_progress
+        from bench.run import default_gang, prepare, run_grid
+        from cluster import connected, node_resources
+        from results.lock import RunLock
+
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as schedulers stop what they take back
         lock = RunLock(folder, on_lost=_thread.interrupt_main)
         try:
@@ -101,6 +99,22 @@ def run(
         if as_json:
             typer.echo(json.dumps(progress_as_json(read_progress(folder)), indent=2))
     raise typer.Exit(1 if failed else 0)
+
+
+def _with_data(grid: Grid) -> tuple[Grid, str]:
+    """The grid with its data where every worker finds it, and the name of the data.
+
+    Raises:
+        DataError, ValueError: the data is wrong or too little, which is refused before anything starts.
+    """
+    from bench.data import count_images, dataset_name, resolve_data
+    from results.shards import evenly_spaced
+
+    data = resolve_data(grid.data)
+    dataset = dataset_name(data)
+    evenly_spaced(count_images(data, "train"), grid.train.images)
+    evenly_spaced(count_images(data, "test"), grid.certify.images)
+    return grid.model_copy(update={"data": data}), dataset
 
 
 def _announce(trials: list[Trial], grid: str, dataset: str, size: GangSize, folder: RunFolder) -> None:
@@ -146,9 +160,12 @@ def trial(
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
-    from bench.single import run_single
+    from bench.grid import read_trial
 
     with user_errors():
+        chosen = read_trial(location(settings))
         folder = RunFolder(location(out))
-        if run_single(location(settings), folder, shard_size):
+        from bench.single import run_single  # with torch
+
+        if run_single(chosen, folder, shard_size):
             merge_and_report(folder)

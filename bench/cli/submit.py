@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.base import UserError, app, console, errors, names, numbers, user_errors
-from results.description import git_commit
 from results.secrecy import masked
 
 Arguments = Annotated[
@@ -43,6 +42,8 @@ def submit(
         from cluster.submit import jobs_at  # after the check, for ray takes a second to import
     except ImportError as error:
         raise UserError(f"submitting takes {error.name}: pip install 'smoothing-bench[cluster]'") from None
+
+    from results.description import git_commit
 
     with user_errors(), jobs_at(address, allow_unauthenticated=allow_unauthenticated) as jobs:
         if stop:

@@ -13,10 +13,10 @@ from pathlib import Path
 from bench.data.fetch import cache, fetched
 from bench.data.files import dataset_name, holds_batches, load_folder
 from bench.data.imageset import DataError, ImageSet, Split
-from bench.data.synthetic import draw_synthetic
+from bench.data.synthetic import COUNTS, draw_synthetic
 from results.folder import RemotePath, location
 
-__all__ = ["DataError", "ImageSet", "Split", "dataset_name", "load_images", "resolve_data"]
+__all__ = ["DataError", "ImageSet", "Split", "count_images", "dataset_name", "load_images", "resolve_data"]
 
 
 def resolve_data(data: str) -> str:
@@ -36,6 +36,15 @@ def resolve_data(data: str) -> str:
 
         return str(find_cifar10(Path(os.environ.get("BENCH_DATA", "data"))))
     return str(location(data))
+
+
+def count_images(data: str, split: Split) -> int:
+    """How many images a split has; those of a folder are all read, and refused if they are not usable.
+
+    Raises:
+        DataError, StorageError: as `load_images`.
+    """
+    return COUNTS[split] if data == "synthetic" else len(load_images(data, split))
 
 
 @lru_cache(maxsize=2)

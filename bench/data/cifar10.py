@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
+import numpy as np
 from torchvision.datasets import CIFAR10
 
 from bench.data.imageset import DataError, ImageSet, Split
@@ -58,5 +58,5 @@ def load_batches(folder: Path, split: Split) -> ImageSet:
         raise DataError(
             f"{folder}: a file of CIFAR-10 is missing or damaged; delete the folder and try again"
         ) from None
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.tensor(dataset.targets), num_classes=10)
+    images = np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2))
+    return ImageSet(images, np.array(dataset.targets), num_classes=10)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bench.data.imageset import DataError, ImageSet, Split
@@ -87,7 +87,7 @@ def _load_parquet(files: list[Path]) -> ImageSet:
     if not labels or None in labels or None in encoded:
         raise DataError(f"{files[0]}: no images, or a row without image or label")
     pixels = _stack(files[0].parent, (io.BytesIO(data) for data in encoded), len(encoded))
-    return ImageSet(pixels, torch.tensor(labels), num_classes=max(2, max(labels) + 1))
+    return ImageSet(pixels, np.array(labels), num_classes=max(2, max(labels) + 1))
 
 
 def _load_image_folder(folder: Path) -> ImageSet:
@@ -103,12 +103,12 @@ def _load_image_folder(folder: Path) -> ImageSet:
     except FileNotFoundError as error:
         raise DataError(f"{folder}: {error}") from None
     pixels = _stack(folder, (path for path, _ in dataset.samples), len(dataset.samples))
-    return ImageSet(pixels, torch.tensor(dataset.targets), num_classes=max(2, len(dataset.classes)))
+    return ImageSet(pixels, np.array(dataset.targets), num_classes=max(2, len(dataset.classes)))
 
 
-def _stack(place: Path, sources: Iterable[str | io.BytesIO], count: int) -> torch.Tensor:
-    """Decode images of one size into (count, 3, height, width), uint8."""
-    pixels: np.ndarray | None = None
+def _stack(place: Path, sources: Iterable[str | io.BytesIO], count: int) -> NDArray[np.uint8]:
+    """Decode images of one size into (count, 3, height, width)."""
+    pixels: NDArray[np.uint8] | None = None
     for index, source in enumerate(sources):
         try:
             with Image.open(source) as image:
@@ -122,7 +122,7 @@ def _stack(place: Path, sources: Iterable[str | io.BytesIO], count: int) -> torc
             raise DataError(f"{place}: image {index} is {found}, the first one {wanted}: all must have one size")
         pixels[index] = decoded
     assert pixels is not None
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
 def _pick(file: Path, names: list[str], allowed: tuple[str, ...]) -> str:

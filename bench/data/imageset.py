@@ -1,11 +1,12 @@
-"""A labelled set of images in memory."""
+"""A labelled set of images in memory, as numpy arrays: a command that only looks at its data needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from results.shards import evenly_spaced
 
@@ -20,10 +21,10 @@ class DataError(ValueError):
 class ImageSet:
     """Images of one size, small enough to live on the training device as one tensor."""
 
-    images: Tensor
-    """(count, 3, height, width), uint8."""
-    labels: Tensor
-    """(count,), int64 in [0, num_classes)."""
+    images: NDArray[np.uint8]
+    """(count, 3, height, width)."""
+    labels: NDArray[np.int64]
+    """(count,), in [0, num_classes)."""
     num_classes: int
 
     def __post_init__(self) -> None:

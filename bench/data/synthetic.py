@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from bench.data.imageset import ImageSet, Split
 
 SIZE = 32
 CLASSES = 10
-COUNTS = {"train": 2000, "test": 500}
+COUNTS: dict[Split, int] = {"train": 2000, "test": 500}
 SEED = 20190208
 
 
@@ -26,7 +25,7 @@ def draw_synthetic(split: Split) -> ImageSet:
     colours = _colours(random, labels)[:, :, None, None]
     images = 0.5 + _background(random, count) + figures * colours
     pixels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    return ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), CLASSES)
+    return ImageSet(pixels, labels, CLASSES)
 
 
 def _background(random: np.random.Generator, count: int) -> np.ndarray:

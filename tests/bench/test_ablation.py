@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bench.data import load_images
 from bench.decomposition import spectrum_of
@@ -68,7 +69,7 @@ def test_a_trial_leaves_the_spectrum_of_its_training_images(decomposed: Trial, t
     folder = RunFolder(tmp_path).trial(decomposed.trial_id)
     table = pq.read_table(folder.spectrum)
     check_schema(table.schema, SPECTRA, folder.spectrum)
-    expected = spectrum_of(load_images("synthetic", "train").evenly(60).images).variances
+    expected = spectrum_of(torch.from_numpy(load_images("synthetic", "train").evenly(60).images)).variances
     assert table["variance"].to_pylist() == pytest.approx(expected.tolist())
     assert table["component"].to_pylist() == list(range(len(expected)))
     assert set(table["dataset"].to_pylist()) == {decomposed.dataset}

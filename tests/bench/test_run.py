@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import hardware, run, work
+from bench import resources, run, work
 from bench.state import trial_task
 from results.description import RunError, add_trials
 from results.folder import RunFolder, read_json, write_json
@@ -99,15 +99,15 @@ def test_defaults_are_read_from_the_largest_node(
 
 
 def test_parts_of_gpus_are_refused_for_several_workers() -> None:
-    with pytest.raises(RunError, match="must be 0 or 1"):
+    with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
         run.default_gang(2, None, 0.5, [(64, 8)])
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(hardware, "CPU_QUOTA", quota)
+    monkeypatch.setattr(resources, "CPU_QUOTA", quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
-    assert hardware.usable_cores() == 64  # no such file
+    assert resources.usable_cores() == 64  # no such file
     for text, cores in (("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1)):
         quota.write_text(text + "\n")
-        assert hardware.usable_cores() == cores
+        assert resources.usable_cores() == cores

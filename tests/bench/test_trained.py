@@ -153,7 +153,7 @@ def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) 
 
 
 def images() -> torch.Tensor:
-    return load_images("synthetic", "test").images.float() / 255
+    return torch.from_numpy(load_images("synthetic", "test").images).float() / 255
 
 
 def test_memory_does_not_grow_with_n_or_images(trained: RunFolder) -> None:

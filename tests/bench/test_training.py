@@ -168,7 +168,7 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     assert record["memory_bytes"] == sum(part["memory_bytes"] for part in parts)
     assert record["member_memory_bytes"] == max(part["memory_bytes"] for part in parts)
     assert record["train_seconds"] == sum(part["train_seconds"] for part in parts)
-    images = load_images("synthetic", "test").images[:4].float() / 255
+    images = torch.from_numpy(load_images("synthetic", "test").images[:4]).float() / 255
     logits = [load_model(run, member, 10)(images) for member in ensemble.members]
     assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
     assert not torch.equal(logits[0], logits[1])
@@ -200,7 +200,7 @@ def main():
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = images.images, images.labels
+    data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
     losses = [train_epoch(trial, epoch, parallel, optimizer, *data, accelerator) for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:

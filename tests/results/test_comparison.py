@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest, ttest_rel
 
 from results import compare, read_run
-from results.compare import CompareError, newcombe
+from results.comparison import CompareError, newcombe
 from results.folder import RunFolder
 from results.merge import merge_run
 from results.run import Run
