@@ -250,7 +250,7 @@ class _Spectra:
 
     def __call__(self, images: ImageSet) -> tuple[Spectrum, float]:
         """The spectrum, and the seconds that it took to compute."""
-        digest = hashlib.sha256(images.images).digest()
+        digest = hashlib.sha256(images.images.data).digest()
         if self._found is None or self._digest != digest:
             started = time.perf_counter()
             spectrum = spectrum_of(torch.from_numpy(images.images))

@@ -167,8 +167,8 @@ def find_source(name: str) -> Source:
 
 def count_models() -> Counter[str]:
     """Rows of numbers.csv by source; without pandas, which takes longer to import than this to run."""
-    with (resources.files(__name__) / "numbers.csv").open(encoding="utf-8", newline="") as file:
-        return Counter(row["source"] for row in csv.DictReader(file))
+    lines = (resources.files(__name__) / "numbers.csv").read_text(encoding="utf-8").splitlines()
+    return Counter(row["source"] for row in csv.DictReader(lines))
 
 
 def numbers() -> pd.DataFrame:
