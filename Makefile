@@ -1,14 +1,26 @@
-# Two commands do everything: `make smoke` and `make test`.
+# Two commands do everything: `make smoke` and `make test`. `make test-all SEED=7` does more, for longer.
 PYTHON ?= python3
 BIN := .venv/bin
+SEED ?= 0
+# On all cores, file by file: the tests of one often share what takes long to make.
+FAST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
-.PHONY: smoke test lint install clean
+.PHONY: smoke test test-all sample lint install clean
 
 smoke: install
 	$(BIN)/bench run --grid smoke
 
 test: install lint
-	$(BIN)/pytest
+	$(FAST)
+
+# One after the other: they start clusters and whole runs, which need all cores.
+test-all: install lint
+	$(FAST) --seed $(SEED)
+	$(BIN)/pytest -m slow --seed $(SEED) --durations 0 --durations-min 1
+
+# Of the slow tests the shortest of each kind, as CI runs them.
+sample: install
+	$(BIN)/pytest -m sample --durations 10
 
 lint: install
 	$(BIN)/ruff format --check .

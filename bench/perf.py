@@ -17,7 +17,7 @@ from bench.certification import certified_rows
 from bench.data import load_images
 from bench.decomposition import LinearDecomposition
 from bench.engine import BATCH, COMPILE_FROM, compile_frozen
-from bench.hardware import compute_reproducibly, device_name
+from bench.hardware import compute_reproducibly, device_name, has_fast_bf16
 from bench.models import Classifier, build_model
 from bench.randomness import Role
 from bench.settings import Precision
@@ -30,6 +30,8 @@ PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
 COPIES_OF_A_ROUND = 512
 KEPT = 447
 """Directions of a linear decomposition as the thesis keeps them at σ = .25."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Timed = tuple[Callable[[], object], float]
 """A piece of work, and how many noisy copies it classifies."""
@@ -117,11 +119,11 @@ def measure_certify(
     basis = torch.linalg.qr(torch.randn(image.numel(), KEPT, generator=torch.Generator().manual_seed(0))).Q
     decomposed = Classifier(model.network, LinearDecomposition(torch.full((image.numel(),), 0.5), basis))
     compile_seconds = {}
-    kinds: list[tuple[str, Classifier, Precision]] = [
-        ("fp32", model, "fp32"),
-        ("bf16", model, "bf16"),
-        ("bf16_decomposed", decomposed, "bf16"),
-    ]
+    # Without matrix units for it, bf16 is emulated, a hundred times slower: nobody would certify so.
+    precisions: list[Precision] = ["fp32", "bf16"] if has_fast_bf16(device) else ["fp32"]
+    own = precisions[-1]
+    kinds: list[tuple[str, Classifier, Precision]] = [(precision, model, precision) for precision in precisions]
+    kinds.append((f"{own}_decomposed", decomposed, own))
     for name, classifier, precision in kinds:
         smoothed = Smoothed(classifier, sigma, num_classes, precision=precision, device=device)
         started = time.perf_counter()
@@ -133,14 +135,14 @@ def measure_certify(
             eager, _ = smoothed.engine.classifier(image.shape, 1)
             contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
             contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
-    contestants["convolutions_bf16"] = _convolutions(model, image, BATCH[device.type, "bf16"])
+    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], DTYPES[own])
     flops = _flops(model, image.to(device))
-    for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        contestants[f"matrix_products_{name}"] = _matrix_products(flops, kind, device)
+    for precision in precisions:
+        contestants[f"matrix_products_{precision}"] = _matrix_products(flops, DTYPES[precision], device)
     with torch._dynamo.config.patch(recompile_limit=1000):  # more kinds of convolution than it keeps by default
         rates = _medians(contestants, rounds, device)
     best = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_{batch}"])
-    ours = rates["certify_bf16"]
+    ours = rates[f"certify_{own}"]
     return {
         "plain": "fp32 without TF32, eager, deterministic cuDNN, counted on the CPU after every batch",
         "device": device_name(device),
@@ -153,16 +155,16 @@ def measure_certify(
         "plain_best_batch": best,
         "copies_per_second": rates,
         "ratios": {
-            "certify_bf16 / plain_1000": ours / rates["plain_1000"],
-            f"certify_bf16 / plain_{best}, its best": ours / rates[f"plain_{best}"],
+            f"certify_{own} / plain_1000": ours / rates["plain_1000"],
+            f"certify_{own} / plain_{best}, its best": ours / rates[f"plain_{best}"],
             f"certify_fp32 / plain_{best}, its best": rates["certify_fp32"] / rates[f"plain_{best}"],
-            "certify_bf16 / its convolutions alone": ours / rates["convolutions_bf16"],
-            "certify_bf16 / its network alone": ours / rates["network_bf16"],
-            "certify_bf16 / matrix products of as many operations": ours / rates["matrix_products_bf16"],
+            f"certify_{own} / its convolutions alone": ours / rates[f"convolutions_{own}"],
+            f"certify_{own} / its network alone": ours / rates[f"network_{own}"],
+            f"certify_{own} / matrix products of as many operations": ours / rates[f"matrix_products_{own}"],
             "certify_fp32 / matrix products of as many operations": rates["certify_fp32"]
             / rates["matrix_products_fp32"],
-            "compiled / eager, bf16": rates["network_bf16"] / rates["network_eager_bf16"],
-            "with decomposition / without": rates["certify_bf16_decomposed"] / ours,
+            f"compiled / eager, {own}": rates[f"network_{own}"] / rates[f"network_eager_{own}"],
+            "with decomposition / without": rates[f"certify_{own}_decomposed"] / ours,
         },
     }
 
@@ -180,8 +182,8 @@ def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, d
     return work, repeats * batch
 
 
-def _convolutions(model: nn.Module, image: Tensor, batch: int) -> Timed:
-    """Every convolution of the model once, one after another: bf16, channels-last, compiled and frozen like the engine.
+def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype) -> Timed:
+    """Every convolution of the model once, one after another, channels-last, compiled and frozen like the engine.
     Layers of the same shape share one compilation; each runs as often as the model has it."""
     layers: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
@@ -198,10 +200,8 @@ def _convolutions(model: nn.Module, image: Tensor, batch: int) -> Timed:
     for layer, shape in layers:
         key = (shape, layer.weight.shape, layer.stride)
         if key not in kinds:
-            alone = copy.deepcopy(layer).bfloat16().requires_grad_(False).to(memory_format=torch.channels_last)
-            example = (
-                torch.rand((batch, *shape), device=device).bfloat16().contiguous(memory_format=torch.channels_last)
-            )
+            alone = copy.deepcopy(layer).to(kind).requires_grad_(False).to(memory_format=torch.channels_last)
+            example = torch.rand((batch, *shape), device=device).to(kind).contiguous(memory_format=torch.channels_last)
             fast = compile_frozen(alone, example)
             kinds[key] = (alone if fast is None else fast, example, 0)
         fast, example, times = kinds[key]

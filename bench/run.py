@@ -13,7 +13,7 @@ from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
 from bench.trial import images_left, is_trained
 from cluster import GangSize, Job, Work, run_jobs
-from results.description import RunError, add_trials
+from results.description import add_trials
 from results.folder import RunFolder, refresh, write_json
 
 WORK = Work(
@@ -52,16 +52,12 @@ def default_gang(
     return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
 
 
-def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize, *, fresh: bool) -> list[Trial]:
+def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize) -> list[Trial]:
     """The trials of a grid, written into the folder of the run, which the caller has locked.
 
     Raises:
         RunError: the folder holds something else.
     """
-    if fresh:
-        if run.has_contents() and not run.description.exists():
-            raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
-        run.clear()
     trials = grid.trials(dataset)
     add_trials(run, trials, grid=grid.model_dump(), gang=asdict(size))
     keep_thumbnails(run, trials)

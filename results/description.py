@@ -41,6 +41,23 @@ class Described(Protocol):
         """trial.json."""
 
 
+def make_room(run: RunFolder, *, fresh: bool) -> None:
+    """See that the folder is that of a run, or empty.
+
+    Args:
+        fresh: delete the run that it holds.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if not fresh:
+        _earlier(run)
+        return
+    if run.has_contents() and not run.description.exists():
+        raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
+    run.clear()
+
+
 def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = True, **details: object) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings).

@@ -16,6 +16,29 @@ from results.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=0,
+        help="of what tests draw: inputs, faults and their moments, points and noise; the same every time if not given",
+    )
+
+
+LONGEST = ("test_end_to_end.py", "test_schedule.py", "test_trained.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: where several processes share the tests, none is left with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--seed"))
+
+
 SMALL: dict[str, Any] = {
     "model": "tiny",
     "width": 4,

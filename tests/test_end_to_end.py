@@ -118,6 +118,8 @@ def kill_when(folder: Path, reached: Callable[[Path], bool]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_a_run_killed_in_training_and_in_certification_ends_as_if_undisturbed(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(GRID)
     kill_when(tmp_path, lambda run: any(run.glob("trials/*/checkpoint.safetensors")))
@@ -133,6 +135,7 @@ def test_a_run_killed_in_training_and_in_certification_ends_as_if_undisturbed(fi
     pd.testing.assert_frame_equal(certificates(finished), certificates(tmp_path))
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(GRID)
     process = subprocess.Popen(
@@ -149,6 +152,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_failing_trial_is_one_line_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
     # a rate at which the loss of the first method overflows, and not of the second
     grid = GRID.replace('"ours", "ensemble", "consistency", "gaussian"', '"consistency", "gaussian"')

@@ -24,9 +24,10 @@ from tests.faults.whole import disturb
 FAULTS = 110
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_that_is_disturbed_a_hundred_times_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    outcome = disturb(tmp_path / "faults", seed=0, faults=FAULTS)
+def test_a_run_that_is_disturbed_a_hundred_times_ends_as_if_undisturbed(tmp_path: Path, seed: int) -> None:
+    outcome = disturb(tmp_path / "faults", seed, *plan.draw(Random(seed), FAULTS))
     print(as_text(outcome))
     assert not outcome.problems
     assert len(outcome.faults) >= FAULTS
@@ -36,6 +37,24 @@ def test_a_run_that_is_disturbed_a_hundred_times_ends_as_if_undisturbed(tmp_path
     for kinds in (plan.ENDING, plan.EXPECTED_TO_GO_ON, plan.NODES, plan.STALE_LOCKS):
         for (kind, stage), times in kinds.items():
             assert happened[kind, stage] == times or kind in skipped, (kind, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+@pytest.mark.timeout(1200)
+def test_the_shortest_run_of_each_kind_ends_as_if_undisturbed(tmp_path: Path, seed: int) -> None:
+    """One machine: the command is killed in training and in certification, and its disk is full; a cluster: a node
+    dies. After each the same command goes on."""
+    endings = [("kill command", "training"), ("kill command", "certification"), ("fill disk", "certification")]
+    local = [*(plan.Act(last=plan.Fault(*ending)) for ending in endings), plan.Act()]
+    cluster = [plan.Act(during=[plan.Fault("kill node", "certification")]), plan.Act()]
+    outcome = disturb(tmp_path / "faults", seed, local, cluster, poisoned=False)
+    print(as_text(outcome))
+    assert not outcome.problems
+    happened = {(fault.kind, fault.stage) for fault in outcome.faults}
+    skipped = {reason.partition(":")[0] for reason in outcome.skipped}
+    for kind, stage in (*endings, ("kill node", "certification")):
+        assert (kind, stage) in happened or kind in skipped, (kind, stage)
 
 
 @pytest.fixture

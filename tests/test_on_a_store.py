@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from results import read_run
 from results.folder import RunFolder, location
@@ -35,6 +36,8 @@ def rows(place: str) -> pd.DataFrame:
     return certificates
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_a_run_in_a_store_is_killed_and_ends_as_one_on_a_disk(bucket: str, tmp_path: Path) -> None:  # noqa: F811
     grid = tmp_path / "grid.toml"
     grid.write_text(TWO_METHODS)

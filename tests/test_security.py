@@ -48,7 +48,7 @@ DANGEROUS_CALLS = {
     "torch.load", "np.load", "numpy.load", "jit.load", "load_module",
 }  # fmt: skip
 # They import what the user or this program itself names, never what a file does.
-IMPORTERS = {"bench/sources.py", "bench/cli/submit.py", "cluster/worker.py"}
+IMPORTERS = {"bench/sources.py", "bench/cli/submit.py", "cluster/worker.py", "results/__init__.py"}
 
 
 def dangers(source: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,20 +70,27 @@ def run(
             raise UserError(f"--tensorboard: must have a run in a folder, not at {folder.path}")
         loaded, dataset = _with_data(loaded)
 
-        # Ray takes seconds to import, and what was refused so far needs none.
         from bench.display import as_json as progress_as_json
         from bench.display import shown
         from bench.progress import read_progress
-        from bench.run import default_gang, prepare, run_grid
-        from cluster import connected, node_resources
+        from results.description import make_room
         from results.lock import RunLock
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as schedulers stop what they take back
         lock = RunLock(folder, on_lost=_thread.interrupt_main)
         try:
-            with lock, connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores()):
+            with ExitStack() as stack:
+                stack.enter_context(lock)
+                make_room(folder, fresh=fresh)
+
+                # Ray takes seconds to import and to start, and what was refused so far needs none.
+                from bench.run import default_gang, prepare, run_grid
+                from cluster import connected, node_resources
+
+                joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
+                stack.enter_context(joining)
                 size = default_gang(workers, cpus_per_worker, gpus_per_worker, node_resources())
-                trials = prepare(loaded, dataset, folder, size, fresh=fresh)
+                trials = prepare(loaded, dataset, folder, size)
                 if not quiet:
                     _announce(trials, grid, dataset, size, folder)
                 with shown(folder, console, quiet=quiet):

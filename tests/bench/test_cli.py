@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -84,23 +83,6 @@ def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.C
         assert bench("run", "--grid", "smoke", "--out", str(tmp_path), *options) == 2
         assert "holds no run.json" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
-
-
-def test_report_needs_neither_torch_nor_ray(fake_run: RunFolder) -> None:
-    program = f"""
-import sys
-from bench.cli import main
-sys.argv = ["bench", "report", {str(fake_run.path)!r}]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-assert not {{"torch", "ray"}} & sys.modules.keys()
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "Table 5.2" in result.stdout
-    assert (fake_run.figures / "figure_5_1.pdf").exists()
 
 
 def test_report_of_a_half_finished_run_says_what_is_missing(

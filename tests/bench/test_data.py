@@ -132,6 +132,7 @@ def test_more_images_than_there_are_is_refused() -> None:
         images.evenly(4)
 
 
+@pytest.mark.slow
 @needs_cifar
 def test_real_cifar10_keeps_as_many_directions_as_the_specification_says() -> None:
     images = load_images(str(SHARED / "cifar10-exact-6k"), "train")

@@ -61,7 +61,7 @@ def test_a_model_that_tracing_would_change_is_left_as_it_is() -> None:
     assert fold_batch_norm(model, torch.rand(2, *SHAPE)) is model
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_compiled_classifiers_answer_like_eager_ones(precision: str) -> None:
     """Two networks of one architecture, compiled one after the other: what is kept on disk must not mix them up."""
     images = torch.rand(2, *SHAPE)
@@ -124,6 +124,7 @@ def test_k_consensus_answers_as_the_first_members_do_where_they_agree() -> None:
     assert kind_of(members[0]) == "network"
 
 
+@pytest.mark.slow
 def test_ensembles_certify_compiled() -> None:
     members = [trained("tiny", seed=seed) for seed in range(3)]
     image = torch.rand(1, *SHAPE)

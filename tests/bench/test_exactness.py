@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -57,9 +57,17 @@ def by_another_process(n: int, indices: list[int], precision: str, decomposed: b
     return counts
 
 
-@pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("n", [700, COMPILE_FROM])
+@pytest.mark.parametrize(
+    ("n", "precision", "decomposed"),
+    [
+        (300, "fp32", False),
+        (300, "fp32", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in product((700, COMPILE_FROM), ("fp32", "bf16"), (False, True))
+        ),
+    ],
+)
 def test_counts_do_not_depend_on_workers_shards_order_or_restarts(n: int, precision: str, decomposed: bool) -> None:
     indices = [0, 3, 6]
     together = certified(n, indices, precision, decomposed)

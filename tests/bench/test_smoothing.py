@@ -35,10 +35,10 @@ def half_space(threshold: float = 0.45, sigma: float = 0.5) -> Smoothed:
 
 def test_half_space_radii_are_sound_and_close() -> None:
     smoothed = half_space()
-    for image, certificate in zip(IMAGES, smoothed.certify(IMAGES, n=20_000), strict=True):
+    for image, certificate in zip(IMAGES, smoothed.certify(IMAGES, n=9000), strict=True):
         # the boundary is a plane: the true radius is the distance to it, √d · |mean − threshold|
         distance = math.sqrt(image.numel()) * (float(image.mean()) - 0.45)
-        true_radius = min(abs(distance), float(largest_radius(20_000, 0.001, 0.5)))
+        true_radius = min(abs(distance), float(largest_radius(9000, 0.001, 0.5)))
         assert certificate.predicted == int(distance > 0)
         assert certificate.radius <= abs(distance)
         assert certificate.radius == pytest.approx(true_radius, rel=0.1)
@@ -122,7 +122,7 @@ def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() ->
             logits: Tensor = model(images)
             return logits
 
-    n = 20_000
+    n = 9000
     shares = [
         Smoothed(each, 0.5, 10, precision="fp32", device="cpu").class_counts(image, n, 0, Role.ESTIMATE, 0) / n
         for each in (model, Opaque())

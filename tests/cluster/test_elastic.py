@@ -21,6 +21,7 @@ from tests.cluster.test_schedule import WORK, job, notes, shards
 import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
 
+pytestmark = pytest.mark.slow
 LONG = 120.0  # seconds; the machine may be busy
 
 
@@ -101,6 +102,7 @@ def test_workers_that_come_late_take_shards_and_leave_again(nodes: Cluster, tmp_
     until(lambda: ray.available_resources().get("CPU") == 2)
 
 
+@pytest.mark.sample
 def test_a_dead_node_costs_its_shards_only(nodes: Cluster, tmp_path: Path) -> None:
     both = [add(nodes, 1), add(nodes, 1)]
     run = Run([job(tmp_path, shards=30, seconds=0.4)], GangSize(2, 1, 0))

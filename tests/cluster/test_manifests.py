@@ -130,6 +130,7 @@ def allocation(folder: Path, **programs: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_sbatch_script_starts_both_nodes_runs_and_takes_its_token_away(tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(GRID)
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:

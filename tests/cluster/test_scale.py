@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def simulated(shards: int) -> dict[str, float]:
     """In a process of its own, whose memory is nobody else's."""
@@ -15,6 +17,7 @@ def simulated(shards: int) -> dict[str, float]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.slow
 def test_the_driver_spends_little_on_a_shard() -> None:
     few, many = simulated(100), simulated(1100)
     # Of the difference: starting the trial costs what it costs.

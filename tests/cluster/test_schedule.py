@@ -66,6 +66,7 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "ensemble", after=["a", "b"]), job(tmp_path, "a"), job(tmp_path, "b")]
     assert run_jobs(jobs, WORK, GangSize(1, 1, 0)) == {}
@@ -73,18 +74,27 @@ def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
     assert max(started, key=lambda name: started[name]) == "ensemble"
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
     assert run_jobs([job(tmp_path, trained=True)], WORK, TWO) == {}
     assert not any(note.startswith("train") for note in notes(tmp_path))
 
 
-@pytest.mark.parametrize("death", ["train_dies", "one_dies_and_the_others_fail", "certify_dies"])
+@pytest.mark.parametrize(
+    "death",
+    [
+        pytest.param("train_dies", marks=pytest.mark.slow),
+        pytest.param("one_dies_and_the_others_fail", marks=pytest.mark.slow),
+        "certify_dies",
+    ],
+)
 def test_a_dead_worker_is_replaced_and_its_work_done_again(tmp_path: Path, death: str) -> None:
     task: dict[str, Any] = {death: 2}
     assert run_jobs([job(tmp_path, **task)], WORK, TWO) == {}
     assert shards(tmp_path) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_its_workers_fails_after_three_attempts_and_the_rest_completes(tmp_path: Path) -> None:
     assert run_jobs([job(tmp_path, poison=1)], WORK, TWO).keys() == {"job"}
     assert notes(tmp_path).count("poisoned 1") == 3

@@ -190,6 +190,7 @@ def certificates(run: Path) -> pd.DataFrame:
     return rows
 
 
+@pytest.mark.slow
 def test_a_job_on_three_nodes_ends_as_a_run_of_this_machine(cluster: Cluster, program: Path, folder: Path) -> None:
     job, _ = submit_and_leave(program, cluster, folder / "submit.log", "--out", str(folder / "run"))
     result = run_bench(program, cluster.environment, "submit", "--address", cluster.dashboard, "--follow", job)
@@ -210,6 +211,7 @@ def test_a_job_on_three_nodes_ends_as_a_run_of_this_machine(cluster: Cluster, pr
     pd.testing.assert_frame_equal(certificates(folder / "here"), certificates(folder / "run"))
 
 
+@pytest.mark.slow
 def test_a_job_can_be_stopped(cluster: Cluster, program: Path, folder: Path) -> None:
     job, _ = submit_and_leave(
         program, cluster, folder / "stop.log", "--out", str(folder / "stopped"), "--set", "train.epochs=500"
@@ -224,6 +226,7 @@ def test_a_job_can_be_stopped(cluster: Cluster, program: Path, folder: Path) -> 
     assert (result.returncode, result.stdout) == (0, f"{job} had ended already\n"), result.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_token_and_an_unknown_job_are_one_sentence(cluster: Cluster, program: Path, folder: Path) -> None:
     wrong = {**cluster.environment, "RAY_AUTH_TOKEN": "b" * 64}
     out = str(folder / "refused")
@@ -243,6 +246,7 @@ def test_a_wrong_token_and_an_unknown_job_are_one_sentence(cluster: Cluster, pro
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, program: Path, folder: Path) -> None:
     open_to_all = {**cluster.environment, "RAY_AUTH_MODE": "disabled"}
     gcs, dashboard, client = free_ports(3)

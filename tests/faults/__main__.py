@@ -8,7 +8,9 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 
+from tests.faults.plan import draw
 from tests.faults.report import as_text
 from tests.faults.whole import disturb
 
@@ -21,7 +23,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the report as JSON, on stdout's last line")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # processes and mounts are cleared away first
-    outcome = disturb(options.out.absolute(), options.seed, options.faults)
+    outcome = disturb(options.out.absolute(), options.seed, *draw(Random(options.seed), options.faults))
     print(json.dumps(asdict(outcome)) if options.json else as_text(outcome))
     return 1 if outcome.problems else 0
 

@@ -15,7 +15,7 @@ from tests.faults import damage
 from tests.faults.cluster import ThreeNodes
 from tests.faults.comparison import differences
 from tests.faults.harness import Bench, DisturbedRun
-from tests.faults.plan import Fault, again, draw
+from tests.faults.plan import Act, Fault, again
 from tests.faults.poison import poison
 from tests.faults.processes import Marked
 
@@ -57,8 +57,15 @@ class Outcome:
     problems: list[str]
 
 
-def disturb(folder: Path, seed: int, faults: int) -> Outcome:
-    """Run, disturb, compare. `folder` is made; nothing of it is removed."""
+def disturb(folder: Path, seed: int, local: list[Act], cluster: list[Act], *, poisoned: bool = True) -> Outcome:
+    """Run, disturb, compare. `folder` is made; nothing of it is removed.
+
+    Args:
+        seed: of the moments and victims.
+        local, cluster: what happens to a run on one machine, and to one on a cluster of three nodes, as `plan.draw`
+            gives it.
+        poisoned: whether a shard of the first run also kills whoever certifies it.
+    """
     started = time.monotonic()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # commands would inherit that it is ignored
     random = Random(seed)
@@ -67,7 +74,6 @@ def disturb(folder: Path, seed: int, faults: int) -> Outcome:
     temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # Ray's sockets have room for short names only
     marked = Marked(temporary)
     bench = Bench(folder, marked)
-    local, cluster = draw(random, faults)
     done: list[DisturbedRun] = []
     skipped: list[str] = []
     with ExitStack() as undone:
@@ -93,7 +99,7 @@ def disturb(folder: Path, seed: int, faults: int) -> Outcome:
                 done[-1].play(acts)
                 for difference in differences(undisturbed, run):
                     bench.wrong(difference)
-                if name == "local" and not number:
+                if name == "local" and not number and poisoned:
                     poison(done[-1])
                     for difference in differences(undisturbed, run):
                         bench.wrong(f"after a poisoned shard: {difference}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from random import Random
 
-from tests.fuzz.command import ViolationError, outcome_of, pattern
-from tests.fuzz.kinds import KINDS
+from tests.fuzz.command import ViolationError, pattern
+from tests.fuzz.kinds import KINDS, attempt
 from tests.fuzz.workshop import Workshop, without_work
 
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--from", type=int, default=0, dest="first", help="number of the first input of each kind")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     counts: Counter[tuple[str, int]] = Counter()
@@ -28,20 +29,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         shop = Workshop(Path(folder))
         with without_work(shop):
-            end, number = time.monotonic() + 60 * options.minutes, 0
-            while time.monotonic() < end:
-                kind = kinds[number % len(kinds)]
-                random = Random(f"{options.seed} {number}")
-                number += 1
+            end = time.monotonic() + 60 * options.minutes
+            for number, kind in ((number, kind) for number in itertools.count(options.first) for kind in kinds):
                 started = time.monotonic()
-                shop.restore()
+                if started > end:
+                    break
                 try:
-                    outcome = outcome_of(KINDS[kind](random, shop), shop.folder)
+                    outcome = attempt(kind, number, options.seed, shop)
                 except ViolationError as violation:
                     first = str(violation).strip().splitlines()
                     place = " | ".join(first[-3:])[-300:]
                     if not found[place]:
-                        print(f"--- {kind} {number - 1}\n{str(violation)[:2500]}\n", flush=True)
+                        print(f"--- {kind} {number}\n{str(violation)[:2500]}\n", flush=True)
                     found[place] += 1
                 else:
                     counts[kind, outcome.status] += 1
@@ -56,7 +55,7 @@ def main() -> int:
         )
         for sentence, count in sentences[kind].most_common(12):
             print(f"  {count:6d} {sentence[:150]}")
-    print(f"{number} inputs, {sum(found.values())} violations of {len(found)} kinds")
+    print(f"{counts.total() + sum(found.values())} inputs, {sum(found.values())} violations of {len(found)} kinds")
     return 1 if found else 0
 
 

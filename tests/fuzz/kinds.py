@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from bench.grid import SHIPPED
+from tests.fuzz.command import Outcome, ViolationError, outcome_of
 from tests.fuzz.files import damage_file
 from tests.fuzz.odd import NUMBERS, TEXTS, mutate_bytes, mutate_tree, odd_value
 from tests.fuzz.workshop import Workshop
@@ -25,7 +26,7 @@ def grid(random: Random, shop: Workshop) -> list[str]:
     elif random.random() < 0.05:
         path.write_text("methods = " + random.choice(NESTED) * random.choice((50, 1000, 20_000)))
     else:
-        tree = random.choice(shop.grids())
+        tree = shop.grid(random)
         for _ in range(random.choice((0, 1, 1, 1, 2, 4))):
             mutate_tree(random, tree)
         text = toml(tree).encode("utf-8", "surrogateescape")
@@ -145,6 +146,20 @@ def _word(random: Random, shop: Workshop) -> str:
     if kind == 2:
         return str(random.choice(places))
     return random.choice((*SHIPPED, "synthetic", "thesis", "ours", "1", "0.5", f"{shop.run}/{odd_value(random, 0)}"))
+
+
+def attempt(kind: str, number: int, seed: int, shop: Workshop) -> Outcome:
+    """Lay out one input, anew, and run the command that reads it.
+
+    Raises:
+        ViolationError: as `outcome_of`; a note says how to have it again.
+    """
+    shop.restore()
+    try:
+        return outcome_of(KINDS[kind](Random(f"{seed} {kind} {number}"), shop), shop.folder)
+    except ViolationError as violation:
+        violation.add_note(f"again: python -m tests.fuzz --kinds {kind} --seed {seed} --from {number}")
+        raise
 
 
 KINDS: dict[str, Callable[[Random, Workshop], list[str]]] = {

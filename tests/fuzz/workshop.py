@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tomllib
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
@@ -22,7 +24,7 @@ from results.lock import RunLock
 from results.logs import LogSettings, import_log
 from results.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
-from tests.fuzz.command import begin_work, outcome_of
+from tests.fuzz.command import FOLDER, begin_work, listing, outcome_of
 
 LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "".join(f"{i}\t{i}\t{i}\t0.5\t1\t0.1\n" for i in range(9))
 
@@ -36,17 +38,16 @@ class Workshop:
         self.run = folder / "deep" / "runs" / "run"
         self.trained = folder / "deep" / "runs" / "trained"
         self.data = folder / "data" / "cifar-10-batches-py"  # there, so that nothing is downloaded, but empty
-        self._contents: dict[Path, bytes] = {}
-        self._times: dict[Path, int] = {}
         self.grid_texts = [
             (resources.files("bench") / "grids" / f"{name}.toml").read_text(encoding="utf-8") for name in SHIPPED
         ]
+        self._grids = [tomllib.loads(text) for text in self.grid_texts]
         self.commands = sorted(_commands(typer.main.get_command(app), ""))
         self._build()
 
-    def grids(self) -> list[dict[str, Any]]:
-        """The shipped grids, to be changed."""
-        return [tomllib.loads(text) for text in self.grid_texts]
+    def grid(self, random: Random) -> dict[str, Any]:
+        """One of the shipped grids, to be changed."""
+        return copy.deepcopy(random.choice(self._grids))
 
     def _build(self) -> None:
         trials = [small_trial(method, certify={"n": 2000, "n0": 10}) for method in ("ours", "gaussian")]
@@ -63,10 +64,8 @@ class Workshop:
         os.mkfifo(self.folder / "fifo")
         self.data.mkdir(parents=True)
         (self.data / "readme.html").touch()
-        for path in self.folder.rglob("*"):
-            if path.is_file():
-                self._contents[path] = path.read_bytes()
-                self._times[path] = path.stat().st_mtime_ns
+        self._built = listing(self.folder)
+        self._contents = {path: path.read_bytes() for path in map(Path, self._built) if path.is_file()}
 
     def _leave_unfinished(self, run: RunFolder) -> None:
         """One trial more, at which somebody worked, and an ensemble of it."""
@@ -93,17 +92,26 @@ class Workshop:
 
     def restore(self) -> None:
         """Everything as it was built."""
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                if path in self._contents or not any(known.is_relative_to(path) for known in self._contents):
-                    shutil.rmtree(path)
-            elif path not in self._contents and not path.is_fifo():
-                path.unlink()
-        for path, content in self._contents.items():
-            if not path.exists() or path.stat().st_mtime_ns != self._times[path]:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-                self._times[path] = path.stat().st_mtime_ns
+        found = listing(self.folder)
+        for name in sorted(found.keys() - self._built.keys(), reverse=True):  # what a folder holds before the folder
+            shutil.rmtree(name) if found[name] == FOLDER else Path(name).unlink()
+        for name, built in sorted(self._built.items()):
+            if found.get(name) == built:
+                continue
+            path = Path(name)
+            if found.get(name) == FOLDER:
+                shutil.rmtree(path)
+            if built == FOLDER:
+                path.unlink(missing_ok=True)
+                path.mkdir()
+            elif path in self._contents:
+                path.unlink(missing_ok=True)
+                path.write_bytes(self._contents[path])
+                os.utime(path, ns=(built[1], built[1]))
+            else:
+                path.unlink(missing_ok=True)
+                os.mkfifo(path)
+                os.utime(path, ns=(built[1], built[1]))
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, list[str]]]:

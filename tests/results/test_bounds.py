@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import beta, binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
@@ -29,11 +30,17 @@ def test_bound_takes_arrays() -> None:
     assert lower_confidence_bound(k, 1000, 0.01) == pytest.approx([0, beta.ppf(0.01, 500, 501), 0.01 ** (1 / 1000)])
 
 
-def test_bound_is_rarely_above_the_true_probability() -> None:
-    alpha, p, trials = 0.01, 0.8, 100_000
-    k = np.random.default_rng(0).binomial(200, p, trials)
-    wrong = (lower_confidence_bound(k, 200, alpha) > p).mean()
-    assert 0 < wrong <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / trials)
+@pytest.mark.parametrize(
+    ("n", "alpha", "share"), [(100_000, 0.001, 0.6), (10_000, 0.01, 0.99), (1000, 0.05, 0.8), (60, 0.3, 0.7)]
+)
+def test_bounds_are_wrong_exactly_as_often_as_alpha_says(n: int, alpha: float, share: float, seed: int) -> None:
+    """A million times, at a probability at which they are wrong as often as anywhere: one just below the p for which k
+    or more of n have probability alpha. There the bound from k is wrong, and that from k − 1 is not."""
+    k, trials = round(share * n), 1_000_000
+    p = (1 - 1e-9) * brentq(lambda p: binom.sf(k - 1, n, p) - alpha, 1e-9, k / n, xtol=1e-14)
+    counts, times = np.unique(np.random.default_rng(seed).binomial(n, p, trials), return_counts=True)
+    wrong = times[lower_confidence_bound(counts, n, alpha) > p].sum() / trials
+    assert abs(wrong - alpha) < 4 * np.sqrt(alpha * (1 - alpha) / trials)
 
 
 def test_radius() -> None:

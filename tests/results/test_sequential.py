@@ -80,6 +80,7 @@ def betting_radius(k: Floats, n: int) -> Floats:
 
 
 @pytest.mark.skipif(not LOGS.is_dir(), reason="the published logs are not at hand")
+@pytest.mark.slow
 def test_fewer_copies_for_less_than_one_percent_of_acr_on_published_logs() -> None:
     random = np.random.default_rng(0)
     logs = sorted(LOGS.glob("*.tsv"))

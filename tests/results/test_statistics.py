@@ -29,7 +29,7 @@ def test_wilson_by_hand() -> None:
     assert accuracy_interval(rows(np.full(50, 0.3), np.arange(50) < 40), 0.31).lower == 0
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.75, 100), (0.3, 200)])
+@pytest.mark.parametrize(("share", "count"), [(0.75, 100), pytest.param(0.3, 200, marks=pytest.mark.slow)])
 def test_intervals_cover_93_to_97_percent(share: float, count: int) -> None:
     truth = certified(np.random.default_rng(99), 2_000_000, share)
     random, repeats = np.random.default_rng(int(100 * share) + count), 1000
