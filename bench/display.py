@@ -27,18 +27,30 @@ STYLES = {
     "stopped": "dim",
 }
 COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "images/s", "left", "workers")
+SHORTEST_NAME = len("consistency")
+"""The room that names of methods have; longer ones go over several lines."""
 POLL_SECONDS = 1.0
 POLL_SECONDS_OF_A_STORE = 10.0
 
 
 def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
     """The table that a person watches."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in COLUMNS:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    rows = [_cells(trial) for trial in run.trials]
+    # A column in which nothing stands leaves its room to the others: 80 are few.
+    shown = [place for place in range(len(COLUMNS)) if any(str(row[place]) not in ("", "–") for row in rows)]
+    for heading in (COLUMNS[place] for place in shown):
         left = heading in ("method", "stage", "workers")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "method")
-    for trial in run.trials:
-        table.add_row(*_cells(trial))
+        named = heading == "method"
+        table.add_column(
+            heading,
+            justify="left" if left else "right",
+            no_wrap=not named,
+            overflow="fold" if named else "ellipsis",
+            min_width=SHORTEST_NAME if named else None,
+        )
+    for row in rows:
+        table.add_row(*(row[place] for place in shown))
     done = run.count("done")
     parts = [f"{done} of {len(run.trials)} done"]
     if failed := run.count("failed"):

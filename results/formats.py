@@ -184,7 +184,7 @@ def _csv_cell(row: Row, key: str) -> dict[str, object]:
         " ".join(map(str, row.seeds[key])) if row.seeds.get(key) else None,
         row.published.get(key),
         row.difference(key),
-        row.is_outside(key) if key in row.published and key in row.intervals else None,
+        row.is_outside(key) if row.of_published_data and key in row.published and key in row.intervals else None,
     )
     return dict(zip(_SUFFIXES, values, strict=True))
 
@@ -219,7 +219,17 @@ def _pipes(cells: list[str]) -> str:
 
 
 LATEX = {"\\": r"\textbackslash{}", "σ": r"$\sigma$", "λ": r"$\lambda$", "η": r"$\eta$", "²": r"$^2$", "×": r"$\times$"}
-LATEX |= {"\u00a0": "~", "±": r"$\pm$", "†": r"$^\dagger$", "−": r"$-$", ">": r"$>$", "á": r"\'a"}
+LATEX |= {
+    "Φ": r"$\Phi$",
+    "⁻": "$^{-}$",
+    "¹": "$^{1}$",
+    "\u00a0": "~",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "−": r"$-$",
+    ">": r"$>$",
+    "á": r"\'a",
+}
 LATEX |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
 

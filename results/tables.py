@@ -11,7 +11,7 @@ import pandas as pd
 from results import published
 from results.bounds import largest_radius
 from results.budget import BUDGETS, at_budget
-from results.caption import caption, distinct
+from results.caption import caption, distinct, of_published_data
 from results.groups import SAME, Group, certified_groups
 from results.metrics import RADII, average_certified_radius, certified_accuracy, worker_hours
 from results.run import Run
@@ -50,6 +50,8 @@ class Row:
     """The number of each training seed; empty where there is one."""
     setting: tuple[object, ...] = ()
     """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
+    of_published_data: bool = True
+    """Whether the data is that of the published numbers."""
 
     def difference(self, key: str) -> float | None:
         """Measured minus published."""
@@ -58,9 +60,10 @@ class Row:
         return self.measured[key] - self.published[key]
 
     def is_outside(self, key: str) -> bool:
-        """Whether the published number lies outside the interval of the measured one."""
+        """Whether the published number lies outside the interval of the measured one, which is of the same data."""
         interval = self.intervals.get(key)
-        return bool(interval and key in self.published and self.published[key] not in interval)
+        known = self.of_published_data and key in self.published
+        return bool(known and interval and self.published[key] not in interval)
 
     def spread(self, key: str) -> float | None:
         """Standard deviation over the training seeds."""
@@ -129,7 +132,7 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
         columns,
         rows,
         caption(run),
-        [INTERVALS, *_published_sentence(rows, origin, origin.setting)],
+        [INTERVALS, *_limits(groups), *_published_sentence(rows, origin, origin.setting)],
         [*origin.notes] if any(row.published for row in rows) else [],
     )
 
@@ -231,7 +234,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
 def _accuracy_row(group: Group, reference: dict[published.Key, dict[str, float]]) -> Row:
     quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
     intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
-    limit = largest_radius(group.trials["n"], group.trials["alpha"], group.sigma).max()
+    limit = _limit(group)
     for radius in (0.0, *RADII):
         key = f"r{radius:.2f}"
         quantities[key] = lambda rows, radius=radius: 100 * certified_accuracy(rows, radius)  # type: ignore[misc]
@@ -275,7 +278,8 @@ def _row(
     several = seeds if len(group.trials) > 1 else {}
     numbers = reference.get((group.sigma, group.method), {})
     setting = _setting(group, *SAME)
-    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting)
+    same_data = bool(of_published_data(group.trials["dataset"]).all())
+    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting, same_data)
 
 
 def _setting(group: Group, *names: str) -> tuple[object, ...]:
@@ -302,6 +306,26 @@ def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
 
 def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.lower, 100 * interval.upper)
+
+
+def _limits(groups: list[Group]) -> list[str]:
+    """Why columns are empty that no method could fill."""
+    reached: dict[float, float] = {}
+    for group in groups:
+        limit = max(_limit(group), group.certificates["radius"].max())
+        reached[group.sigma] = max(limit, reached.get(group.sigma, 0.0))
+    short = [f"{limit:.3f} at σ = {sigma:g}" for sigma, limit in sorted(reached.items()) if limit < RADII[-1]]
+    if not short:
+        return []
+    return [
+        f"No radius can be above σ Φ⁻¹(alpha^(1/n)), which is {' and '.join(short)}: beyond it all is 0, whatever the "
+        "method, and so is the interval."
+    ]
+
+
+def _limit(group: Group) -> float:
+    """The largest radius that the group's n can certify."""
+    return float(largest_radius(group.trials["n"], group.trials["alpha"], group.sigma).max())
 
 
 def _published_sentence(rows: list[Row], origin: published.Source, where: str) -> list[str]:

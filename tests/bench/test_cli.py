@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench import cli
+from bench.display import COLUMNS, render
+from bench.progress import RunProgress, TrialProgress, Worker
 from results.folder import RunFolder, write_json
 from tests.conftest import small_trial
 
@@ -108,6 +113,19 @@ def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFi
     assert "2 of 4 done" in printed.out
     assert "the loss became nan" in printed.err
     assert fake_run.trial(failed).log.name in printed.err
+
+
+def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
+    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
+    done = replace(busy, stage="done", images=10_000, workers=[])
+    for trials, columns in (([busy, done], COLUMNS), ([done], ("σ", "method", "stage", "epochs", "images", "shards"))):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(render(RunProgress(trials, 2, None)))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert tuple(lines[0].split()) == columns
+        assert len(lines) == len(trials) + 2
+        assert all("consistency" in line and "…" not in line for line in lines[1:-1])
 
 
 def test_grids_and_methods_list_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from results import Interval, average_certified_radius, certified_accuracy, read_run
+from results.bounds import largest_radius
 from results.folder import RunFolder, write_json
 from results.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.merge import merge_run
@@ -148,8 +149,37 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
     assert written() == written()
 
 
+def of_cifar10(run: Run) -> Run:
+    """The same numbers, as if of the data that the published ones are of."""
+    rows, trials = (frame.assign(dataset="cifar10") for frame in (run.certificates, run.trials))
+    return replace(run, certificates=rows, trials=trials)
+
+
+def test_on_other_data_a_published_number_marks_nothing(run: Run) -> None:
+    table, same = table_5_1(run), table_5_1(of_cifar10(run))
+    assert table.rows[0].published == same.rows[0].published
+    assert "†" not in to_markdown(table)
+    assert "†" in to_markdown(same)
+    parsed = next(iter(csv.DictReader(io.StringIO(to_csv(table)))))
+    assert parsed["acr_published"]
+    assert "acr_published_outside" not in parsed
+
+
+def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
+    [sentence] = [sentence for sentence in table_5_1(run).caption if "No radius can be above" in sentence]
+    for sigma in (0.25, 0.5):
+        assert f"{float(largest_radius(2000, 0.001, sigma)):.3f} at σ = {sigma:g}" in sentence
+    wide = run.trials.assign(n=10**9, sigma=1.0)
+    certificates = run.certificates.assign(sigma=1.0)
+    one = wide["trial_id"].isin(wide["trial_id"][:2])
+    alone = replace(
+        run, trials=wide[one], certificates=certificates[certificates["trial_id"].isin(wide["trial_id"][:2])]
+    )
+    assert not any("No radius" in sentence for sentence in table_5_1(alone).caption)
+
+
 def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
-    table = table_5_1(run)
+    table = table_5_1(of_cifar10(run))
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
