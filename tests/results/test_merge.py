@@ -47,7 +47,8 @@ def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -
     assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"3"
 
 
-def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
+@pytest.mark.parametrize("shards", [[range(7), range(7, 12)], [range(0, 12, 2), range(1, 12, 2)]])
+def test_shards_of_another_size_or_that_interleave_merge_to_the_same(shards: list[range], fake_run: RunFolder) -> None:
     merge_run(fake_run)
     before = read_run(fake_run.path).certificates
     folder = first_trial(fake_run)
@@ -55,8 +56,8 @@ def test_shards_of_another_size_merge_to_the_same(fake_run: RunFolder) -> None:
     table = pa.concat_tables(pq.read_table(path) for path in folder.shard_files())
     for path in folder.shard_files():
         path.unlink()
-    for first in range(0, 12, 7):
-        write_shard(folder, table.slice(first, 7), trial_id=folder.path.name, checkpoint_sha256=sha256)
+    for shard in shards:
+        write_shard(folder, table.take(list(shard)), trial_id=folder.path.name, checkpoint_sha256=sha256)
     merge_run(fake_run)
     pd.testing.assert_frame_equal(before, read_run(fake_run.path).certificates)
 
