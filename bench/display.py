@@ -38,8 +38,8 @@ def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     rows = [_cells(trial) for trial in run.trials]
     # A column in which nothing stands leaves its room to the others: 80 are few.
-    shown = [place for place in range(len(COLUMNS)) if any(str(row[place]) not in ("", "–") for row in rows)]
-    for heading in (COLUMNS[place] for place in shown):
+    filled = [place for place in range(len(COLUMNS)) if any(str(row[place]) not in ("", "–") for row in rows)]
+    for heading in (COLUMNS[place] for place in filled):
         left = heading in ("method", "stage", "workers")
         named = heading == "method"
         table.add_column(
@@ -50,7 +50,7 @@ def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
             min_width=SHORTEST_NAME if named else None,
         )
     for row in rows:
-        table.add_row(*(row[place] for place in shown))
+        table.add_row(*(row[place] for place in filled))
     done = run.count("done")
     parts = [f"{done} of {len(run.trials)} done"]
     if failed := run.count("failed"):

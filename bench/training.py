@@ -40,6 +40,7 @@ from bench.trial import write_record
 from results.folder import RunFolder, TrialFolder, refresh, sha256_of
 
 EVALUATION_BATCH = 250
+"""Test images of a forward pass; of few images, too, each rank then has some."""
 SHARED_FOLDER_SECONDS = 60.0
 """How long a shared file system may show one machine what another has replaced."""
 

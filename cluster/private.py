@@ -1,4 +1,4 @@
-"""All that touches Ray's private parts, as they are in Ray 2.50 to 2.60."""
+"""All that touches Ray's private parts; tried with Ray 2.60."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def without_messages() -> Iterator[None]:
 @contextmanager
 def small_local_cluster() -> Iterator[None]:
     """What is started in this block listens on loopback alone, and has no processes but those that run tasks: no
-    dashboard, autoscaler or collector of logs, which take three seconds to start, and of which nobody hears."""
+    dashboard, autoscaler or collector of logs, which take two seconds to start, and of which nobody hears."""
     with ExitStack() as patches:
         # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.
         patches.enter_context(patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False))

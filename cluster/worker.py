@@ -43,8 +43,9 @@ class _Worker:
         os.dup2(log, 2)
         os.close(log)
         pkgutil.resolve_name(function)
-        gc.collect()
-        gc.freeze()  # what is imported by now stays: between trials a collection looks at the rest in no time
+        if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
+            gc.collect()
+            gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
         return {"host": socket.gethostname(), "pid": os.getpid()}
 
     def free_address(self) -> tuple[str, int]:

@@ -212,6 +212,11 @@ def write_whole(path: AnyPath, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def not_merged(path: AnyPath) -> FileNotFoundError:
+    """What to raise where a Parquet file of a run is not there."""
+    return FileNotFoundError(f"{path} does not exist: `bench run` or `bench report` writes it")
+
+
 def refresh(folder: TrialFolder) -> None:
     """Have a shared file system (NFS) list the folder anew, where other machines wrote: it keeps a listing until this
     machine writes there."""

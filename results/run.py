@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from results.folder import RunFolder, location, read_json
+from results.folder import RunFolder, location, not_merged, read_json
 from results.printable import printable
 from results.records import DESCRIPTION, DESCRIPTION_MAY, check_record, check_values
 from results.remote import RemotePath
@@ -88,7 +88,7 @@ def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: 
             table = read_table(path, schema)
         except FileNotFoundError:
             if not optional:
-                raise FileNotFoundError(f"{path} does not exist: `bench run` or `bench report` writes it") from None
+                raise not_merged(path) from None
             continue
         check_values(table, path)
         tables.append(table)

@@ -309,12 +309,14 @@ def _percent(interval: Interval) -> Interval:
 
 
 def _limits(groups: list[Group]) -> list[str]:
-    """Why columns are empty that no method could fill."""
-    reached: dict[float, float] = {}
+    """Why columns are empty that no method could fill. Not said of a σ with a log whose radii are above their limit."""
+    limits: dict[float, float] = {}
     for group in groups:
-        limit = max(_limit(group), group.certificates["radius"].max())
-        reached[group.sigma] = max(limit, reached.get(group.sigma, 0.0))
-    short = [f"{limit:.3f} at σ = {sigma:g}" for sigma, limit in sorted(reached.items()) if limit < RADII[-1]]
+        limit = _limit(group)
+        if group.certificates["radius"].max() > limit * (1 + 1e-9):
+            limit = np.inf
+        limits[group.sigma] = max(limit, limits.get(group.sigma, 0.0))
+    short = [f"{limit:.3f} at σ = {sigma:g}" for sigma, limit in sorted(limits.items()) if limit < RADII[-1]]
     if not short:
         return []
     return [

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
-from results.folder import RunFolder, location
+from results.folder import RunFolder, location, not_merged
 from results.printable import printable
 from results.published import find_source
 
@@ -78,7 +78,7 @@ def merged_run(text: str) -> RunFolder:
     """The folder of a run that has its Parquet files; FileNotFoundError where it has not."""
     folder = RunFolder(location(text))
     if not folder.certificates.exists():
-        raise FileNotFoundError(f"{folder.certificates} does not exist: `bench run` or `bench report` writes it")
+        raise not_merged(folder.certificates)
     return folder
 
 

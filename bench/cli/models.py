@@ -64,7 +64,12 @@ def certify(
             "skip_misclassified": not full,
         }
         # Before the model is opened, which takes torch and the user's own code.
-        _foreign(name=name or "model", sigma=1.0 if sigma is None else sigma, seed=seed or 0, certify=chosen)
+        _foreign(
+            name="model" if name is None else name,
+            sigma=1.0 if sigma is None else sigma,
+            seed=seed or 0,
+            certify=chosen,
+        )
         source = open_model(model)
         from bench.single import certify_source, first_process_first
 
@@ -176,7 +181,7 @@ def perf_certify(
 
     with user_errors():
         if "/" not in model:
-            residual_blocks(model)
+            residual_blocks(model)  # refuses a wrong name before torch is imported
         from bench.perf import measure
 
         found = measure(model, sigma=sigma, rounds=rounds, images=images)

@@ -10,6 +10,7 @@ left out.
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -166,7 +167,7 @@ def find_source(name: str) -> Source:
 
 
 def count_models() -> Counter[str]:
-    """Rows of numbers.csv by source; without pandas, which takes longer to import than this to run."""
+    """How many models numbers.csv has of each source; read without pandas, which takes long to import."""
     lines = (resources.files(__name__) / "numbers.csv").read_text(encoding="utf-8").splitlines()
     return Counter(row["source"] for row in csv.DictReader(lines))
 
@@ -189,7 +190,7 @@ def _read(name: str) -> pd.DataFrame:
 def _by_key(rows: pd.DataFrame, columns: list[str]) -> dict[Key, dict[str, float]]:
     return {
         (float(row["sigma"]), str(row["method"])): {
-            name: float(row[name]) for name in columns if row[name] == row[name]
+            name: float(row[name]) for name in columns if not math.isnan(row[name])
         }
         for row in rows.to_dict("records")
     }

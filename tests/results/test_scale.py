@@ -90,6 +90,15 @@ print(next(line for line in Path("/proc/self/status").read_text().splitlines() i
     assert here(folder.page).stat().st_size < 10e6
 
 
+def test_import_results_takes_less_than_a_second() -> None:
+    def import_seconds() -> float:
+        before = processor_seconds()
+        subprocess.run([sys.executable, "-c", "from results import *"], check=True)  # all that it offers
+        return processor_seconds() - before
+
+    assert min(import_seconds() for _ in range(3)) < 1
+
+
 def processor_seconds() -> float:
     """Of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -176,6 +176,8 @@ def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
         run, trials=wide[one], certificates=certificates[certificates["trial_id"].isin(wide["trial_id"][:2])]
     )
     assert not any("No radius" in sentence for sentence in table_5_1(alone).caption)
+    above = replace(run, certificates=run.certificates.assign(radius=2.0))  # as some published logs have it
+    assert not any("No radius" in sentence for sentence in table_5_1(above).caption)
 
 
 def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
