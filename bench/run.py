@@ -103,5 +103,6 @@ def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]
         task = trial_task(trial, run, certify=certify, shard_size=shard_size)
         after = [member.trial_id for member in trial.members if member.trial_id in unfinished]
         jobs.append(Job(name, {**task}, task["log"], after))
-    # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble.
-    return sorted(jobs, key=lambda job: len(job.after))
+    # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble. What needs no
+    # spectrum before shows its first epoch sooner.
+    return sorted(jobs, key=lambda job: (len(job.after), unfinished[job.name][0].decomposition_ratio is not None))
