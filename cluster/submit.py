@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,10 +96,27 @@ def jobs_at(url: str, *, allow_unauthenticated: bool) -> Iterator[Jobs]:
         ClusterError: no cluster there, or one that lets everybody in, or not us.
     """
     authenticated = check_dashboard(url, allow_unauthenticated=allow_unauthenticated)
-    with sending_token(authenticated):
+    with sending_token(authenticated), _directly():
         with _answers(url):
             client = JobSubmissionClient(url)
         yield Jobs(client, url, authenticated)
+
+
+@contextmanager
+def _directly() -> Iterator[None]:
+    """Ray's client goes to the dashboard past every proxy, which would else be handed the token and all that is sent,
+    and without a password from ~/.netrc in the token's place."""
+    direct = {"no_proxy": "*", "NO_PROXY": "*", "NETRC": os.devnull}
+    before = {name: os.environ.get(name) for name in direct}
+    os.environ.update(direct)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

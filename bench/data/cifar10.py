@@ -59,4 +59,4 @@ def load_batches(folder: Path, split: Split) -> ImageSet:
             f"{folder}: a file of CIFAR-10 is missing or damaged; delete the folder and try again"
         ) from None
     images = np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2))
-    return ImageSet(images, np.array(dataset.targets), num_classes=10)
+    return ImageSet(images, np.array(dataset.targets), 10, tuple(dataset.classes))

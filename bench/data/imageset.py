@@ -26,6 +26,8 @@ class ImageSet:
     labels: NDArray[np.int64]
     """(count,), in [0, num_classes)."""
     num_classes: int
+    classes: tuple[str, ...] | None = None
+    """The name of each label, where the data has names."""
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -43,4 +45,4 @@ class ImageSet:
             ValueError: there are fewer.
         """
         picked = evenly_spaced(len(self), count)
-        return ImageSet(self.images[picked], self.labels[picked], self.num_classes)
+        return ImageSet(self.images[picked], self.labels[picked], self.num_classes, self.classes)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +89,10 @@ def test_wrong_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found neither train-"):
         load_images(str(tmp_path), "train")
     write_parquet(tmp_path, "train", [b"not an image"], [0])
-    with pytest.raises(DataError, match="image 0 is not readable"):
+    with pytest.raises(DataError, match="row 0: not readable as an image"):
         load_images(str(tmp_path), "train")
     write_parquet(tmp_path, "train", [png(random_pixels(1, 8)[0]), png(random_pixels(1, 9)[0])], [0, 1])
-    with pytest.raises(DataError, match="image 1 is 9×9, the first one 8×8"):
+    with pytest.raises(DataError, match="row 1: is 9×9, the first image 8×8"):
         load_images(str(tmp_path), "train")
     write_parquet(tmp_path, "train", [png(random_pixels(1)[0])], [0], image="picture")
     with pytest.raises(DataError, match="has none of the columns img, image; found picture, label"):
@@ -198,3 +200,121 @@ def test_image_folders_must_have_the_same_classes(tmp_path: Path) -> None:
             (tmp_path / split / name / "0.png").write_bytes(png(random_pixels(1)[0]))
     with pytest.raises(DataError, match="must have the same classes"):
         load_images(str(tmp_path), "test")
+
+
+def image_folder(folder: Path, classes: dict[str, np.ndarray], splits: tuple[str, ...] = ("train", "test")) -> Path:
+    """A folder per split and class, with one image each."""
+    for split in splits:
+        for name, image in classes.items():
+            (folder / split / name).mkdir(parents=True)
+            (folder / split / name / "0.png").write_bytes(png(image))
+    return folder
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_what_is_no_image_of_a_class_changes_nothing_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = random_pixels(2)
+    folder = image_folder(tmp_path / "mine", {"cat": pixels[0], "dog": pixels[1]})
+    name = dataset_name(str(folder))
+    assert not caplog.records
+    for split in ("train", "test"):
+        (folder / split / ".ipynb_checkpoints").mkdir()
+        (folder / split / ".ipynb_checkpoints" / "0-checkpoint.png").write_bytes(png(pixels[0]))
+        (folder / split / "__MACOSX").mkdir()
+        (folder / split / "__MACOSX" / "._0.png").write_bytes(b"Mac")
+        (folder / split / "dog" / "._0.png").write_bytes(b"Mac")
+        (folder / split / "dog" / "Thumbs.db").write_bytes(b"Windows")
+    (folder / "download.lock").touch()
+    (folder / "metadata.jsonl").write_text("{}")
+    assert dataset_name(str(folder)) == name
+    [record] = caplog.records
+    assert "ignored, as no image of a class: download.lock, metadata.jsonl, " in record.message
+    found = load_images(str(folder), "test")
+    assert (found.labels.tolist(), found.num_classes, found.classes) == ([0, 1], 2, ("cat", "dog"))
+    assert np.array_equal(found.images, pixels.transpose(0, 3, 1, 2))
+    (folder / "test" / "dog" / "0.png").write_bytes(png(pixels[0]))
+    assert dataset_name(str(folder)) != name
+
+
+def test_labels_of_numbered_folders_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
+    pixels = random_pixels(12)
+    folder = image_folder(tmp_path, {str(number): image for number, image in enumerate(pixels)})
+    found = load_images(str(folder), "test")
+    assert found.classes == tuple(map(str, range(12)))
+    assert np.array_equal(found.images[np.argsort(found.labels)], pixels.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (encoded(Image.fromarray(np.full((8, 8), 40_000, np.uint16))), "mode I;16"),
+        (encoded(Image.new("CMYK", (8, 8)), "JPEG"), "mode CMYK"),
+        (encoded(Image.new("F", (8, 8)), "TIFF"), "mode F"),
+        (encoded(Image.new("RGBA", (8, 8), (9, 9, 9, 128))), r"transparent pixels \(mode RGBA\)"),
+        (encoded(Image.new("L", (8, 8)), transparency=0), r"transparent pixels \(mode L\)"),
+        (b"\x89PNG\r\n\x1a\n and no more", "not readable as an image"),
+    ],
+)
+def test_an_image_that_rgb_cannot_hold_is_refused_by_name(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (image_folder(tmp_path, {"cat": random_pixels(1)[0]}) / "test" / "cat" / "1.png").write_bytes(content)
+    with pytest.raises(DataError, match=rf"test/cat/1\.png: .*{complaint}"):
+        load_images(str(tmp_path), "test")
+
+
+def test_sixteen_bits_of_colour_are_refused_too(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(b"".join(b"\0" + bytes(8 * 6) for _ in range(8)))
+    deep = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+    (image_folder(tmp_path, {"cat": random_pixels(1)[0]}) / "test" / "cat" / "1.png").write_bytes(
+        deep + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match=r"1\.png: has pixels of mode RGB;16B: convert it"):
+        load_images(str(tmp_path), "test")
+
+
+def test_pixels_of_other_modes_are_what_a_viewer_shows(tmp_path: Path) -> None:
+    pixels = random_pixels(1, 8)[0]
+    grey = Image.fromarray(pixels[..., 0])
+    palette = Image.fromarray(pixels).quantize(16)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be seen turned by 90° clockwise
+    contents = {
+        "0.png": (encoded(grey), np.repeat(pixels[..., :1], 3, axis=2)),
+        "1.png": (encoded(palette), np.asarray(palette.convert("RGB"))),
+        "2.png": (encoded(Image.fromarray(pixels).convert("RGBA")), pixels),
+        "3.png": (encoded(Image.fromarray(pixels), exif=turned), np.rot90(pixels, -1)),
+        "4.png": (encoded(grey.convert("1")), np.asarray(grey.convert("1").convert("RGB"))),
+    }
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    for name, (content, _) in contents.items():
+        (tmp_path / "test" / "cat" / name).write_bytes(content)
+    found = load_images(str(tmp_path), "test").images.transpose(0, 2, 3, 1)
+    for image, (_, expected) in zip(found, contents.values(), strict=True):
+        assert np.array_equal(image, expected)
+
+
+def test_which_files_are_the_data_is_not_guessed(tmp_path: Path) -> None:
+    image = png(random_pixels(1)[0])
+    for configuration in ("plain", "noisy"):
+        (tmp_path / "two" / configuration).mkdir(parents=True)
+        write_parquet(tmp_path / "two" / configuration, "test", [image], [0])
+    with pytest.raises(DataError, match=r"holds several sets of images: give one of .*noisy, .*plain"):
+        load_images(str(tmp_path / "two"), "test")
+    assert len(load_images(str(tmp_path / "two" / "plain"), "test")) == 1
+    (tmp_path / "half").mkdir()
+    write_parquet(tmp_path / "half", "test", [image], [0])
+    (tmp_path / "half" / "test-00000-of-00001.parquet").rename(tmp_path / "half" / "test-00000-of-00002.parquet")
+    with pytest.raises(DataError, match=r"must be all 2 parts and nothing else, found test-00000-of-00002\.parquet"):
+        dataset_name(str(tmp_path / "half"))
+    image_folder(tmp_path / "two" / "plain", {"cat": random_pixels(1)[0]}, ("test",))
+    with pytest.raises(DataError, match="holds both"):
+        dataset_name(str(tmp_path / "two" / "plain"))

@@ -23,6 +23,7 @@ import pytest
 
 from cluster import ClusterError, connected
 from cluster.authentication import check_dashboard, check_head, ensure_token, find_token
+from cluster.submit import jobs_at
 
 TOKEN = "a" * 64
 
@@ -141,6 +142,24 @@ def test_a_wrong_token_a_missing_one_and_a_disabled_mode_are_told_apart(
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         with pytest.raises(ClusterError, match="wants a token: set RAY_AUTH_MODE=token here too"):
             closed.check(closed.address, allow_unauthenticated=True)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_no_proxy_sees_the_token_or_stands_in_the_way(
+    alive: bool, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    (home / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    seen: list[str] = []
+    version = b'{"ray_version": "2.60.0", "version": "4", "ray_commit": "a"}'
+    with dashboard(lambda header: seen.append(header) is None, version) as proxy, dashboard(secured, version) as closed:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.address if alive else "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "example.org")
+        with jobs_at(closed.address, allow_unauthenticated=False) as jobs:
+            assert jobs.authenticated
+        assert os.environ["no_proxy"] == "example.org"
+    assert not seen
 
 
 def test_other_servers_and_silence_are_no_clusters() -> None:
