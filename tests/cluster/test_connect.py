@@ -145,9 +145,7 @@ def test_a_wrong_token_a_missing_one_and_a_disabled_mode_are_told_apart(
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_no_proxy_sees_the_token_or_stands_in_the_way(
-    alive: bool, monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
+def test_no_proxy_sees_the_token_or_stands_in_the_way(alive: bool, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     (home / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     seen: list[str] = []
