@@ -255,12 +255,15 @@ def _decoded(content: bytes, place: str) -> NDArray[np.uint8]:
 
 def _what_rgb_loses(image: Image.Image) -> str:
     """What of an image does not survive as 8-bit RGB; empty where all does."""
-    raw = next((str(tile[3]) for tile in image.tile), "")
+    raw = next(
+        (str(tile[3]) for tile in getattr(image, "tile", [])), ""
+    )  # as the file has them, before Pillow converts
     if image.mode not in MODES or ";16" in raw:
         return f"has pixels of mode {raw if ';16' in raw else image.mode}"
     if getattr(image, "n_frames", 1) > 1:
         return f"has {getattr(image, 'n_frames', 1)} frames"
-    if ("A" in image.mode or "transparency" in image.info) and image.convert("RGBA").getextrema()[3][0] < 255:  # type: ignore[index]
+    has_alpha = "A" in image.mode or "transparency" in image.info
+    if has_alpha and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         return f"has transparent pixels (mode {image.mode})"
     return ""
 

@@ -106,6 +106,10 @@ def test_a_token_is_not_shown_to_a_cluster_that_wants_none(
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     seen: list[str] = []
 
+    def sees(header: str) -> bool:
+        seen.append(header)
+        return True
+
     def accepts_all(header: str) -> bool:
         seen.append(header)
         return True
@@ -149,8 +153,13 @@ def test_no_proxy_sees_the_token_or_stands_in_the_way(alive: bool, monkeypatch: 
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     (home / ".netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     seen: list[str] = []
+
+    def sees(header: str) -> bool:
+        seen.append(header)
+        return True
+
     version = b'{"ray_version": "2.60.0", "version": "4", "ray_commit": "a"}'
-    with dashboard(lambda header: seen.append(header) is None, version) as proxy, dashboard(secured, version) as closed:
+    with dashboard(sees, version) as proxy, dashboard(secured, version) as closed:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy.address if alive else "http://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "example.org")
