@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.data import load_images
 from bench.randomness import Role, generator
 from bench.settings import Certified
-from bench.smoothing import ABSTAIN, Smoothed
+from bench.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
 from bench.verify import open_certified, rows_with_a_model
 from results.folder import RunFolder
 from results.metrics import RADII
@@ -32,6 +32,10 @@ class Attack:
     """Noisy copies over which the softmax is averaged, drawn anew in every step."""
     n: int = 1000
     """Copies of PREDICT, which judges the attacked image."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where n is too small for any answer, and so for a wrong one."""
+        check_prediction(self.n, PREDICT_ALPHA)
 
 
 def smoothed_pgd(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal, Self
@@ -65,6 +66,15 @@ class CertifySettings(Settings):
     """fixed: n copies of every image; sequential: as many as an image needs, at most n."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
+
+    @model_validator(mode="after")
+    def _something_can_be_certified(self) -> Self:
+        if self.alpha ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n copies give
+            raise ValueError(
+                f"n = {self.n} with alpha = {self.alpha:g}: certifies no image, even one on which all copies agree; "
+                f"n must be at least {math.ceil(-math.log2(self.alpha))}"
+            )
+        return self
 
 
 class Certified(Settings):

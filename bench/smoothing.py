@@ -9,6 +9,7 @@ perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from results.bounds import certified_radius, certifying_count, lower_confidence_
 from results.sequential import sufficient_copies
 
 ABSTAIN = -1
+PREDICT_ALPHA = 0.001
+"""Probability that an answer of PREDICT is not that of g, where none is given."""
 LOOKS = 20
 """An estimation is looked at every 1/LOOKS of its copies, in its second half: abstention may be certain by then."""
 
@@ -149,6 +152,11 @@ class Smoothed:
             raise ValueError(f"n0 = {n0} and n = {n}: both must be at least 1")
         if not 0 < alpha < 1:
             raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+        if alpha ** (1 / n) < 0.5:
+            raise ValueError(
+                f"n = {n} with alpha = {alpha:g}: certifies no image, even one on which all copies agree; n must be at "
+                f"least {math.ceil(-math.log2(alpha))}"
+            )
         if estimator not in ("fixed", "sequential"):
             raise ValueError(f"estimator = {estimator!r}: must be fixed or sequential")
         _check_images(images)
@@ -189,7 +197,7 @@ class Smoothed:
         images: Tensor,
         *,
         n: int = 1000,
-        alpha: float = 0.001,
+        alpha: float = PREDICT_ALPHA,
         seed: int = 0,
         indices: Sequence[int] | None = None,
     ) -> list[int]:
@@ -205,12 +213,11 @@ class Smoothed:
             for image, index in zip(images, places, strict=True)
         ]
 
-    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = 0.001) -> int:
+    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
         """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
         from scipy.stats import binomtest
 
-        if n < 1 or not 0 < alpha < 1:
-            raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
+        check_prediction(n, alpha)
         top, classes = self.class_counts(image, n, seed, Role.PREDICT, index).topk(2)
         first, second = top.tolist()
         sure = binomtest(first, first + second, 0.5).pvalue <= alpha
@@ -279,6 +286,17 @@ class Smoothed:
             raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
         finite &= ~logits.isnan().any()
         return logits.argmax(dim=1)
+
+
+def check_prediction(n: int, alpha: float) -> None:
+    """Raise ValueError where PREDICT with n copies is not possible, or abstains whatever the copies say."""
+    if n < 1 or not 0 < alpha < 1:
+        raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
+    if 2 * 0.5**n > alpha:  # the p-value of n copies that all agree
+        raise ValueError(
+            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be at "
+            f"least {1 + math.ceil(-math.log2(alpha))}"
+        )
 
 
 def _check_images(images: Tensor) -> None:

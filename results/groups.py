@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from results import published
+from results.caption import of_published_data
 from results.run import Run
 
 
@@ -24,6 +25,11 @@ class Group:
     def seeds(self) -> list[pd.DataFrame]:
         """The certificates of each trial, in the order of the run."""
         return [rows for _, rows in self.certificates.groupby("trial_id", sort=False)]
+
+    def published_among(self, reference: dict[published.Key, dict[str, float]]) -> dict[str, float]:
+        """The published numbers of this method and σ; none where the data is not that of the published ones."""
+        same_data = of_published_data(self.trials["dataset"]).all()
+        return reference.get((self.sigma, self.method), {}) if same_data else {}
 
 
 SAME = ("dataset", "images", "n", "n0", "alpha")

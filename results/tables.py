@@ -119,7 +119,7 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
     rows = [_accuracy_row(group, reference) for group in groups]
     if source is not None:
         measured = {(row.sigma, row.method) for row in rows}
-        sigmas = {row.sigma for row in rows}
+        sigmas = {row.sigma for row in rows if row.of_published_data}
         rows += [
             Row(sigma, method, f"{method} (published)", {}, numbers)
             for (sigma, method), numbers in reference.items()
@@ -276,7 +276,7 @@ def _row(
 ) -> Row:
     measured = {key: sum(values) / len(values) for key, values in seeds.items()}
     several = seeds if len(group.trials) > 1 else {}
-    numbers = reference.get((group.sigma, group.method), {})
+    numbers = group.published_among(reference)
     setting = _setting(group, *SAME)
     same_data = bool(of_published_data(group.trials["dataset"]).all())
     return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting, same_data)
@@ -331,6 +331,8 @@ def _limit(group: Group) -> float:
 
 
 def _published_sentence(rows: list[Row], origin: published.Source, where: str) -> list[str]:
+    if not any(row.of_published_data for row in rows):
+        return ["No published numbers stand here: they are of CIFAR-10."]
     if not any(row.published for row in rows):
         return [f"Published: {origin.short} has no number of these methods and σ."]
     outside = any(row.is_outside(key) for row in rows for key in row.published)

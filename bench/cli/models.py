@@ -161,6 +161,8 @@ def attack(
         )
     console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
     _print(accuracy.round({"certified": 1, "empirical": 1}))
+    if inside.empty:
+        raise UserError("none of these images is certified, so no certificate was attacked: give more --images")
     fallen = inside[inside["fallen"]]
     console.print(f"{len(fallen)} of {len(inside)} certified images fell inside their radius", highlight=False)
     if len(fallen):

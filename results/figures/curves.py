@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from results import published
+from results.caption import of_published_data
 from results.figures.steps import Floats, band, curve, distribution, thinned
 from results.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.figures.theory import threshold_name
@@ -94,14 +95,15 @@ def _certified_accuracy(
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
             _draw(group, panel, how)
-            known = _published_points(reference.get((group.sigma, group.method), {}))
+            known = _published_points(group.published_among(reference))
             if known:
                 panel.plot(*zip(*known, strict=True), **how.points)
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
             here = {(group.sigma, group.method) for group in groups}
-            absent = [cell for cell in reference if cell not in here and cell[0] in axes]
+            same_data = {group.sigma for group in groups if of_published_data(group.trials["dataset"]).all()}
+            absent = [cell for cell in reference if cell not in here and cell[0] in same_data]
             names = list(dict.fromkeys(method for _, method in absent))
             for sigma, method in absent:
                 how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
@@ -110,7 +112,7 @@ def _certified_accuracy(
         if any(len(group.seeds) > 1 for group in groups):
             entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
         entries["95 % interval over test images"] = Patch(color="grey", alpha=0.3, linewidth=0)
-        if any((group.sigma, group.method) in reference for group in groups):
+        if any(group.published_among(reference) for group in groups):
             points = Line2D([], [], **Look("grey", "-", "o").points)
             entries[f"published: {published.find_source(source).short}"] = points
         for panel in axes.values():

@@ -24,7 +24,13 @@ from tests.conftest import here, small_trial, write_fake_run
 @pytest.fixture
 def run(fake_run: RunFolder) -> Run:
     merge_run(fake_run)
-    return read_run(fake_run.path)
+    return on(read_run(fake_run.path), "cifar10")
+
+
+def on(run: Run, dataset: str) -> Run:
+    """The same numbers, as if of other data; published ones are of cifar10."""
+    rows, trials = (frame.assign(dataset=dataset) for frame in (run.certificates, run.trials))
+    return replace(run, certificates=rows, trials=trials)
 
 
 def certificates(radii: list[float], correct: list[bool]) -> pd.DataFrame:
@@ -59,7 +65,7 @@ def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
     assert table.rows[0].published["acr"] == 0.542
     assert "n = 2 000, n0 = 10, alpha = 0.001" in table.setting[0]
     assert "12 test images" in table.setting[0]
-    assert "not CIFAR-10" in table.setting[1]
+    assert "the network is not ResNet-110" in table.setting[1]
     for row in table.rows:
         rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
         assert row.measured["acr"] == average_certified_radius(rows)
@@ -149,20 +155,15 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
     assert written() == written()
 
 
-def of_cifar10(run: Run) -> Run:
-    """The same numbers, as if of the data that the published ones are of."""
-    rows, trials = (frame.assign(dataset="cifar10") for frame in (run.certificates, run.trials))
-    return replace(run, certificates=rows, trials=trials)
-
-
-def test_on_other_data_a_published_number_marks_nothing(run: Run) -> None:
-    table, same = table_5_1(run), table_5_1(of_cifar10(run))
-    assert table.rows[0].published == same.rows[0].published
-    assert "†" not in to_markdown(table)
-    assert "†" in to_markdown(same)
-    parsed = next(iter(csv.DictReader(io.StringIO(to_csv(table)))))
-    assert parsed["acr_published"]
-    assert "acr_published_outside" not in parsed
+def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
+    table = table_5_1(on(run, "synthetic"), "thesis")
+    assert "†" in to_markdown(table_5_1(run))
+    assert "published" not in to_csv(table) + to_markdown(replace(table, setting=[], caption=[]))
+    assert "No published numbers stand here: they are of CIFAR-10." in table.caption
+    assert "the data is not CIFAR-10" in table.setting[1]
+    quarter = run.trials["sigma"] == 0.25
+    both = replace(run, trials=run.trials.assign(dataset=run.trials["dataset"].where(quarter, "mine@1234")))
+    assert {row.sigma for row in table_5_1(both, "thesis").rows if row.published} == {0.25}
 
 
 def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
@@ -181,7 +182,7 @@ def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
 
 
 def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
-    table = table_5_1(of_cifar10(run))
+    table = table_5_1(run)
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
