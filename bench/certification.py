@@ -15,7 +15,7 @@ from bench.hardware import device_name
 from bench.models import kind_of
 from bench.settings import Certified, Precision, Trial
 from bench.smoothing import Smoothed
-from results.folder import RunFolder, read_json
+from results.folder import RunFolder, TrialFolder, read_json, write_json
 from results.schema import CERTIFICATES
 from results.shards import write_shard
 
@@ -48,8 +48,26 @@ def certify_images(
         DataError: the data is not usable.
         ValueError: the model's outputs are not.
     """
+    _agree_on_batch(smoothed, settings, run)
     table = pa.Table.from_pylist(certified_rows(smoothed, classifier, settings, indices, sha256), CERTIFICATES)
     write_shard(run.trial(settings.trial_id), table, trial_id=settings.trial_id, checkpoint_sha256=sha256)
+
+
+def _agree_on_batch(smoothed: Smoothed, settings: Certified, run: RunFolder) -> None:
+    """Have all who certify a trial, now or later, classify as many copies at once as the weakest of them can."""
+    folder = run.trial(settings.trial_id)
+    shape = torch.Size(load_images(settings.data, "test", settings.dataset).images.shape[1:])
+    known = read_json(folder.batch, "batch")["batch"] if folder.batch.exists() else None
+    if known is not None:
+        smoothed.engine.limit(known)
+    found = smoothed.engine.passes(shape)
+    if found < (known or smoothed.engine.batch(shape)):
+        write_batch(folder, found)
+
+
+def write_batch(folder: TrialFolder, batch: int) -> None:
+    """For who certifies the trial: images of a forward pass, where they are fewer than usual."""
+    write_json(folder.batch, {"batch": batch})
 
 
 def certified_rows(

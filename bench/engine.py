@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,26 +29,52 @@ BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cu
 logger = logging.getLogger("bench")
 
 
+class ModelError(ValueError):
+    """A model that cannot be certified; the message is one sentence for the user, its cause the model's own error."""
+
+
 class Engine:
     """A model in evaluation mode on a device, in one precision; compiled where that pays. The given model is left as
-    it is."""
+    it is, unless it cannot be copied."""
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
-        """precision: "fp32" or "bf16" (autocast: matrix products and convolutions in bf16, logits in float32)."""
+        """
+        Args:
+            precision: "fp32" or "bf16" (autocast: matrix products and convolutions in bf16, logits in float32).
+
+        Raises:
+            ModelError: the model cannot be put on the device.
+        """
         compute_reproducibly()
         self.device = device
         self.precision = precision
-        self._model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        with guarded("cannot be opened"):
+            self._model = _moved(frozen(_copied(model)), device=device)
+        self._passes: int | None = None
         self._said_eager = False
-        self._eager: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
-        self._compiled: tuple[torch.Size, Callable[[Tensor], Tensor] | None] | None = None
+        self._eager: dict[torch.Size, _Passes] = {}
+        self._compiled: tuple[torch.Size, _Passes | None] | None = None
 
     def batch(self, shape: torch.Size) -> int:
-        """Noisy copies of a forward pass; every pass is a whole batch, so that all have one shape. Larger images come
-        in smaller batches, down to one block of noise."""
+        """Noisy copies that are classified together; every batch is a whole one, so that all have one shape. Larger
+        images come in smaller batches, down to one block of noise."""
         usual = BATCH.get((self.device.type, self.precision), BATCH["cpu", self.precision])
         block = block_size(self.device)
         return max(block, min(usual, usual * 3072 // shape.numel()) // block * block)
+
+    def passes(self, shape: torch.Size) -> int:
+        """Images of one forward pass: as many as the model takes and memory holds, at most `batch(shape)`. Roundings
+        depend on it.
+
+        Raises:
+            ModelError: as `classifier`.
+        """
+        return self._opened(shape).size
+
+    def limit(self, passes: int) -> None:
+        """Take at most `passes` images in a forward pass from now on."""
+        if passes != self._passes:
+            self._passes, self._eager, self._compiled = passes, {}, None
 
     def classifier(self, shape: torch.Size, copies: int) -> tuple[Callable[[Tensor], Tensor], str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
@@ -52,10 +82,12 @@ class Engine:
         Args:
             shape: of one image.
             copies: of each image; decides whether to compile.
+
+        Raises:
+            ModelError: the model does not take such images, even one by one; it gives something else than logits; or
+                its answer to an image is not a function of the image.
         """
-        if shape not in self._eager:
-            self._eager[shape] = self._prepare(shape)
-        eager = self._eager[shape]
+        eager = self._opened(shape)
         if copies < COMPILE_FROM:
             if not self._said_eager:
                 logger.info("certifying without compilation: n = %d is below %d", copies, COMPILE_FROM)
@@ -63,21 +95,96 @@ class Engine:
             return eager, "eager"
         if self._compiled is None or self._compiled[0] != shape:
             torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
-            self._compiled = (shape, compile_frozen(eager, self._example(shape)))
-        fast = self._compiled[1]
-        return (eager, "eager") if fast is None else (fast, "inductor")
+            fast = compile_frozen(eager.classify, eager.laid_out(self._noise(eager.size, shape)))
+            self._compiled = (shape, None if fast is None else replace(eager, classify=fast))
+        compiled = self._compiled[1]
+        return (eager, "eager") if compiled is None else (compiled, "inductor")
 
-    def _prepare(self, shape: torch.Size) -> nn.Module:
-        with torch.inference_mode():
-            network = fold_batch_norm(self._model, self._example(shape)[:8])
-        if len(shape) == 3:
-            network = network.to(memory_format=torch.channels_last)
-        return _InPrecision(network, self.device.type, self.precision)
+    def _opened(self, shape: torch.Size) -> _Passes:
+        if shape not in self._eager:
+            with torch.inference_mode():
+                self._eager[shape] = self._prepare(shape)
+        return self._eager[shape]
 
-    def _example(self, shape: torch.Size) -> Tensor:
-        """Noise, not an image: which image comes first must not matter."""
-        noise = torch.rand((self.batch(shape), *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
-        return noise.contiguous(memory_format=torch.channels_last) if noise.ndim == 4 else noise
+    def _prepare(self, shape: torch.Size) -> _Passes:
+        plain = self._fitting(_InPrecision(self._model, self.device.type, "fp32"), shape)
+        self._check_function(plain, shape)
+        network = fold_batch_norm(self._model, plain.laid_out(self._noise(min(plain.size, 8), shape)))
+        if plain.channels_last:
+            network = _moved(network, memory_format=torch.channels_last)
+        return replace(plain, classify=_InPrecision(network, self.device.type, self.precision))
+
+    def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
+        """The model in the largest passes that work, on noise."""
+        largest = size = min(self._passes or self.batch(shape), self.batch(shape))
+        layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
+        while True:
+            for channels_last in layouts:
+                found = _Passes(classify, size, channels_last)
+                try:
+                    found(self._noise(size, shape))
+                except Exception as error:  # a model of any kind may fail in any way
+                    failure = error
+                else:
+                    if size < largest:
+                        logger.info("certifying in passes of %d: the model fails on more images at once", size)
+                    return found
+                _free_memory(self.device)
+            if size == 1:
+                raise ModelError(_cannot_take(shape, failure)) from failure
+            size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+
+    def _check_function(self, plain: _Passes, shape: torch.Size) -> None:
+        """Certificates are about a function of the image: the same images must have the same answers up to rounding
+        again, and in another order among others.
+
+        Raises:
+            ModelError: they have not.
+        """
+        try:
+            few = replace(plain, size=min(plain.size, 16))
+            first = few(self._noise(few.size, shape))
+        except ModelError:  # it takes passes of one size only
+            few = plain
+            first = few(self._noise(few.size, shape))
+        images = self._noise(few.size, shape)
+        rounding = 1e-3 * float(first.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(few(images), first, rtol=0, atol=rounding, equal_nan=True):
+            raise ModelError("the model answers the same images differently each time: is dropout left on?")
+        others = images.flip(0).clone()
+        others[::2] = torch.ones_like(others[::2])
+        if not torch.allclose(few(others)[1::2], first.flip(0)[1::2], rtol=0, atol=rounding, equal_nan=True):
+            raise ModelError(
+                "the model's answer to an image depends on the other images of the batch: does it normalise by the "
+                "batch, without running statistics?"
+            )
+
+    def _noise(self, count: int, shape: torch.Size) -> Tensor:
+        """Noise, not images: which image comes first must not matter."""
+        return torch.rand((count, *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """A classifier of batches of any length, in forward passes of one size; the last is filled up."""
+
+    classify: Callable[[Tensor], Tensor]
+    size: int
+    channels_last: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with guarded("failed"):
+            if len(images) == self.size:
+                return self.classify(self.laid_out(images))
+            parts = []
+            for part in images.split(self.size):
+                filled = torch.cat([part, part[-1:].expand(self.size - len(part), *part.shape[1:])])
+                # A compiled model writes its next answers over these.
+                parts.append(self.classify(self.laid_out(filled))[: len(part)].clone())
+            return torch.cat(parts)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
 class _InPrecision(nn.Module):
@@ -89,10 +196,101 @@ class _InPrecision(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
-            logits = self.network(images)
-        if not isinstance(logits, Tensor):
-            raise ValueError(f"the model gave a {type(logits).__name__}, expected a tensor of logits")
-        return logits.float()
+            answers = self.network(images)
+        logits = logits_of(answers).float()
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ModelError(f"the model gave {tuple(logits.shape)} for {len(images)} images, expected logits")
+        return logits
+
+
+def logits_of(answers: Any) -> Tensor:
+    """The logits (batch, classes) in what a model gave: a tensor, or the only one of that kind in a tuple, a dictionary
+    or an object; what is called logits goes before the rest.
+
+    Raises:
+        ModelError: there is none, or there are several.
+    """
+    if isinstance(answers, Tensor):
+        return answers
+    named = answers.get("logits") if isinstance(answers, Mapping) else getattr(answers, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    parts = list(answers.values() if isinstance(answers, Mapping) else answers if isinstance(answers, Sequence) else ())
+    found = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point()]
+    if len(found) != 1:
+        raise ModelError(
+            f"the model gave a {type(answers).__name__} with {len(found) or 'no'} tensors (batch, classes), expected "
+            "logits: wrap it so that it returns them alone"
+        )
+    return found[0]
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """The model itself, in evaluation mode and without gradients for its weights, as far as it lets that be done."""
+    with suppress(NotImplementedError):  # an exported program keeps the mode it was exported in
+        model.eval()
+    for parameter in model.parameters():
+        if parameter.is_leaf:
+            parameter.requires_grad_(False)
+    return model
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Anything that a model does may raise anything; here it becomes one sentence, "the model failed: …".
+
+    Raises:
+        ModelError: with the model's own error as its cause.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {what}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line: an error's kind, and the first line of what it says, or the last where that is a traceback's."""
+    if _is_out_of_memory(error):
+        return "out of memory"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[-1] if lines and "raceback" in str(error) else lines[0] if lines else ""
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _cannot_take(shape: torch.Size, failure: Exception) -> str:
+    if isinstance(failure, ModelError) and failure.__cause__ is None:
+        return str(failure)
+    reason = reason_of(failure.__cause__ or failure)
+    return (
+        f"the model cannot take images {tuple(shape)}, not even one by one: {reason}; if it takes batches of one size "
+        "only, give --batch"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _moved(model: nn.Module, **where: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript, whose weights need not be leaves
+        return model.to(**where)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # it holds a lock, its last output, a weight computed from others, …
+        logger.info("the model itself is put into evaluation mode, since it cannot be copied: %s", reason_of(error))
+        return model
 
 
 def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
@@ -105,7 +303,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
         return model
     folded = _fold(model)
     try:
-        expected, found = model(example), folded(example)
+        expected, found = logits_of(model(example)), logits_of(folded(example))
         same = torch.allclose(found, expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
     except Exception:  # a model of any kind may fail in any way; unfolded, it will say so itself
         same = False

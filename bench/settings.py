@@ -22,7 +22,7 @@ PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Precision = Literal["auto", "fp32", "bf16"]
-Estimator = Literal["fixed", "sequential"]
+Estimator = Literal["fixed", "two-stage"]
 Option = bool | int | float | str
 
 
@@ -63,7 +63,7 @@ class CertifySettings(Settings):
     """Certify this many test images, evenly spaced; all where not given."""
     precision: Precision = "auto"
     estimator: Estimator = "fixed"
-    """fixed: n copies of every image; sequential: as many as an image needs, at most n."""
+    """fixed: n copies of every image; two-stage: as many as an image needs, at most n."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 

@@ -16,12 +16,12 @@ from accelerate.utils import broadcast_object_list
 from rich.progress import track
 
 from bench import work
-from bench.certification import certify_images
+from bench.certification import certify_images, write_batch
 from bench.data import dataset_name, load_images, resolve_data
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
-from bench.sources import Source, count_classes
+from bench.sources import Source, examine, refuse_other_answers
 from bench.state import trial_task
 from bench.thumbnails import keep_thumbnails
 from bench.training import train
@@ -29,6 +29,7 @@ from bench.trial import DIGEST, trial_shards_left
 from results.description import add_trials
 from results.folder import RunFolder, TrialFolder, write_json
 from results.lock import RunLock
+from results.records import read_training_record
 from results.shards import evenly_spaced
 
 Decision = TypeVar("Decision")
@@ -84,21 +85,26 @@ def first_process_first() -> AbstractContextManager[None]:
     return guard
 
 
-def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard_size: int) -> bool:
+def certify_source(
+    source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, *, batch: int | None = None
+) -> bool:
     """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
+
+    Args:
+        batch: images of a forward pass, for a model that does not take as many as usual.
 
     Returns:
         Whether this is the first process, which merges and reports.
 
     Raises:
-        SourceError: the model does not fit the data.
+        SourceError: the model does not fit the data, or answers otherwise than when it was certified before.
         RunError: the run has another trial in its place.
         LockedError: another process works on the run.
     """
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     try:
         images = load_images(settings.data, "test", settings.dataset)
-        num_classes = count_classes(source, images)
+        num_classes, answers = examine(source, images)
         evenly_spaced(len(images), settings.certify.images)
         with _locked(run, state):
             if state.is_main_process:
@@ -106,18 +112,25 @@ def certify_source(source: Source, settings: ForeignModel, run: RunFolder, shard
                 keep_thumbnails(run, [settings])
             with _unfinished(run.trial(settings.trial_id), state):
                 if state.is_main_process:
-                    record = _record(source, settings, num_classes, len(images))
-                    write_json(run.trial(settings.trial_id).training, record)
-                _certify_all(source, settings, run, shard_size, num_classes, state)
+                    _keep_record(source, settings, run, answers, num_classes, len(images))
+                _certify_all(source, settings, run, shard_size, num_classes, state, batch)
         return bool(state.is_main_process)
     finally:
         work.leave_group()
 
 
 def _certify_all(
-    source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, num_classes: int, state: PartialState
+    source: Source,
+    settings: ForeignModel,
+    run: RunFolder,
+    shard_size: int,
+    num_classes: int,
+    state: PartialState,
+    batch: int | None,
 ) -> None:
     smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+    if batch is not None and state.is_main_process:
+        write_batch(run.trial(settings.trial_id), batch)
     shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
     mine = shards[state.process_index :: state.num_processes]
     for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
@@ -130,10 +143,26 @@ def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[objec
     return RunLock(run, on_lost=_thread.interrupt_main) if state.is_main_process else nullcontext()
 
 
-def _record(source: Source, settings: ForeignModel, num_classes: int, test_images: int) -> dict[str, Any]:
-    """training.json of a model that was not trained in this run: what is known of its training, and where it is."""
+def _keep_record(
+    source: Source,
+    settings: ForeignModel,
+    run: RunFolder,
+    answers: list[list[float]],
+    num_classes: int,
+    test_images: int,
+) -> None:
+    """Write training.json of a model that was not trained in this run: what is known of its training, where it is, and
+    what tells it from another with the same weights. That of an earlier command stays.
+
+    Raises:
+        SourceError: it is of another model.
+    """
+    path = run.trial(settings.trial_id).training
+    if path.exists():
+        refuse_other_answers(source, settings.trial_id, read_training_record(path), answers)
+        return
     title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
-    return {
+    record: dict[str, Any] = {
         "members": [],
         **{key: value for key, value in source.training.items() if key != DIGEST},
         **title,
@@ -142,7 +171,9 @@ def _record(source: Source, settings: ForeignModel, num_classes: int, test_image
         "test_images": test_images,
         "torch_version": torch.__version__,
         "source": source.where,
+        "answers": answers,
     }
+    write_json(path, record)
 
 
 @contextmanager

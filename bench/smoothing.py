@@ -24,7 +24,7 @@ from bench.noise import NoisyCopies
 from bench.randomness import Role
 from bench.settings import Estimator, Precision
 from results.bounds import certified_radius, certifying_count, lower_confidence_bound
-from results.sequential import sufficient_copies
+from results.two_stage import sufficient_copies
 
 ABSTAIN = -1
 PREDICT_ALPHA = 0.001
@@ -46,7 +46,9 @@ class Certificate:
     p_lower: float
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: int
-    """The class that the n0 copies chose."""
+    """The class that the n0 copies chose: the first of the most frequent."""
+    selection_counts: tuple[int, ...]
+    """How often each class was the answer among the n0 copies."""
     count_top: int
     """counts[selected]."""
     counts: tuple[int, ...]
@@ -58,6 +60,8 @@ class Certificate:
     estimator: Estimator
     engine: str
     """inductor (compiled) or eager; their roundings differ."""
+    batch: int
+    """Copies of a forward pass; roundings differ with it too."""
     seconds: float
 
 
@@ -76,7 +80,8 @@ class Smoothed:
         """
         Args:
             model: from images (batch, …) in [0, 1], usually (batch, channel, height, width), to logits
-                (batch, num_classes). It is copied; the copy is put into evaluation mode.
+                (batch, num_classes), a function of each image alone. It is copied, and the copy is put into evaluation
+                mode; where it cannot be copied, it is itself.
             sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
             num_classes: number of logits, at least 2.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
@@ -87,6 +92,7 @@ class Smoothed:
 
         Raises:
             ValueError: sigma, num_classes or precision out of range.
+            ModelError: the model cannot be put on the device.
         """
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma = {sigma}: must be above 0")
@@ -127,10 +133,11 @@ class Smoothed:
             indices: the index of each image in the noise streams; 0, 1, … where not given.
             labels: where given, an image whose selected class is not its label is not estimated: it counts neither
                 in certified accuracy nor in ACR, whatever its probabilities.
-            estimator: "fixed": n copies; "sequential": as many as the image needs, at most n (results/sequential.py).
+            estimator: "fixed": n copies; "two-stage": as many as the image needs, at most n (results/two_stage.py).
 
         Raises:
             ValueError: an argument out of range, images outside [0, 1], or logits that are NaN or of another number.
+            ModelError: the model fails, or its answers are not those of a function of the image.
         """
         given = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "estimator": estimator}
         return list(self.iter_certify(images, indices=indices, labels=labels, **given))  # type: ignore[arg-type]
@@ -157,10 +164,11 @@ class Smoothed:
                 f"n = {n} with alpha = {alpha:g}: certifies no image, even one on which all copies agree; n must be at "
                 f"least {math.ceil(-math.log2(alpha))}"
             )
-        if estimator not in ("fixed", "sequential"):
-            raise ValueError(f"estimator = {estimator!r}: must be fixed or sequential")
+        if estimator not in ("fixed", "two-stage"):
+            raise ValueError(f"estimator = {estimator!r}: must be fixed or two-stage")
         _check_images(images)
         classify, engine = self.engine.classifier(images.shape[1:], n)
+        passes = self.engine.passes(images.shape[1:])
         places = range(len(images)) if indices is None else indices
         targets = [None] * len(images) if labels is None else labels
         for image, index, label in zip(images, places, targets, strict=True):
@@ -171,7 +179,7 @@ class Smoothed:
                 status, drawn, counts, p_lower = "misclassified", 0, [0] * self.num_classes, 0.0
             else:
                 wanted = n
-                if estimator == "sequential":
+                if estimator == "two-stage":
                     wanted = sufficient_copies(int(selection[selected]), n0, n, alpha)
                 drawn, counts = self._estimate(classify, image, selected, wanted, alpha, seed, index)
                 p_lower = float(lower_confidence_bound(counts[selected], drawn, alpha))
@@ -182,6 +190,7 @@ class Smoothed:
                 radius=float(certified_radius(p_lower, self.sigma)),
                 p_lower=p_lower,
                 selected=selected,
+                selection_counts=tuple(selection.tolist()),
                 count_top=counts[selected],
                 counts=tuple(counts),
                 n=drawn,
@@ -189,6 +198,7 @@ class Smoothed:
                 alpha=alpha,
                 estimator=estimator,
                 engine=engine,
+                batch=passes,
                 seconds=time.perf_counter() - started,
             )
 
@@ -294,8 +304,8 @@ def check_prediction(n: int, alpha: float) -> None:
         raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
     if 2 * 0.5**n > alpha:  # the p-value of n copies that all agree
         raise ValueError(
-            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be at "
-            f"least {1 + math.ceil(-math.log2(alpha))}"
+            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be "
+            f"at least {1 + math.ceil(-math.log2(alpha))}"
         )
 
 

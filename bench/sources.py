@@ -138,38 +138,64 @@ def _from_factory(text: str) -> Source:
     from torch import nn
 
     from bench.checkpoint import digest_of
+    from bench.engine import ModelError, frozen, guarded, reason_of
 
     module, _, factory = text.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module), factory)
-        model = function()
-    except Exception as error:  # a user's own code may raise anything
-        raise SourceError(f"{text}: {type(error).__name__}: {error}") from error
+        made = getattr(importlib.import_module(module), factory)
+        model = made if isinstance(made, nn.Module) else made()
+    except (Exception, SystemExit) as error:  # a user's own code may raise anything
+        raise SourceError(f"{text}: {reason_of(error)}") from error
     if not isinstance(model, nn.Module):
         raise SourceError(f"{text}: must return a torch.nn.Module, gave {type(model).__name__}")
-    model = model.cpu().eval()
-    return Source(model, text, factory, digest_of(model.state_dict()), None, {})
+    try:
+        with guarded("cannot be read"):
+            model = frozen(model.cpu())
+            weights = digest_of(model.state_dict())
+    except ModelError as error:
+        raise SourceError(f"{text}: {error}") from error
+    return Source(model, text, factory, weights, None, {})
 
 
-def count_classes(source: Source, data: ImageSet) -> int:
-    """The number of logits for an image of the data; a model may know more classes than the data shows.
+def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
+    """The number of logits for an image of the data, which may be more than the classes that the data shows, and what
+    the model answers to fixed images (`bench.probe`).
 
     Raises:
-        SourceError: there are fewer, they are NaN, or the model cannot take such images.
+        SourceError: there are fewer, they are NaN, the model cannot take such images, or its answers are not those of a
+            function of the image.
     """
     import torch
 
+    from bench.engine import Engine, ModelError
+    from bench.probe import answers_of
+
     try:
-        with torch.inference_mode():
-            logits = source.model(torch.from_numpy(data.images[:1]).float() / 255)
-        found, nan = tuple(logits.shape), bool(logits.isnan().any())
-    except Exception as error:  # a user's own code may raise anything
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SourceError(f"{source.name} cannot take images {data.images.shape[1:]}: {reason[0]}") from error
-    if len(found) != 2 or found[0] != 1 or found[1] < data.num_classes:
-        raise SourceError(f"{source.name} gives logits {found} for one image, expected {(1, data.num_classes)}")
-    if nan:
-        raise SourceError(f"{source.name}: the model gave NaN")
-    return int(found[1])
+        engine = Engine(source.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")
+        classes, answers = answers_of(engine, data)
+    except ModelError as error:
+        raise SourceError(f"{source.name}: {error}") from error
+    if classes < data.num_classes:
+        raise SourceError(f"{source.name} gives {classes} logits for an image, expected {data.num_classes}")
+    return classes, answers
+
+
+def refuse_other_answers(source: Source, trial_id: str, training: dict[str, Any], answers: list[list[float]]) -> None:
+    """
+    Args:
+        training: the record of the trial; it has answers where the model was not trained in the run.
+
+    Raises:
+        SourceError: the model answers otherwise than when the trial was certified.
+    """
+    from bench.probe import difference
+
+    known = training.get("answers")
+    if known is not None and (differs := difference(known, answers)):
+        raise SourceError(
+            f"{source.where}: has the weights that {trial_id} certified but gives other answers, by up to "
+            f"{differs:.1%} on fixed images: its code, a constant or its configuration has changed; certify it as "
+            "another model, under another name or --out"
+        )

@@ -11,12 +11,13 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from bench.certification import certified_rows
-from bench.data import dataset_name, resolve_data
+from bench.data import dataset_name, load_images, resolve_data
 from bench.models import kind_of
-from bench.settings import Certified
+from bench.settings import Certified, ForeignModel
 from bench.smoothing import Smoothed
-from bench.sources import Source, from_trial, read_settings
+from bench.sources import Source, examine, from_trial, read_settings, refuse_other_answers
 from results.folder import RunFolder
+from results.records import read_training_record
 from results.run import read_run
 
 SURPRISING = 1e-6
@@ -96,8 +97,12 @@ def open_certified(
     name = dataset_name(where)
     if name != settings.dataset:
         raise ValueError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
+    if isinstance(settings, ForeignModel):
+        _, answers = examine(source, load_images(where, "test", name))
+        refuse_other_answers(source, trial_id, read_training_record(run.trial(trial_id).training), answers)
     classes = len(rows["counts"].iloc[0])
     smoothed = Smoothed(source.model, settings.sigma, classes, precision=rows["precision"].iloc[0])
+    smoothed.engine.limit(int(rows["batch"].iloc[0]))
     return source, settings.model_copy(update={"data": where}), smoothed
 
 

@@ -19,9 +19,9 @@ def at_budget(
     """The certificates that n of each image's copies give: a random subset of them, so that the count of the selected
     class is hypergeometric. One draw, as one run with that n would be.
 
-    An image of which fewer copies were drawn (`estimator` sequential) keeps them all. An image that was not estimated
+    An image of which fewer copies were drawn (`estimator` two-stage) keeps them all. An image that was not estimated
     (misclassified), or whose estimation ended early because abstention was certain, stays without a certificate; so
-    does every abstention of a sequential estimation, whose planned copies the row does not tell.
+    does every abstention of a two-stage estimation, whose planned copies the row does not tell.
 
     Args:
         certificates: rows with the columns of `results.schema.CERTIFICATES`, of any number of trials.

@@ -42,7 +42,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     trained = "trained elsewhere"
     if trials["device"].notna().any():
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
-    at_most = " at most (sequential)" if (certificates["estimator"] == "sequential").any() else ""
+    at_most = " at most (curtailed two-stage sampling)" if (certificates["estimator"] == "two-stage").any() else ""
     return (
         f"{distinct(trials['model'])} on {distinct(trials['dataset'])}, {distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "

@@ -71,6 +71,11 @@ class TrialFolder:
         return self.path / "spectrum.parquet"
 
     @property
+    def batch(self) -> AnyPath:
+        """Images of a forward pass of the certification; only where they are fewer than usual."""
+        return self.path / "batch.json"
+
+    @property
     def shards(self) -> AnyPath:
         return self.path / "shards"
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from results.bounds import certified_radius, largest_radius, lower_confidence_bound
 from results.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.logs import check_imported
 from results.records import read_settings_record, read_training_record
 from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
-from results.sequential import sample_sizes
 from results.shards import evenly_spaced, read_shard
+from results.two_stage import sufficient_copies
 
 
 class MergeError(ValueError):
@@ -111,11 +112,12 @@ def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[s
     Args:
         holder: the shard of each image.
     """
-    for name in ("counts", "selected", "count_top"):
+    for name in ("selection_counts", "counts", "selected", "count_top"):
         if table[name].null_count:
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
-    column = {name: table[name].to_numpy() for name in table.column_names if name != "counts"}
+    lists = ("selection_counts", "counts")
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
     refuse = partial(_refuse, holder, column)
     certify = settings["certify"]
     for name, expected in (
@@ -126,6 +128,10 @@ def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[s
         ("seed", settings["seed"]),
     ):
         refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
+    classes = widths["counts"][0]
+    refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")
+    refuse(column["selected"] >= classes, "selected is not a class")
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
@@ -134,10 +140,14 @@ def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[s
         misclassified != skipped, "misclassified must be where the selected class is not the label, if that is skipped"
     )
     refuse(misclassified != (n == 0), "n is 0 where misclassified, and only there")
-    sizes = sorted(sample_sizes(certify["n"])) if certify["estimator"] == "sequential" else [certify["n"]]
-    refuse((status == "certified") & ~np.isin(n, sizes), f"n is not among the trial's {', '.join(map(str, sizes))}")
-    refuse(n > sizes[-1], f"n is above the trial's {sizes[-1]}")
-    counts = np.array(table["counts"].to_pylist(), dtype=np.int64)
+    selection, counts = (np.array(table[name].to_pylist(), dtype=np.int64) for name in lists)
+    refuse(selection.min(axis=1) < 0, "a count of the selection is negative")
+    refuse(selection.sum(axis=1) != column["n0"], "the counts of the selection do not sum to n0")
+    refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
+    # Not whichever of the sizes looks best once the copies are drawn: the bound would not hold at alpha.
+    planned = planned_copies(selection.max(axis=1), certify)
+    refuse((status == "certified") & (n != planned), "n is not the number of copies that its selection asks for")
+    refuse(n > planned, "n is above the number of copies that its selection asks for")
     refuse(counts.min(axis=1) < 0, "a count is negative")
     refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
     top = counts[np.arange(len(counts)), column["selected"]]
@@ -151,11 +161,24 @@ def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[s
     refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
     certified = column["p_lower"] >= 0.5
     refuse(certified != (status == "certified"), "its status does not follow from p_lower")
-    planned = np.array(sizes)[np.searchsorted(sizes, n)]
     hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
     refuse((status == "abstained") & (n < planned) & hope, "its estimation stopped before abstention was certain")
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+
+
+def planned_copies(count: NDArray[np.int64], certify: dict[str, Any]) -> NDArray[np.int64]:
+    """The copies that an estimation is to draw.
+
+    Args:
+        count: (images,), copies of the selection that gave the selected class.
+        certify: the trial's settings of that name.
+    """
+    n0, n, alpha = certify["n0"], certify["n"], certify["alpha"]
+    if certify["estimator"] == "fixed":
+        return np.full(len(count), n)
+    wanted = {k: sufficient_copies(k, n0, n, alpha) for k in set(count.tolist())}
+    return np.array([wanted[k] for k in count.tolist()], dtype=np.int64)
 
 
 def _refuse(

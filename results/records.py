@@ -63,7 +63,7 @@ SETTINGS = {
     "certify.n0": whole(1, 2**32),
     "certify.alpha": (lambda value: real(0, 1)[0](value) and 0 < value < 1, "a number above 0 and below 1"),
     "certify.images": optional(whole(1, 2**32)),
-    "certify.estimator": (lambda value: value in ["fixed", "sequential", "imported"], "fixed, sequential or imported"),
+    "certify.estimator": (lambda value: value in ["fixed", "two-stage", "imported"], "fixed, two-stage or imported"),
 }
 SETTINGS_MAY = {
     "certify.skip_misclassified": truth,
@@ -83,7 +83,7 @@ TRAINING = {
 _WORDS = {
     "memory_kind": ("accelerator", "resident"),
     "status": ("certified", "abstained", "misclassified"),
-    "estimator": ("fixed", "sequential", "imported"),
+    "estimator": ("fixed", "two-stage", "imported"),
 }
 """All that some columns may say."""
 _OF_TYPE = {pa.int64(): optional(whole(0)), pa.float64(): optional(real(0)), pa.string(): optional(text)}
@@ -91,6 +91,7 @@ TRAINING_MAY = {
     **{field.name: _OF_TYPE[field.type] for field in TRIALS if field.type in _OF_TYPE and field.name not in TRAINING},
     "num_classes": whole(2, 2**16),
     "source": text,
+    "answers": each(each(real(-math.inf))),
     "memory_kind": (lambda value: value in (*_WORDS["memory_kind"], None), "accelerator, resident or null"),
 }
 _WORKER = {"host": text, "doing": text, "pid": optional(whole(0)), "cores": optional(real(0)), "gpu": optional(real(0))}

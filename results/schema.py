@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from results.folder import AnyPath, refuse_devices, write_whole
 from results.remote import StorageError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LARGE = 1_000_000
 """Bytes from which on several threads read a file."""
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
@@ -36,19 +36,21 @@ CERTIFICATES = pa.schema(
         pa.field("p_lower", pa.float64(), nullable=False),
         pa.field("selected", pa.int64()),  # the class that the n0 copies chose; null: imported
         pa.field("count_top", pa.int64()),  # counts[selected]; null: imported
-        # copies drawn: the trial's n; fewer where the estimator is sequential or abstention was certain earlier (take
+        # copies drawn: the trial's n; fewer where sampling is two-stage or abstention was certain earlier (take
         # such a row for an abstention at any other alpha too); 0: misclassified
         pa.field("n", pa.int64(), nullable=False),
         pa.field("n0", pa.int64(), nullable=False),
         pa.field("alpha", pa.float64(), nullable=False),
-        # fixed; sequential; imported: of another program's log, with the n and alpha that were stated for it
+        # fixed; two-stage; imported: of another program's log, with the n and alpha that were stated for it
         pa.field("estimator", pa.string(), nullable=False),
         pa.field("classifier", pa.string(), nullable=False),  # network, mean of 3 logits, 2-consensus of 3
-        pa.field("counts", pa.list_(pa.int64())),  # one per class; they sum to n; null: imported
+        pa.field("selection_counts", pa.list_(pa.int64())),  # of the n0 copies, one per class; null: imported
+        pa.field("counts", pa.list_(pa.int64())),  # of the n copies, one per class; null: imported
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("joules", pa.float64()),  # of the whole accelerator, by its driver's counter; null: not reported
         pa.field("precision", pa.string(), nullable=False),  # fp32, bf16; unknown: imported, as the next three
         pa.field("engine", pa.string(), nullable=False),  # inductor (compiled), eager
+        pa.field("batch", pa.int64()),  # copies of a forward pass; roundings differ with it; null: imported
         pa.field("device", pa.string(), nullable=False),
         pa.field("torch_version", pa.string(), nullable=False),
         pa.field("checkpoint_sha256", pa.string(), nullable=False),
@@ -198,7 +200,10 @@ def check_schema(found: pa.Schema, expected: pa.Schema, file: object) -> None:
             f"{SCHEMA_VERSION}): upgrade it"
         )
     if int(version) < SCHEMA_VERSION:
-        raise VersionError(f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}")
+        raise VersionError(
+            f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}: certify again into another "
+            "folder, or read it with the version that wrote it"
+        )
     if found.equals(expected):
         return
     missing, odd = set(expected.names) - set(found.names), set(found.names) - set(expected.names)

@@ -119,6 +119,8 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
     skipped = trial.certify.skip_misclassified and selected != label
     if skipped:
         n, counts = 0, 0 * counts
+    selection = np.zeros(10, dtype=np.int64)
+    selection[[selected, (selected + 1) % 10]] = trial.certify.n0 - 1, 1
     p_lower = 0.0 if skipped else float(lower_confidence_bound(counts[selected], n, trial.certify.alpha))
     predicted = selected if p_lower >= 0.5 else -1
     return {
@@ -142,11 +144,13 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
         "alpha": trial.certify.alpha,
         "estimator": trial.certify.estimator,
         "classifier": "network",
+        "selection_counts": selection.tolist(),
         "counts": counts.tolist(),
         "seconds": 0.5,
         "joules": None,
         "precision": "fp32",
         "engine": "eager",
+        "batch": 64,
         "device": "a machine",
         "torch_version": "0",
         "checkpoint_sha256": sha256,

@@ -6,6 +6,7 @@ Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or 
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -26,6 +27,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
+        if "--debug" in sys.argv and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         print_error(str(error))
     except _ClickException as error:
         message = error.format_message()

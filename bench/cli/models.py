@@ -11,7 +11,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bench.cli.base import RunArgument, UserError, app, console, errors, merge_and_report, merged_run, user_errors
+from bench.cli.base import (
+    RunArgument,
+    UserError,
+    app,
+    console,
+    errors,
+    merge_and_report,
+    merged_run,
+    user_errors,
+)
 from results.folder import RunFolder, location
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ FactoriesOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="MODULE:FACTORY of rows that are not of our training; its code is run."),
 ]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in a model's own code an error arose.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
 
@@ -43,10 +53,14 @@ def certify(
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    estimator: Annotated[str, typer.Option(help="fixed (n copies), or sequential (what an image needs).")] = "fixed",
+    estimator: Annotated[str, typer.Option(help="fixed (n copies), or two-stage (what an image needs).")] = "fixed",
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Copies of a forward pass; as many as the model and memory take.")
+    ] = None,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
     from bench.data import dataset_name, resolve_data
@@ -95,7 +109,7 @@ def certify(
         )
         folder = RunFolder(location(out or Path("runs") / settings.name))
         try:
-            if certify_source(source, settings, folder, shard_size):
+            if certify_source(source, settings, folder, shard_size, batch=batch):
                 merge_and_report(folder)
         except KeyboardInterrupt:
             errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
@@ -126,6 +140,7 @@ def verify(
     data: DataOption = None,
     model: FactoriesOption = None,
     seed: SeedOption = 0,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify random rows of a run again from the stored weights and compare the counts."""
     with user_errors():
@@ -150,6 +165,7 @@ def attack(
     data: DataOption = None,
     model: FactoriesOption = None,
     seed: SeedOption = 0,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     with user_errors():

@@ -110,9 +110,8 @@ def test_compare_prints_a_table_and_the_same_as_json(
 
 def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("report", str(fake_run.path), "--published", "jeong2023_logs") == 0
-    assert (
-        "No published numbers stand here: they are of CIFAR-10." in fake_run.tables.joinpath("table_5_1.md").read_text()
-    )
+    table = here(fake_run.tables / "table_5_1.md").read_text()
+    assert "No published numbers stand here: they are of CIFAR-10." in table
     trials = [small_trial("gaussian", 0.25, dataset="cifar10")]
     of_cifar10 = write_fake_run(fake_run.path.with_name("cifar"), trials)
     capsys.readouterr()

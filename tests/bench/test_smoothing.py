@@ -74,6 +74,8 @@ def test_streams_differ_between_seeds_images_stages_and_blocks() -> None:
 
     smoothed = Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu")
     image = torch.full((3, 4, 4), 0.5)
+    smoothed.engine.classifier(image.shape, 1)  # which tries the model
+    drawn.clear()
     for seed in (0, 1):
         for role in (Role.SELECT, Role.ESTIMATE):
             for index in (0, 1):
@@ -97,7 +99,10 @@ def test_noise_is_gaussian_with_sigma_and_not_clipped() -> None:
             seen.append(images.clone())
             return torch.zeros(len(images), 2)
 
-    Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu").class_counts(IMAGES[0], 512, 0, Role.ESTIMATE, 0)
+    smoothed = Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu")
+    smoothed.engine.classifier(IMAGES.shape[1:], 1)  # which tries the model
+    seen.clear()
+    smoothed.class_counts(IMAGES[0], 512, 0, Role.ESTIMATE, 0)
     noise = (torch.cat(seen) - IMAGES[0]) / 0.5
     values = np.sort(noise.flatten().numpy())
     assert values.mean() == pytest.approx(0, abs=0.02)

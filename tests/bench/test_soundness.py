@@ -24,7 +24,7 @@ from bench.randomness import Role
 from bench.settings import Estimator
 from bench.smoothing import Certificate, Smoothed
 from results.bounds import certifying_count, largest_radius, lower_confidence_bound
-from results.sequential import sufficient_copies
+from results.two_stage import sufficient_copies
 
 SIGMA = 0.5
 ALPHA = 0.3
@@ -106,10 +106,10 @@ def half_space(images: Tensor) -> Tensor:
     return images[:, 0] > 0.5
 
 
-@pytest.mark.parametrize("estimator", ["fixed", "sequential"])
+@pytest.mark.parametrize("estimator", ["fixed", "two-stage"])
 def test_half_space(estimator: Estimator, count: int, seed: int) -> None:
     n = N
-    if estimator == "sequential":
+    if estimator == "two-stage":
         n, count = 640, count // 2
     images = points(count, seed, 0.2, 0.8)
     found = certify(half_space, images, n, estimator, seed)
@@ -122,7 +122,7 @@ def test_half_space(estimator: Estimator, count: int, seed: int) -> None:
     assert np.array_equal(wrong, certified & (column(found, "radius") > true_radius))
     assert certified.mean() > 0.2
     sizes = np.full(count, n)
-    if estimator == "sequential":  # an estimation decided from the selection, which is drawn here again
+    if estimator == "two-stage":  # an estimation decided from the selection, which is drawn here again
         model = smoothed(half_space)
         tops = [
             int(model.class_counts(image, N0, seed, Role.SELECT, index)[certificate.selected])
@@ -187,7 +187,7 @@ def test_predict(count: int, seed: int) -> None:
     assert (answers == -1).mean() > 1 - 1.2 * ALPHA
 
 
-@pytest.mark.parametrize("estimator", ["fixed", "sequential"])
+@pytest.mark.parametrize("estimator", ["fixed", "two-stage"])
 def test_a_bound_that_is_1_3_times_too_bold_is_caught(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         bench.smoothing, "lower_confidence_bound", lambda k, n, alpha: lower_confidence_bound(k, n, 1.3 * alpha)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -78,14 +80,16 @@ def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_
     assert tables[0] == tables[1]
 
 
-def test_sequential_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
+def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
-    arguments = ["--n", "960", "--images", "30", "--estimator", "sequential"]
+    arguments = ["--n", "960", "--images", "30", "--estimator", "two-stage"]
     assert bench("certify", "--model", name_of(trained), "--out", out, *arguments) == 0
     rows = read_run(out).certificates
-    assert set(rows["estimator"]) == {"sequential"}
+    assert set(rows["estimator"]) == {"two-stage"}
     assert (rows["counts"].map(sum) == rows["n"]).all()
-    assert "n = 960 at most (sequential)" in (tmp_path / "run" / "tables" / "table_5_1.md").read_text()
+    assert (
+        "n = 960 at most (curtailed two-stage sampling)" in (tmp_path / "run" / "tables" / "table_5_1.md").read_text()
+    )
 
 
 def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp_path: Path) -> None:
@@ -211,7 +215,11 @@ def narrow(): return nn.Linear(5, 10)
 class Nan(nn.Module):
     def forward(self, images): return torch.full((len(images), 10), float("nan"))
 class Two(nn.Module):
-    def forward(self, images): return torch.zeros(len(images), 10), 0
+    def forward(self, images): return torch.zeros(len(images), 10), torch.zeros(len(images), 3)
+class Random(nn.Module):
+    def forward(self, images): return torch.rand(len(images), 10)
+def leaves(): raise SystemExit(0)
+module = good()
 """
 
 
@@ -237,12 +245,18 @@ def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "factories:seven"], "seven gives logits (1, 7) for one image, expected (1, 10)"),
+        (["--model", "factories:seven"], "seven gives 7 logits for an image, expected 10"),
         (["--model", "factories:broken"], "factories:broken: RuntimeError: no weights here"),
         (["--model", "factories:number"], "must return a torch.nn.Module, gave int"),
-        (["--model", "factories:narrow"], "narrow cannot take images (3, 32, 32)"),
+        (
+            ["--model", "factories:narrow"],
+            "narrow: the model cannot take images (3, 32, 32), not even one by one: RuntimeError",
+        ),
         (["--model", "factories:Nan"], "the model gave NaN"),
-        (["--model", "factories:Two"], "Two cannot take images"),
+        (["--model", "factories:Two"], "Two: the model gave a tuple with 2 tensors (batch, classes), expected logits"),
+        (["--model", "factories:Random"], "Random: the model answers the same images differently each time"),
+        (["--model", "factories:leaves"], "factories:leaves: SystemExit: 0"),
+        (["--model", "factories:good", "--n", "9"], "certify: n = 9 with alpha = 0.001: certifies no image"),
         (["--model", "factories:none"], "has no attribute 'none'"),
         (["--model", "no_such_module:x"], "No module named 'no_such_module'"),
         (["--model", "no_such_run/trial"], "must be MODULE:FACTORY, or RUN/TRIAL"),
@@ -251,7 +265,7 @@ def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--model", "factories:good", "--n", "0"], "certify.n = 0"),
         (["--model", "factories:good", "--n0", "0"], "certify.n0 = 0"),
         (["--model", "factories:good", "--images", "501"], "501 images were asked for, the data has 500"),
-        (["--model", "factories:good", "--estimator", "wald"], "should be 'fixed' or 'sequential'"),
+        (["--model", "factories:good", "--estimator", "wald"], "should be 'fixed' or 'two-stage'"),
         (["--model", "factories:good", "--precision", "int8"], "should be 'auto', 'fp32' or 'bf16'"),
         (["--model", "factories:good", "--name", "../x"], "string should match pattern"),
     ],
@@ -273,6 +287,85 @@ def test_a_wrong_model_or_setting_gets_one_sentence(
     assert message in error
     assert "Traceback" not in error
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+MEAN = """
+import torch
+from torch import nn
+MEAN = {mean}
+class Dark(nn.Module):
+    def forward(self, images):
+        bright = (images.mean(dim=(1, 2, 3)) - MEAN).unsqueeze(1)
+        return torch.cat([-bright, bright] + 8 * [bright - 9], dim=1)
+"""
+
+
+def test_a_changed_constant_is_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    command = [
+        "certify",
+        "--model",
+        "dark:Dark",
+        "--data",
+        "synthetic",
+        "--sigma",
+        ".25",
+        "--n",
+        "100",
+        "--images",
+        "8",
+    ]
+
+    def certify_with(mean: float, *options: str) -> int:
+        (tmp_path / "dark.py").write_text(MEAN.format(mean=mean))
+        sys.modules.pop("dark", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        return bench(*command, *options)
+
+    assert certify_with(0.5) == 0
+    before = read_run("runs/Dark").certificates
+    shard = next(iter(Path("runs/Dark").rglob("shards/*")))
+    shard.unlink()  # as if it had been interrupted
+    assert certify_with(0.6) == 2
+    assert re.search(r"gives other answers, by up to \d+\.\d% on fixed images", capsys.readouterr().err)
+    assert certify_with(0.6, "--name", "other", "--out", "runs/Dark") == 0
+    assert certify_with(0.5) == 0
+    rows = read_run("runs/Dark").certificates
+    assert rows[rows["method"] == "Dark"]["p_lower"].tolist() == before["p_lower"].tolist()
+    assert bench("verify", "runs/Dark", "--model", "dark:Dark") == 2  # one of the two is another model
+    assert "gives other answers" in capsys.readouterr().err
+
+
+def test_a_models_own_traceback_is_shown_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("factories", None)
+    command = ["certify", "--model", "factories:narrow", "--data", "synthetic", "--sigma", ".25"]
+    assert bench(*command) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert bench(*command, "--debug") == 2
+    assert "torch/nn/modules/linear.py" in capsys.readouterr().err
+
+
+def test_the_batch_stays_that_of_the_first_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("factories", None)
+    command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25"]
+    command += ["--n", "100", "--images", "20", "--shard-size", "10"]
+    assert bench(*command, "--batch", "10") == 0
+    next(iter(Path("runs/module").rglob("shards/*"))).unlink()
+    assert bench(*command) == 0
+    assert set(read_run("runs/module").certificates["batch"]) == {10}
+    assert bench("verify", "runs/module", "--model", "factories:module") == 0
 
 
 @pytest.mark.slow

@@ -69,9 +69,9 @@ def test_what_was_not_estimated_to_its_end_stays_without_a_certificate() -> None
     assert found["radius"].tolist()[:2] == [0, 0]
 
 
-def test_a_sequential_image_keeps_the_copies_it_has() -> None:
+def test_a_two_stage_image_keeps_the_copies_it_has() -> None:
     rows = certificates(np.full(2, 0.99), 1000)
-    rows = rows.assign(n=[125, 1000], count_top=[124, 990], estimator="sequential")
+    rows = rows.assign(n=[125, 1000], count_top=[124, 990], estimator="two-stage")
     found = at_budget(rows, 500, np.random.default_rng(0))
     assert found["n"].tolist() == [125, 500]
     assert found["count_top"].iloc[0] == 124

@@ -186,7 +186,7 @@ def test_other_images_labels_and_estimators_are_refused() -> None:
     for column, value, reason in (
         ("index", pair.certificates["index"] + 1, "test images are different"),
         ("label", 7, "different labels"),
-        ("estimator", "sequential", "estimators are fixed and sequential"),
+        ("estimator", "two-stage", "estimators are fixed and two-stage"),
     ):
         changed = pair.certificates.assign(**{column: pair.certificates[column].where(~second, value)})
         with pytest.raises(CompareError, match=reason):

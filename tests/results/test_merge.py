@@ -13,9 +13,12 @@ from results import read_run
 from results.bounds import certified_radius, lower_confidence_bound
 from results.folder import RunFolder, TrialFolder, read_json, write_json
 from results.merge import MergeError, merge_run
-from results.schema import CERTIFICATES, SchemaError
+from results.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from results.shards import evenly_spaced, finished_indices, write_shard
-from tests.conftest import here
+from results.two_stage import sufficient_copies
+from tests.conftest import here, small_trial, write_fake_run
+
+NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
 
 
 def first_trial(run: RunFolder) -> TrialFolder:
@@ -44,7 +47,7 @@ def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -
     assert run.certificates["correct"].dtype == bool
     assert pd.api.types.is_string_dtype(run.certificates["method"])
     assert (run.certificates["counts"].map(sum) == run.certificates["n"]).all()
-    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == b"3"
+    assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == str(SCHEMA_VERSION).encode()
 
 
 @pytest.mark.parametrize("shards", [[range(7), range(7, 12)], [range(0, 12, 2), range(1, 12, 2)]])
@@ -102,11 +105,16 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"status": "misclassified"}, "misclassified must be where the selected class is not the label"),
         (lambda row: {"label": (row["label"] + 1) % 10}, "misclassified must be where the selected class is not the"),
         (lambda row: {"status": "unknown"}, "its status is unknown"),
-        (lambda row: {"estimator": "sequential"}, "estimator is not the trial's fixed"),
-        (lambda row: fewer(row, 1000, 990), "n is not among the trial's 2000"),
+        (lambda row: {"estimator": "two-stage"}, "estimator is not the trial's fixed"),
+        (lambda row: fewer(row, 1000, 990), "n is not the number of copies that its selection asks for"),
         (lambda row: fewer(row, 1400, 500), "its estimation stopped before abstention was certain"),
         (lambda row: {"correct": not row["correct"]}, "correct is wrong"),
-        (lambda row: {"n": row["n"] + 1}, "n is not among the trial's"),
+        (lambda row: {"selection_counts": row["selection_counts"][::-1]}, "selected is not the most frequent class"),
+        (lambda row: {"selection_counts": [*row["selection_counts"], 0]}, "has counts of other classes"),
+        (lambda row: {"selected": 10}, "selected is not a class"),
+        (lambda row: {"selection_counts": [n + 1 for n in row["selection_counts"]]}, "the selection do not sum to n0"),
+        (lambda row: {"selection_counts": [-1, 11] + [0] * 8}, "a count of the selection is negative"),
+        (lambda row: {"n": row["n"] + 1}, "n is not the number of copies that"),
         (lambda row: {"n": 0}, "n is 0 where misclassified, and only there"),
         (lambda row: {"alpha": 0.01}, "alpha is not the trial's"),
         (lambda row: {"index": 3}, "holds image 3 a second time"),
@@ -164,10 +172,35 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
 def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunFolder) -> None:
     folder = first_trial(fake_run)
     path = folder.shard_files()[0]
-    pq.write_table(pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": "4"}), path)
+    pq.write_table(
+        pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}), path
+    )
     with pytest.raises(SchemaError, match="newer version of this program"):
         finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
     assert path.exists()
+
+
+def test_a_two_stage_n_follows_from_the_selection_not_from_what_was_drawn(tmp_path: Path) -> None:
+    """Whoever takes the best of the sizes after looking has a bound that is wrong more often than alpha."""
+    certify = {"n": 100_000, "n0": 10, "estimator": "two-stage"}
+    run = write_fake_run(tmp_path / "run", [small_trial("gaussian", 0.25, certify=certify)])
+    planned = sufficient_copies(9, 10, 100_000, 0.001)
+    assert planned < 100_000
+    with pytest.raises(MergeError, match="n is not the number of copies that its selection asks for"):
+        merge_run(run)
+
+    def drawn(n: int) -> None:
+        for path in first_trial(run).shard_files():
+            table = pq.read_table(path)
+            rows = [row if row["n"] == 0 else row | fewer(row, n, round(0.98 * n)) for row in table.to_pylist()]
+            pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+    drawn(planned)
+    merge_run(run)
+    assert set(read_run(run.path).certificates["n"]) == {0, planned}
+    drawn(planned * 2)
+    with pytest.raises(MergeError, match="n is not the number of copies that its selection asks for"):
+        merge_run(run)
 
 
 def test_indices_are_evenly_spaced() -> None:
@@ -181,6 +214,8 @@ def test_indices_are_evenly_spaced() -> None:
 def test_a_newer_schema_is_refused(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     table = pq.read_table(fake_run.trials)
-    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": "4"}), fake_run.trials)
-    with pytest.raises(ValueError, match=r"schema 4, this one reads 3\): upgrade it"):
+    pq.write_table(table.replace_schema_metadata({"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}), fake_run.trials)
+    with pytest.raises(
+        ValueError, match=rf"schema {SCHEMA_VERSION + 1}, this one reads {SCHEMA_VERSION}\): upgrade it"
+    ):
         read_run(fake_run.path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincc, betaln, ndtr, xlog1py, xlogy
 
 from results.bounds import certified_radius, lower_confidence_bound
-from results.sequential import sample_sizes, sufficient_copies
+from results.two_stage import sample_sizes, sufficient_copies
 
 LOGS = Path(__file__).parents[3] / "shared" / "reference" / "logs"
 N0, N, ALPHA = 100, 100_000, 0.001

@@ -1,4 +1,5 @@
-"""How many copies an image needs, decided before they are drawn (`estimator = "sequential"`).
+"""Curtailed two-stage sampling (`estimator = "two-stage"`): how many copies an image needs, decided before they are
+drawn; curtailed, since an estimation ends where its outcome is certain.
 
 Two-stage sampling (Stein 1945; for certification Chen et al. 2022): the n0 copies that select the class also say
 roughly how probable it is, and with that how much radius a smaller n would cost. The n copies of the estimation are
