@@ -50,11 +50,14 @@ def restore_classifier(trial: Trial, tensors: dict[str, Tensor], num_classes: in
     """The classifier of a trial with the given weights.
 
     Raises:
-        CheckpointError: the weights are of another architecture.
+        CheckpointError: the weights are of another architecture, or of a decomposition that is not orthonormal.
     """
     decomposition = None
     if trial.decomposition_ratio is not None and "decomposition.basis" in tensors:
-        decomposition = LinearDecomposition(tensors["decomposition.mean"], tensors["decomposition.basis"])
+        try:
+            decomposition = LinearDecomposition(tensors["decomposition.mean"], tensors["decomposition.basis"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: {error}") from None
     model = build_model(trial.model, num_classes=num_classes, width=trial.width, decomposition=decomposition)
     try:
         model.load_state_dict(tensors)

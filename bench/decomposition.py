@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,19 @@ def spectrum_of(images: Tensor) -> Spectrum:
     return Spectrum(mean, variances.flip(0), directions.flip(1))
 
 
+def check_orthonormal(basis: Tensor) -> None:
+    """Raise ValueError unless the columns of W, (pixels, kept), are orthonormal: ‖WᵀW − I‖₂ at most 1e-5. Noise that is
+    drawn behind the projection has the distribution of projected noise only then."""
+    basis = basis.detach().double()
+    gram = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    # the Frobenius norm is the larger one, and quick
+    off = float(gram.norm())
+    if not off <= TOLERANCE:
+        off = float(torch.linalg.matrix_norm(gram, 2)) if gram.isfinite().all() else math.nan
+    if not off <= TOLERANCE:
+        raise ValueError(f"the basis of a linear decomposition must be orthonormal: ‖WᵀW − I‖₂ = {off:.3g}")
+
+
 class LinearDecomposition(nn.Module):
     """x -> μ + W Wᵀ (x − μ), a fixed layer; W (pixels, kept) has orthonormal columns."""
 
@@ -67,8 +83,13 @@ class LinearDecomposition(nn.Module):
     basis: Tensor
 
     def __init__(self, mean: Tensor, basis: Tensor) -> None:
-        """mean: (pixels,); basis: (pixels, kept). Both are kept as float32 buffers and so travel with the weights."""
+        """mean: (pixels,); basis: (pixels, kept). Both are kept as float32 buffers and so travel with the weights.
+
+        Raises:
+            ValueError: as `check_orthonormal`.
+        """
         super().__init__()
+        check_orthonormal(basis.float())
         self.register_buffer("mean", mean.float().contiguous())
         self.register_buffer("basis", basis.float().contiguous())
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.decomposition import LinearDecomposition
+from bench.decomposition import LinearDecomposition, check_orthonormal
 from bench.randomness import Role, generator
 
 BLOCK = {"cpu": 64, "cuda": 256}
@@ -37,7 +37,12 @@ class NoisyCopies:
             sigma: standard deviation, in pixel units.
             decomposition: gives μ + W Wᵀ (x + ε − μ) in place of x + ε.
             precision: of the product with W, "fp32" or "bf16"; μ is added in float32.
+
+        Raises:
+            ValueError: the decomposition's basis is not orthonormal.
         """
+        if decomposition is not None:
+            check_orthonormal(decomposition.basis)  # weights may have been loaded into it
         self.sigma = sigma
         self.device = device
         self._decomposition = decomposition
