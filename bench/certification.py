@@ -105,6 +105,7 @@ def certified_rows(
             "classifier": classifier,
             "precision": smoothed.precision,
             "device": device_name(smoothed.device),
+            "device_kind": smoothed.device.type,
             "torch_version": torch.__version__,
             "checkpoint_sha256": sha256,
             "joules": None if before is None or spent is None else spent - before,

@@ -91,7 +91,7 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
     if imported:
         check_imported(holder, merged)
     else:
-        _check_numbers(holder, merged, settings)
+        check_numbers(holder, merged, settings)
     for name in ("precision", "classifier"):
         kinds = merged[name].unique().to_pylist()
         if len(kinds) > 1:
@@ -106,11 +106,14 @@ def _read(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
         raise MergeError(str(error)) from None
 
 
-def _check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[str, Any]) -> None:
-    """What always holds for a certificate (SPEC section 2), checked from the counts up.
+def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[str, Any]) -> None:
+    """What always holds for the certificates of a trial, checked from the counts up.
 
     Args:
-        holder: the shard of each image.
+        holder: the file of each image.
+
+    Raises:
+        MergeError: it does not hold.
     """
     for name in ("selection_counts", "counts", "selected", "count_top"):
         if table[name].null_count:

@@ -48,10 +48,13 @@ CERTIFICATES = pa.schema(
         pa.field("counts", pa.list_(pa.int64())),  # of the n copies, one per class; null: imported
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("joules", pa.float64()),  # of the whole accelerator, by its driver's counter; null: not reported
-        pa.field("precision", pa.string(), nullable=False),  # fp32, bf16; unknown: imported, as the next three
+        pa.field(
+            "precision", pa.string(), nullable=False
+        ),  # fp32, bf16; unknown: imported, as engine, device and torch_version
         pa.field("engine", pa.string(), nullable=False),  # inductor (compiled), eager
         pa.field("batch", pa.int64()),  # copies of a forward pass; roundings differ with it; null: imported
         pa.field("device", pa.string(), nullable=False),
+        pa.field("device_kind", pa.string()),  # cpu, cuda; their noise is drawn differently; null: imported
         pa.field("torch_version", pa.string(), nullable=False),
         pa.field("checkpoint_sha256", pa.string(), nullable=False),
     ],

@@ -152,6 +152,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
         "engine": "eager",
         "batch": 64,
         "device": "a machine",
+        "device_kind": "cpu",
         "torch_version": "0",
         "checkpoint_sha256": sha256,
     }

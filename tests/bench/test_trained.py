@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,8 +25,8 @@ from bench.hardware import peak_memory_bytes, resolve_precision, restart_peak_me
 from bench.perf import compare_precisions
 from bench.smoothing import Smoothed
 from bench.sources import SourceError, open_model
-from bench.verify import verify_run
 from results import read_run
+from results.bounds import certified_radius, lower_confidence_bound
 from results.folder import RunFolder, read_json
 from results.merge import merge_run
 from tests.bench.test_cli import bench
@@ -101,36 +102,119 @@ def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp
         assert row[key] == original[key]
 
 
-def test_verify_finds_identical_counts_and_tells_other_ones(trained: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(here(trained.path), tmp_path / "run")
-    run = RunFolder(tmp_path / "run")
-    assert bench("verify", str(run.path), "--images", "4") == 0
-    assert {verdict.outcome for verdict in verify_run(run, 30, seed=0)} == {"identical"}
+@pytest.fixture
+def forged(trained: RunFolder, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path]:
+    """Writes a copy of the run whose rows are changed; gives its folder."""
 
-    def change(**columns: Callable[[dict[str, Any]], object]) -> None:
-        table = pq.read_table(run.certificates)
-        rows = [row | {name: value(row) for name, value in columns.items()} for row in table.to_pylist()]
-        pq.write_table(pa.Table.from_pylist(rows, table.schema), run.certificates)
+    def forge(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+        folder = tmp_path / "forged"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(here(trained.path), folder)
+        table = pq.read_table(RunFolder(folder).certificates)
+        rows = [row | change(row) for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), here(RunFolder(folder).certificates))
+        return folder
 
-    change(device=lambda _row: "another machine")
-    verdicts = verify_run(run, 30, seed=0)
-    assert {verdict.outcome for verdict in verdicts} == {"identical"}
-    assert all("device another machine then" in verdict.reason for verdict in verdicts)
-    change(counts=lambda row: moved(row, 3), count_top=lambda row: row["count_top"] - 3 * (row["count_top"] > 3))
-    assert {"within binomial error"} <= {verdict.outcome for verdict in verify_run(run, 30, seed=0)}
-    assert bench("verify", str(run.path), "--images", "30") == 0
-    change(device=lambda _row: verdicts[0].found["device"])
-    assert "different" in {verdict.outcome for verdict in verify_run(run, 30, seed=0)}
-    assert bench("verify", str(run.path), "--images", "30") == 1
+    return forge
 
 
-def moved(row: dict[str, Any], by: int) -> list[int]:
-    """The row's counts, with some of the selected class given to the next one."""
+GPU = {"device": "another GPU", "device_kind": "cuda"}
+OTHER_CPU = {"device": "another processor"}
+
+
+def consistent(row: dict[str, Any], counts: list[int]) -> dict[str, Any]:
+    """All that follows from other counts of the copies that were drawn."""
+    n, top = sum(counts), counts[row["selected"]]
+    p_lower = float(lower_confidence_bound(top, n, row["alpha"])) if n else 0.0
+    predicted = row["selected"] if p_lower >= 0.5 else -1
+    status = "misclassified" if not n else "certified" if predicted >= 0 else "abstained"
+    radius = float(certified_radius(p_lower, row["sigma"]))
+    return {
+        "counts": counts, "n": n, "count_top": top, "p_lower": p_lower, "predicted": predicted, "radius": radius,
+        "status": status, "correct": predicted == row["label"],
+    }  # fmt: skip
+
+
+def moved(row: dict[str, Any], by: int) -> dict[str, Any]:
+    """With some copies of the selected class given to the next one."""
     counts = list(row["counts"])
-    if counts[row["selected"]] > by:
+    if row["status"] == "certified" and counts[row["selected"]] - by > 0.6 * row["n"]:
         counts[row["selected"]] -= by
         counts[(row["selected"] + 1) % 10] += by
-    return counts
+    return consistent(row, counts)
+
+
+def half_the_errors(row: dict[str, Any]) -> dict[str, Any]:
+    """Every count raised by half of its errors."""
+    if row["status"] != "certified":
+        return {}
+    counts = [count // 2 for count in row["counts"]]
+    counts[row["selected"]] = row["n"] - sum(counts) + counts[row["selected"]]
+    return consistent(row, counts)
+
+
+def claimed(row: dict[str, Any]) -> dict[str, Any]:
+    """A misclassified image, claimed as certified."""
+    if row["status"] != "misclassified":
+        return {}
+    everything = [row["n0"] if k == row["label"] else 0 for k in range(10)]
+    row = row | {"selected": row["label"], "selection_counts": everything}
+    return row | consistent(row, [400 if k == row["label"] else 0 for k in range(10)])
+
+
+def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
+    """Counts as another kind of device may have drawn them."""
+    random = np.random.default_rng(row["index"])
+    if row["status"] != "certified" or row["count_top"] < 320:
+        return {}
+    return consistent(row, random.multinomial(row["n"], np.array(row["counts"]) / row["n"]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        (lambda _: {}, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
+        (lambda _: OTHER_CPU, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
+        (lambda row: moved(row, 1) | OTHER_CPU, 0, "within rounding: no row is wrong"),
+        (lambda row: moved(row, 6) | OTHER_CPU, 1, "at least 6 of the same 400 copies are classified otherwise"),
+        (lambda row: moved(row, 1), 1, " different"),
+        (lambda row: drawn_again(row) | GPU, 0, "within binomial error: no row is wrong"),
+        (lambda row: moved(row, 60) | GPU, 1, "no probabilities give both counts"),
+        (lambda row: moved(row, 8) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: claimed(row) | GPU, 1, "no probabilities give both counts"),
+        (lambda row: claimed(row) | OTHER_CPU, 1, "of the same 30 copies are classified otherwise"),
+        (lambda row: half_the_errors(row) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: {"radius": 0.99 * row["radius"]}, 2, "radius does not follow from p_lower"),
+    ],
+)
+def test_verify_tells_what_may_be_from_what_cannot(
+    forged: Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    folder = forged(change)
+    capsys.readouterr()
+    assert bench("verify", str(folder)) == status
+    output = capsys.readouterr()
+    assert said in " ".join((output.out + output.err).split())
+
+
+def test_verify_names_labels_that_the_data_has_not(
+    forged: Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def relabelled(row: dict[str, Any]) -> dict[str, Any]:
+        """A misclassified image, with the class that was selected for its label, and estimated."""
+        if row["status"] != "misclassified":
+            return {}
+        row = row | {"label": row["selected"]}
+        return row | consistent(row, [400 if k == row["selected"] else 0 for k in range(10)])
+
+    assert bench("verify", str(forged(relabelled)), "--images", "3") == 2
+    assert "its label is not that of synthetic" in capsys.readouterr().err
 
 
 def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
