@@ -22,6 +22,7 @@ from results.bounds import largest_radius
 from results.description import add_trials
 from results.folder import AnyPath, RunFolder, refuse_devices, write_json
 from results.lock import RunLock
+from results.printable import as_utf8
 from results.records import NAME, read_settings_record
 from results.schema import CERTIFICATES, read_table
 from results.shards import write_shard
@@ -115,7 +116,7 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     if not lines:
         raise LogError(f"{log}: has no image whose index is a multiple of {settings.stride}")
     with RunLock(run):
-        _write(lines, log.name, settings, run)
+        _write(lines, as_utf8(log.name), settings, run)
     return _oddities(lines, settings)
 
 
