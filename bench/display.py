@@ -27,7 +27,7 @@ STYLES = {
     "stopped": "dim",
 }
 AT_WORK = ("training", "certifying")
-COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "images/s", "left", "workers")
+COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "img/s", "left", "workers")
 SHORTEST_NAME = len("consistency")
 """The room that names of methods have; longer ones go over several lines."""
 POLL_SECONDS = 1.0
@@ -47,6 +47,7 @@ def render(run: RunProgress, elapsed: float | None = None, stages: Collection[st
     headings = [
         Heading(
             COLUMNS[place],
+            "images/s" if COLUMNS[place] == "img/s" else "",
             right=COLUMNS[place] not in ("method", "stage", "workers"),
             least=SHORTEST_NAME if COLUMNS[place] == "method" else 0,
         )

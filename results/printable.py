@@ -21,7 +21,7 @@ NAMED = "bench.named"
 """Error handler of encodings: a character that an encoding lacks becomes its name, as in `plain`."""
 _ASCII = {
     "×": "x", "±": "+-", "†": "+", "·": "*", "–": "-", "—": "-", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "≠": "!=",
-    "≈": "~", "→": "->", "√": "sqrt", "ℓ": "l", "λ": "lambda", "‖": "||", "á": "a", "\u00a0": " ",
+    "≈": "~", "→": "->", "√": "sqrt", "∞": "inf", "ℓ": "l", "λ": "lambda", "‖": "||", "á": "a", "\u00a0": " ",
 }  # fmt: skip
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")
 _RAISED = re.compile("[²³¹⁰ⁱ⁴-⁾ⁿ]+")

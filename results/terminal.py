@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Span, Text
@@ -64,6 +64,11 @@ class Sheet:
     """Blanks between columns."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for part in self._parts(console, options):
+            for segment in console.render(part, options):
+                yield segment._replace(text=unglued(segment.text, console.encoding))
+
+    def _parts(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         def cell(value: str | Text) -> Text:
             return showable(value if isinstance(value, Text) else Text(value), console.encoding)
 
@@ -85,7 +90,7 @@ class Sheet:
             min(want, max(heading.least, _width(above))) if heading.least else want
             for want, heading, above in zip(wanted, self.headings, headings, strict=True)
         ]
-        left = available - sum(widths) - self.gap * len(widths)
+        left = available - sum(widths) - self.gap * (len(widths) - 1)
         if left < 0:
             return []
         # The room that is left goes to who wants least, first.
@@ -117,7 +122,7 @@ def _width(text: Text) -> int:
     return max(map(cell_len, text.plain.split("\n")))
 
 
-def _block(names: list[Text], row: list[Text], available: int) -> RenderResult:
+def _block(names: list[Text], row: list[Text], available: int) -> Iterator[RenderableType]:
     """A row, with its values beside their names or, where there is no room, below."""
     filled = [(name, value) for name, value in zip(names, row, strict=True) if value.plain.strip()]
     beside = max((width for name, _ in filled if (width := _width(name)) <= available // 2), default=0)

@@ -32,8 +32,8 @@ class PlainConsole(Console):
     What the encoding lacks is named (sigma) before lines are wrapped.
     """
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc]  # nobody sets it
+    @property  # type: ignore[misc]  # nobody sets it
+    def size(self) -> ConsoleDimensions:
         """Rich takes every dumb terminal for one of 80 columns, and believes COLUMNS=0."""
         size = super().size
         if self.is_dumb_terminal or size.width < 1:
@@ -52,7 +52,9 @@ class Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, str(self.commands[name].help).split("\n\n")[0]) for name in self.list_commands(ctx)])
+            formatter.write_dl(
+                [(name, str(self.commands[name].help).split("\n\n")[0]) for name in self.list_commands(ctx)]
+            )
 
 
 app = typer.Typer(
@@ -120,6 +122,8 @@ class user_errors:  # noqa: N801  # reads as a statement
             raise UserError(_sentence(error)) from error
         if isinstance(error, MemoryError):
             raise UserError("there is not enough memory for this") from error
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser
+            raise UserError("this user has no home directory: set HOME to a folder that can be written") from error
         cluster = sys.modules.get("cluster")
         if cluster and isinstance(error, cluster.ClusterError):
             raise UserError(str(error)) from error
