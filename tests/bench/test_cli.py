@@ -176,10 +176,13 @@ def as_typed(*commands: list[str], **environment: str) -> subprocess.CompletedPr
     return subprocess.run(program, capture_output=True, env={**os.environ, **environment}, check=False)
 
 
-@pytest.mark.parametrize("columns", ["40", "80"])
 @pytest.mark.parametrize(
-    ("environment", "encoding"),
-    [(POSIX, "ascii"), ({"PYTHONIOENCODING": "ascii"}, "ascii"), ({"PYTHONIOENCODING": "latin-1"}, "latin-1")],
+    ("environment", "encoding", "columns"),
+    [
+        (POSIX, "ascii", "40"),
+        ({"PYTHONIOENCODING": "ascii"}, "ascii", "80"),
+        ({"PYTHONIOENCODING": "latin-1"}, "latin-1", "20"),
+    ],
 )
 def test_every_command_speaks_every_encoding(
     environment: dict[str, str], encoding: str, columns: str, fake_run: RunFolder, tmp_path: Path
@@ -187,7 +190,8 @@ def test_every_command_speaks_every_encoding(
     merge_run(fake_run)
     copy = shutil.copytree(here(fake_run.path), tmp_path / "é σ")
     place = os.fsencode(copy).decode("ascii" if environment is POSIX else "utf-8", "surrogateescape")
-    commands = [["grids"], ["methods"], ["published"], ["status", place], ["report", place], ["compare", place]]
+    commands = [["grids"], ["methods"], ["published"], ["status", place], ["compare", place]]
+    commands += [["report", str(fake_run.path)]]
     refused = [["status", f"{place}…"], ["report", place, "--published", "σ"], ["run", "--grid", "σ"], ["σ"], []]
     ended = as_typed(*HELP, *commands, *refused, **environment, COLUMNS=columns)
     printed = ended.stdout.decode(encoding) + ended.stderr.decode(encoding)
@@ -200,7 +204,7 @@ def test_every_command_speaks_every_encoding(
     assert "sigma" in printed
     assert "10 000" in printed
     assert "10\n000" not in printed
-    assert "σ" in (copy / "tables" / "table_5_1.md").read_text(encoding="utf-8")
+    assert "σ" in here(fake_run.tables / "table_5_1.md").read_text(encoding="utf-8")
 
 
 def test_names_that_ray_cannot_take_are_refused(tmp_path: Path) -> None:
