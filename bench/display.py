@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from bench.progress import RunProgress, TrialProgress, Worker, read_progress, seconds_left
 from results.folder import RunFolder
 from results.remote import RemotePath
+from results.terminal import Heading, Sheet
 
 STYLES = {
     "done": "green",
@@ -26,31 +26,34 @@ STYLES = {
     "waiting": "dim",
     "stopped": "dim",
 }
-COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "images/s", "left", "workers")
+AT_WORK = ("training", "certifying")
+COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "img/s", "left", "workers")
 SHORTEST_NAME = len("consistency")
 """The room that names of methods have; longer ones go over several lines."""
 POLL_SECONDS = 1.0
 POLL_SECONDS_OF_A_STORE = 10.0
 
 
-def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
-    """The table that a person watches."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    rows = [_cells(trial) for trial in run.trials]
+def render(run: RunProgress, elapsed: float | None = None, stages: Collection[str] = STYLES) -> RenderableType:
+    """The table that a person watches.
+
+    Args:
+        elapsed: seconds since the command began.
+        stages: of the trials that have a row; all are counted.
+    """
+    rows = [_cells(trial) for trial in run.trials if trial.stage in stages]
     # A column in which nothing stands leaves its room to the others: 80 are few.
     filled = [place for place in range(len(COLUMNS)) if any(str(row[place]) not in ("", "–") for row in rows)]
-    for heading in (COLUMNS[place] for place in filled):
-        left = heading in ("method", "stage", "workers")
-        named = heading == "method"
-        table.add_column(
-            heading,
-            justify="left" if left else "right",
-            no_wrap=not named,
-            overflow="fold" if named else "ellipsis",
-            min_width=SHORTEST_NAME if named else None,
+    headings = [
+        Heading(
+            COLUMNS[place],
+            "images/s" if COLUMNS[place] == "img/s" else "",
+            right=COLUMNS[place] not in ("method", "stage", "workers"),
+            least=SHORTEST_NAME if COLUMNS[place] == "method" else 0,
         )
-    for row in rows:
-        table.add_row(*(row[place] for place in filled))
+        for place in filled
+    ]
+    sheet = Sheet(headings, [[row[place] for place in filled] for row in rows], gap=1)
     done = run.count("done")
     parts = [f"{done} of {len(run.trials)} done"]
     if failed := run.count("failed"):
@@ -60,14 +63,14 @@ def render(run: RunProgress, elapsed: float | None = None) -> RenderableType:
     left_over = seconds_left(run)
     if left_over and done < len(run.trials):
         parts.append(f"about {duration(left_over)} left" if run.holder else f"about {duration(left_over)} to go")
-    return Group(table, Text(" · ".join(parts), "bold"))
+    return Group(sheet, Text(" · ".join(parts), "bold"))
 
 
 def _cells(trial: TrialProgress) -> list[str | Text]:
     rate, left = trial.images_per_second, trial.seconds_left
     return [
         f"{trial.sigma:g}",
-        Text(trial.label),
+        trial.label,
         Text(trial.stage, STYLES.get(trial.stage, "")),
         f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–",
         f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–",
@@ -121,7 +124,7 @@ def shown(run: RunFolder, console: Console, *, quiet: bool) -> Iterator[None]:
         yield
         return
     started = time.monotonic()
-    watch = _watch_on_terminal if console.is_terminal else _print_changes
+    watch = _watch_on_terminal if console.is_terminal and not console.is_dumb_terminal else _print_changes
     stop = threading.Event()
     thread = threading.Thread(target=watch, args=(run, console, stop, started), daemon=True)
     thread.start()
@@ -145,7 +148,11 @@ def _polls(run: RunFolder, stop: threading.Event) -> Iterator[RunProgress]:
 def _watch_on_terminal(run: RunFolder, console: Console, stop: threading.Event, started: float) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for progress in _polls(run, stop):
-            live.update(render(progress, time.monotonic() - started), refresh=True)
+            elapsed = time.monotonic() - started
+            table = render(progress, elapsed)
+            if len(console.render_lines(table)) > console.height:
+                table = render(progress, elapsed, AT_WORK)
+            live.update(table, refresh=True)
 
 
 def _print_changes(run: RunFolder, console: Console, stop: threading.Event, started: float) -> None:

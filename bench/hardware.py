@@ -53,7 +53,7 @@ def restart_peak_memory(device: torch.device) -> None:
         return
     ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):  # a kernel that does not let us: the peak then covers earlier trials too
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -46,7 +46,9 @@ def ensure_token() -> None:
     temporary = file.with_name(f".auth_token.{os.getpid()}")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+        ) as opened:
             opened.write(secrets.token_hex(32))
         with suppress(FileExistsError):  # another command made one meanwhile, and uses it
             os.link(temporary, file)

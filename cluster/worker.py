@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import pkgutil
 import socket
@@ -39,6 +40,8 @@ class _Worker:
         log = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # the log is a file, not a terminal
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)

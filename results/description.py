@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from results.folder import RunFolder, remove_leftovers, write_json, write_text
+from results.printable import as_utf8
 from results.records import read_description, read_settings_record
 from results.secrecy import masked
 
@@ -84,7 +85,7 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
             **earlier,
             "trials": [*kept, *(trial.trial_id for trial in trials)],
             "members": members,
-            "command": masked(sys.argv),
+            "command": [as_utf8(word) for word in masked(sys.argv)],
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
             "versions": {package: _version(package) for package in PACKAGES},
@@ -125,7 +126,8 @@ def git_commit() -> str | None:
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
             cwd=Path(__file__).parent,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=10,
         )

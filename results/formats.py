@@ -7,13 +7,15 @@ import io
 import re
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from results.tables import Column, ResultTable, Row
+from results.terminal import Heading, Sheet
 
 DAGGER = "†"
 NOTES = "Of the published numbers"
+SHORTEST_TITLE = len("Consistency")
+"""The room that titles of methods have on a terminal; longer ones go over several lines where it is narrow."""
 _SUFFIXES = (
     "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_published_outside",
 )  # fmt: skip
@@ -98,18 +100,16 @@ def to_latex(table: ResultTable) -> str:
 def to_terminal(table: ResultTable) -> RenderableType:
     """Measured, below it the wider half of its interval, below that the published number, so that the table fits 80
     columns; differences, exact intervals and the setting, the same for every table of a run, are in the files."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("σ")
-    grid.add_column("method", overflow="fold")
-    for column in table.columns:
-        grid.add_column(_heading(column).replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
+    headings = [Heading("σ", once=True), Heading("method", least=SHORTEST_TITLE)]
+    headings += [
+        Heading(_heading(column).replace(" ", "\n"), _heading(column, column.alone), right=True)
+        for column in table.columns
+    ]
+    rows: list[list[str | Text]] = []
     with_intervals, with_published = any(row.intervals for row in table.rows), any(row.published for row in table.rows)
     # Where a † stands in a column, the other lines keep its place free.
     padding = {column.key: " " * any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
-    for position, row in enumerate(table.rows):
-        new = position == 0 or table.rows[position - 1].sigma != row.sigma
-        if new and position:
-            grid.add_section()
+    for row in table.rows:
         cells = []
         for column in table.columns:
             value = number(row.measured.get(column.key), column) + padding[column.key]
@@ -121,13 +121,14 @@ def to_terminal(table: ResultTable) -> RenderableType:
                 mark = DAGGER if row.is_outside(column.key) else padding[column.key]
                 cell.append(f"\n{shown}{mark}", "dim not bold")
             cells.append(cell)
-        grid.add_row(f"{row.sigma:.2f}" if new else "", Text(row.title), *cells)
+        rows.append([f"{row.sigma:.2f}", row.title, *cells])
     below = ["± the wider half of its interval"] * with_intervals + ["the published number"] * with_published
     legend = [f"Below each number: {', then '.join(below)}."] if below else []
     if any(row.seeds for row in table.rows):
         legend.append("Numbers are means over the training seeds, whose spread is in the files.")
     notes = ["What is odd about the published numbers stands under the table's file."] if table.notes else []
-    return Group(Text(table.title, "bold"), grid, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
+    sheet = Sheet(headings, rows, gap=1)
+    return Group(Text(table.title, "bold"), sheet, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
 
 
 def as_printed(value: float | None, column: Column) -> str:
@@ -197,8 +198,14 @@ def _half_width(row: Row, column: Column) -> str:
     return f"±{number(max(found.upper - value, value - found.lower), column)}"
 
 
-def _heading(column: Column) -> str:
-    return f"{column.heading} ({column.unit})" if column.unit else column.heading
+def _heading(column: Column, alone: str = "") -> str:
+    """The heading with its unit.
+
+    Args:
+        alone: what stands in the heading's place.
+    """
+    heading = alone or column.heading
+    return f"{heading} ({column.unit})" if column.unit else heading
 
 
 def _brackets(text: str) -> str:

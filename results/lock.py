@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from results.folder import AnyPath, RemotePath, RunFolder, listing, write_json
+from results.printable import as_utf8
 from results.process import machine, started
 from results.secrecy import masked
 
@@ -117,7 +118,7 @@ class RunLock:
             "machine": machine(),
             "started": started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(masked(sys.argv)),
+            "command": shlex.join(map(as_utf8, masked(sys.argv))),
         }
         try:
             write_json(self._claim, content)

@@ -22,12 +22,25 @@ from results.bounds import largest_radius
 from results.description import add_trials
 from results.folder import AnyPath, RunFolder, refuse_devices, write_json
 from results.lock import RunLock
+from results.printable import as_utf8
 from results.records import NAME, read_settings_record
 from results.schema import CERTIFICATES, read_table
 from results.shards import write_shard
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 UNKNOWN = "unknown"
+SEPARATORS = {
+    "\t": "blanks or quotes about its names",
+    ",": "commas instead of tabs",
+    ";": "semicolons instead of tabs",
+    "|": "bars instead of tabs",
+    None: "blanks instead of tabs",
+}
+"""What may stand between the names of a header instead of tabs alone, and how that is told."""
+_OTHER_NORM = re.compile(
+    r"(?:(?<![a-z])|(?<=radius)|(?<=radii))(?:(?:l|ell|ℓ)[\W_]*(?:[013-9]|p)|(?:(?:l|ell|ℓ)[\W_]*)?(?:inf(?:ini)?(?:ty)?|∞))"
+    r"(?:(?![a-z])|(?=radi))"
+)
 _CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
@@ -115,7 +128,7 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     if not lines:
         raise LogError(f"{log}: has no image whose index is a multiple of {settings.stride}")
     with RunLock(run):
-        _write(lines, log.name, settings, run)
+        _write(lines, as_utf8(log.name), settings, run)
     return _oddities(lines, settings)
 
 
@@ -188,9 +201,8 @@ def read_log(log: Path, content: bytes) -> list[Line]:
     except UnicodeDecodeError as error:
         raise LogError(f"{log}: byte {error.start} is not UTF-8 text") from None
     header = texts[0].split("\t") if texts else []
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise LogError(f"{log}:1: the header lacks {', '.join(missing)}; expected {' '.join(COLUMNS)} between tabs")
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise LogError(f"{log}:1: {_wrong_header(texts[0] if texts else '', missing)}")
     place = {name: header.index(name) for name in COLUMNS}
     lines: list[Line] = []
     seen: dict[int, int] = {}
@@ -211,6 +223,18 @@ def read_log(log: Path, content: bytes) -> list[Line]:
     if not lines:
         raise LogError(f"{log}: has no images")
     return lines
+
+
+def _wrong_header(text: str, missing: list[str]) -> str:
+    """What is wrong with a header in which not all columns are found between tabs."""
+    for separator, name in SEPARATORS.items():
+        names = [part.strip(" \t\"'") for part in text.split(separator)]
+        other = [column for column in names if "radi" in column.lower() and _OTHER_NORM.search(column.lower())]
+        if other and len(names) > 1 and "radius" not in names:
+            return f"{other[0]} is a radius in another norm: only radii in the l2 norm are certified and compared here"
+        if not set(COLUMNS) - set(names):
+            return f"the header has {name}: between {' '.join(COLUMNS)} must be tabs and nothing else"
+    return f"the header lacks {', '.join(missing)}; expected {' '.join(COLUMNS)} between tabs"
 
 
 def check_imported(holder: dict[int, AnyPath], table: pa.Table) -> None:

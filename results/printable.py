@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
+import unicodedata
 
 # What a terminal obeys instead of showing: control characters, marks that turn the direction of writing, and halves of
 # characters, which no encoding has.
@@ -12,6 +15,52 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 def printable(text: str) -> str:
     """The text with � for every character that gives an order instead of being shown; tabs and line ends stay."""
     return _UNPRINTABLE.sub("�", text)
+
+
+NAMED = "bench.named"
+"""Error handler of encodings: a character that an encoding lacks becomes its name, as in `plain`."""
+_ASCII = {
+    "×": "x", "±": "+-", "†": "+", "·": "*", "–": "-", "—": "-", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "≠": "!=",
+    "≈": "~", "→": "->", "√": "sqrt", "∞": "inf", "ℓ": "l", "λ": "lambda", "‖": "||", "á": "a", "\u00a0": " ",
+    "ᵀ": "^T", "₂": "_2",
+}  # fmt: skip
+_GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)")
+_RAISED = re.compile("[²³¹⁰ⁱ⁴-⁾ⁿ]+")
+
+
+def plain(text: str, encoding: str) -> str:
+    """The text in characters that the encoding has: in ASCII σ² becomes sigma^2, and what has no such name ?."""
+    return text.encode(encoding, NAMED).decode(encoding)
+
+
+def _named(error: UnicodeError) -> tuple[str, int]:
+    """Names of the characters from `error.start` on, and the place from which encoding goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    names, place = [], error.start
+    while place < error.end:
+        if raised := _RAISED.match(error.object, place):
+            names.append("^" + unicodedata.normalize("NFKC", raised[0]).replace("−", "-"))
+            place = raised.end()
+        else:
+            names.append(_name(error.object[place]))
+            place += 1
+    return "".join(names), place
+
+
+def _name(character: str) -> str:
+    greek = _GREEK.fullmatch(unicodedata.name(character, ""))
+    if character in _ASCII or not greek:
+        return _ASCII.get(character, "?")
+    return greek[2].lower() if greek[1] == "SMALL" else greek[2].title()
+
+
+codecs.register_error(NAMED, _named)
+
+
+def as_utf8(name: str) -> str:
+    """A name of a file or a word of the command line as files tell it, whatever encoding the locale took it for."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def shortened(value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 def machine() -> str:
     """Twelve hexadecimal digits that two processes share if and only if each can see the other's process id."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         seen = f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux: every process for itself
         seen = uuid.uuid4().hex
@@ -23,7 +23,7 @@ def machine() -> str:
 def started(pid: int) -> int | None:
     """When a process of this machine began, in clock ticks since it booted; None: there is no such process."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
     return None if fields[0] in ("Z", "X") else int(fields[19])

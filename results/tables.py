@@ -32,6 +32,8 @@ class Column:
     best: str = ""
     """"max" or "min": which value is set in bold; empty for none."""
     unit: str = ""
+    alone: str = ""
+    """The heading where no other column stands beside it; empty: the same."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
         ValueError: an unknown source.
     """
     columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
-    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max") for radius in RADII]
+    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
     reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
     groups = certified_groups(run)
     rows = [_accuracy_row(group, reference) for group in groups]
@@ -153,7 +155,7 @@ def table_5_2(run: Run, source: str | None = None) -> ResultTable:
         Column("acr", "ACR", 3, "max"),
         Column("accuracy_percent", "ACC", 1, "max", "%"),
         Column("memory_gb", "Memory", None, "min", "GB"),
-        Column("member_memory_gb", "one member", None, "", "GB"),
+        Column("member_memory_gb", "one member", None, "", "GB", "Memory of one member"),
         Column("runtime_hours", "Runtime", None, "min", "h"),
         Column("train_rate", "train", None, "max", "/s"),
         Column("certify_rate", "certify", None, "max", "/s"),
@@ -200,7 +202,8 @@ def table_beyond_acr(run: Run) -> ResultTable:
     budgets = sorted(own | {n for n in BUDGETS if n < max(own)})
     columns = []
     for n in budgets:
-        columns += [Column(f"acr_{n}", f"ACR n\u00a0=\u00a0{_grouped(n)}", 3, "max"), Column(f"rank_{n}", "rank", 0)]
+        at = f"n\u00a0=\u00a0{_grouped(n)}"
+        columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
     shares = (0.5, 0.9, 0.99, 0.999)
     columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
     rows = [

@@ -16,7 +16,7 @@ import bench.cli.models
 import bench.cli.results
 import bench.cli.runs
 import bench.cli.submit  # noqa: F401  # they register their commands
-from bench.cli.base import UserError, app, print_error
+from bench.cli.base import UserError, app, prepare_output, print_error
 
 # typer brings a click of its own and exports of its exceptions this one alone.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -24,6 +24,7 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Entry point of the `bench` command."""
+    prepare_output()
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
@@ -32,7 +33,9 @@ def main() -> None:
         print_error(str(error))
     except _ClickException as error:
         message = error.format_message()
-        if message.strip():  # it is empty where help was printed instead
+        if message.startswith("Usage: "):  # a group of commands without one of them: the message is its help
+            print(message)
+        else:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "bench"
             print_error(f"{message.strip().rstrip('.')}; see `{command} --help`")

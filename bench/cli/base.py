@@ -2,42 +2,109 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
+from typer.core import TyperGroup
 
 from results.folder import RunFolder, location, not_merged
-from results.printable import printable
+from results.printable import NAMED, plain
 from results.published import find_source
+from results.terminal import showable, unglued
 
 LONGEST = 600
 """Characters of an error's sentence."""
 
 
 class PlainConsole(Console):
-    """A console on which text cannot give orders to the terminal: what cannot be printed is shown as �."""
+    """A console on which text cannot give orders to the terminal: what cannot be printed is shown as �.
+
+    What the encoding lacks is named (sigma) before lines are wrapped.
+    """
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def size(self) -> ConsoleDimensions:
+        """Rich takes every dumb terminal for one of 80 columns, and believes COLUMNS=0."""
+        size = super().size
+        if self.is_dumb_terminal or size.width < 1:
+            return ConsoleDimensions(*shutil.get_terminal_size((80, 25)))
+        return size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        if isinstance(renderable, Text):
+            renderable = showable(renderable, self.encoding)
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+            yield segment if segment.control else segment._replace(text=unglued(segment.text, self.encoding))
+
+
+class Group(TyperGroup):
+    """Lists its commands with all of their first paragraphs, of which typer cuts the ends."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, str(self.commands[name].help).split("\n\n")[0]) for name in self.list_commands(ctx)]
+            )
 
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich cuts the names of options
     help="Certified robustness by randomized smoothing: train, certify, compare.",
 )
 console = PlainConsole(emoji=False)  # MODULE:x:… is no emoji
 errors = PlainConsole(stderr=True, emoji=False)
 
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
+
+
+# typer brings a click of its own and exports little of it.
+_Context: Any = typer.Context.__mro__[1]
+
+
+class HelpFormatter(_Context.formatter_class):  # type: ignore[misc]
+    """Help on a terminal of any width: where it is narrow, what an option does stands below its name, and no word is
+    cut."""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__(width=max(1, min(console.width, 100)))
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        rows = [(name, plain(meaning, console.encoding)) for name, meaning in rows]
+        if self.width >= 72:
+            super().write_dl(rows, col_max, col_spacing)
+            return
+        for name, meaning in rows:
+            self.write(f"  {name}\n")
+            for line in textwrap.wrap(meaning, max(1, self.width - 4), break_long_words=False, break_on_hyphens=False):
+                self.write(f"    {line}\n")
+
+    def getvalue(self) -> str:
+        return plain(super().getvalue(), console.encoding)  # typer would write UTF-8 where the terminal takes ASCII
+
+
+_Context.formatter_class = HelpFormatter
+
+
+def prepare_output() -> None:
+    """Nothing that is printed fails for its encoding, and no library talks of its caches."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=NAMED)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 class UserError(Exception):
@@ -55,12 +122,18 @@ class user_errors:  # noqa: N801  # reads as a statement
             raise UserError(_sentence(error)) from error
         if isinstance(error, MemoryError):
             raise UserError("there is not enough memory for this") from error
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser
+            raise UserError("this user has no home directory: set HOME to a folder that can be written") from error
         cluster = sys.modules.get("cluster")
         if cluster and isinstance(error, cluster.ClusterError):
             raise UserError(str(error)) from error
 
 
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        around = error.object[max(0, error.start - 40) : error.end + 40].strip()
+        encoding = sys.getfilesystemencoding()
+        return f"{around}: is no name in the locale's encoding, {encoding}: set LC_ALL=C.UTF-8, or use another name"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename2 or error.filename}: {(error.strerror or str(error)).lower()}"
     return str(error) or type(error).__name__

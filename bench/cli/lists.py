@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from bench.cli.base import app, console
+from results.terminal import Heading, Sheet
 
 
 @app.command()
@@ -12,11 +11,9 @@ def grids() -> None:
     """The grids that come with the program."""
     from bench.grid import SHIPPED, load_grid
 
-    table = Table("grid", "trials", "what it is", box=None, pad_edge=False)
-    for name in SHIPPED:
-        loaded = load_grid(name)
-        table.add_row(name, str(len(loaded.trials())), loaded.description)
-    console.print(table)
+    loaded = {name: load_grid(name) for name in SHIPPED}
+    rows = [[name, str(len(grid.trials())), grid.description] for name, grid in loaded.items()]
+    console.print(Sheet([Heading("grid"), Heading("trials", right=True), Heading("what it is", least=24)], rows))
 
 
 @app.command()
@@ -26,8 +23,9 @@ def methods() -> None:
 
     from methods import METHODS
 
-    table = Table("method", "title", "options", "source", box=None, pad_edge=False)
+    rows = []
     for name, method in METHODS.items():
         options = "\n".join(f"{field.name} = {field.default}" for field in fields(method))
-        table.add_row(name, method.title, options, method.source)
-    console.print(table)
+        rows.append([name, method.title, options, method.source])
+    headings = [Heading("method"), Heading("title", least=12), Heading("options"), Heading("source", least=12)]
+    console.print(Sheet(headings, rows))

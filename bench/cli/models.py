@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from bench.cli.base import (
+    Group,
     RunArgument,
     UserError,
     app,
@@ -23,6 +22,7 @@ from bench.cli.base import (
     user_errors,
 )
 from results.folder import RunFolder, location
+from results.terminal import Heading, Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FEW = 20
 """Rows of which identical ones are listed too."""
 
-perf_app = typer.Typer(no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
+perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
 
 ModelOption = Annotated[str, typer.Option(help="MODULE:FACTORY, a function that returns the model, or RUN/TRIAL.")]
@@ -217,16 +217,11 @@ def perf_certify(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    for key, value in found.items():
-        if not isinstance(value, dict):
-            console.print(
-                f"{key:<32} {value:.4g}" if isinstance(value, float) else f"{key:<32} {value}", highlight=False
-            )
+    single = {key: value for key, value in found.items() if not isinstance(value, dict)}
+    console.print(Sheet([Heading(""), Heading("")], [[key, _short(value)] for key, value in single.items()]))
     for key in ("copies_per_second", "ratios"):
-        table = Table(key.replace("_", " "), "", box=None, pad_edge=False)
-        for name, value in found[key].items():
-            table.add_row(name, f"{value:.0f}" if value >= 100 else f"{value:.3g}")
-        console.print("", table)
+        rows = [[name, f"{value:.0f}" if value >= 100 else f"{value:.3g}"] for name, value in found[key].items()]
+        console.print(f"\n{key.replace('_', ' ')}", Sheet([Heading(""), Heading("")], rows))
 
 
 def _log_to_terminal() -> None:
@@ -235,9 +230,11 @@ def _log_to_terminal() -> None:
 
 
 def _print(frame: pd.DataFrame) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in frame.columns:
-        table.add_column(column, overflow="fold")
-    for row in frame.itertuples(index=False, name=None):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for value in row))
-    console.print(table)
+    headings = [Heading(column, least=24 * (column in ("trial", "trial_id", "outcome"))) for column in frame.columns]
+    console.print(
+        Sheet(headings, [[_short(value) for value in row] for row in frame.itertuples(index=False, name=None)])
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

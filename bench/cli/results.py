@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from bench.cli.base import RunArgument, app, console, errors, merge_and_report, merged_run, names, user_errors
 from results.folder import RunFolder, location
+from results.terminal import Heading, Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RunsArgument = Annotated[list[str], typer.Argument(help="Folders of runs, or URLs (s3://…).", metavar="RUN…")]
+RunsArgument = Annotated[list[str], typer.Argument(help="Folders of runs, or URLs (s3://…).", metavar="RUN")]
 
 
 @app.command()
@@ -95,10 +96,9 @@ def published() -> None:
     from results.published import SOURCES, count_models
 
     count = count_models()
-    table = Table("source", "numbers of", "citation", "setting", box=None, pad_edge=False)
-    for name, source in SOURCES.items():
-        table.add_row(name, f"{count[name]} models", source.citation, source.setting)
-    console.print(table)
+    rows = [[name, f"{count[name]} models", source.citation, source.setting] for name, source in SOURCES.items()]
+    headings = [Heading("source"), Heading("numbers of"), Heading("citation", least=16), Heading("setting", least=16)]
+    console.print(Sheet(headings, rows))
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -108,10 +108,10 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _print_comparison(table: pd.DataFrame) -> None:
+    names_of_columns = ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm")
+    headings = [Heading(name, right=True) for name in names_of_columns]
     for (sigma, seed, first, second), rows in table.groupby(["sigma", "seed", "first", "second"], sort=False):
-        grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for heading in ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm"):
-            grid.add_column(heading, justify="right", no_wrap=True)
+        shown_rows = []
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
             digits, scale = (1, 100) if accuracy else (3, 1)
@@ -123,6 +123,8 @@ def _print_comparison(table: pd.DataFrame) -> None:
             label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
             effect = f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"
             p_values = (f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}")
-            grid.add_row(label, *shown, interval, *only, effect, *p_values, style="bold" * (row["p_holm"] < 0.05))
+            style = "bold" * (row["p_holm"] < 0.05)
+            cells = (label, *shown, interval, *only, effect, *p_values)
+            shown_rows.append([Text(cell, style) for cell in cells])
         console.print(f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}", style="bold", highlight=False)
-        console.print(grid, "")
+        console.print(Sheet(headings, shown_rows, gap=1), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import json
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,8 @@ def run(
 
     quiet = quiet or as_json
     with user_errors():
+        for word in (*sys.argv, str(Path.cwd())):
+            word.encode()  # Ray takes no bytes that the locale cannot read
         changes = [*(set_ or []), *(["certify.skip_misclassified=false"] if full else [])]
         loaded = load_grid(grid, changes, data=data, methods=names(methods), sigmas=numbers("--sigmas", sigmas))
         refuse_parts_of_gpus(workers, gpus_per_worker)

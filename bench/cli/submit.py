@@ -15,7 +15,7 @@ from bench.cli.base import UserError, app, console, errors, names, numbers, user
 from results.secrecy import masked
 
 Arguments = Annotated[
-    list[str] | None, typer.Argument(help="Options of `bench run`.", metavar="--grid GRID --out OUT …")
+    list[str] | None, typer.Argument(help="Options of `bench run`.", metavar="--grid GRID --out OUT ...")
 ]
 
 

@@ -39,7 +39,7 @@ def fetched(url: RemotePath) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "fetch.lock").open("w") as turn:
+    with (target.parent / "fetch.lock").open("wb") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # the others wait, and then find it
         if not target.is_dir():
             _fetch(url, [path for path, _ in files], target)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import shutil
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +16,13 @@ import pytest
 from rich.console import Console
 
 from bench import cli
-from bench.display import COLUMNS, render
+from bench.cli.base import PlainConsole, UserError, user_errors
+from bench.display import AT_WORK, COLUMNS, render, shown
 from bench.progress import RunProgress, TrialProgress, Worker
 from results.folder import RunFolder, write_json
-from tests.conftest import small_trial
+from results.merge import merge_run
+from tests.bench.test_startup import PROGRAM
+from tests.conftest import here, small_trial
 
 
 def bench(*arguments: str) -> int:
@@ -126,6 +133,106 @@ def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
         assert tuple(lines[0].split()) == columns
         assert len(lines) == len(trials) + 2
         assert all("consistency" in line and "…" not in line for line in lines[1:-1])
+
+
+def test_narrow_and_low_terminals_lose_no_number() -> None:
+    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
+    run = RunProgress([busy, *[replace(busy, stage="waiting", workers=[])] * 30], 2, None)
+    for width in (20, 40, 60, 80):
+        console = PlainConsole(file=io.StringIO(), width=width)
+        console.print(render(run, 61, AT_WORK))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(word in text for word in ("0.25", "consistency", "90/90", "5000/10000", "313", "20:50", "2 × 100 %"))
+        assert all(word in " ".join(text.split()) for word in ("0 of 31 done", "1:01 so far"))
+        assert len(text.splitlines()) < 25
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_dumb_terminal_shows_progress_as_a_pipe_does(fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(fake_run.trial(fake_run.trial_ids()[0]).state, {"state": "failed", "error": "why"})
+    file = io.StringIO()
+    with shown(fake_run, PlainConsole(file=file, force_terminal=True, _environ={"TERM": "dumb"}), quiet=False):
+        pass
+    assert "failed  (3 of 4 done)" in file.getvalue()
+    assert "\x1b" not in file.getvalue()
+    monkeypatch.setenv("COLUMNS", "40")  # of which rich makes 80
+    assert PlainConsole(force_terminal=True, _environ={"TERM": "dumb"}).width == 40
+
+
+HELP = [
+    [*command.split(), "--help"]
+    for command in (
+        "", "grids", "methods", "published", "run", "status", "trial", "submit", "report", "compare", "import",
+        "certify", "verify", "attack", "perf", "perf certify",
+    )
+]  # fmt: skip
+POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def as_typed(*commands: list[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The commands, one after the other in a process of their own."""
+    program = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    return subprocess.run(program, capture_output=True, env={**os.environ, **environment}, check=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "encoding", "columns"),
+    [
+        (POSIX, "ascii", "40"),
+        ({"PYTHONIOENCODING": "ascii"}, "ascii", "80"),
+        ({"PYTHONIOENCODING": "latin-1"}, "latin-1", "20"),
+    ],
+)
+def test_every_command_speaks_every_encoding(
+    environment: dict[str, str], encoding: str, columns: str, fake_run: RunFolder, tmp_path: Path
+) -> None:
+    merge_run(fake_run)
+    copy = shutil.copytree(here(fake_run.path), tmp_path / "é σ")
+    place = os.fsencode(copy).decode("ascii" if environment is POSIX else "utf-8", "surrogateescape")
+    commands = [["grids"], ["methods"], ["published"], ["status", place], ["compare", place]]
+    commands += [["report", str(fake_run.path)]]
+    refused = [["status", f"{place}…"], ["report", place, "--published", "σ"], ["run", "--grid", "σ"], ["σ"], []]
+    ended = as_typed(*HELP, *commands, *refused, **environment, COLUMNS=columns)
+    printed = ended.stdout.decode(encoding) + ended.stderr.decode(encoding)
+    assert ended.returncode == 0, printed
+    assert "Traceback" not in printed
+    assert json.loads(ended.stdout.decode(encoding).splitlines()[-1])[0] == [0] * len(HELP + commands) + [2] * len(
+        refused
+    )
+    assert "generalised" in printed
+    assert "sigma" in printed
+    assert "10 000" in printed
+    assert "10\n000" not in printed
+    assert "σ" in here(fake_run.tables / "table_5_1.md").read_text(encoding="utf-8")
+
+
+def test_names_that_ray_cannot_take_are_refused(tmp_path: Path) -> None:
+    ended = as_typed(["run", "--grid", "smoke", "--out", str(tmp_path / "é")], **POSIX)
+    assert b"set LC_ALL=C.UTF-8, or use another name" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80", "200"])
+def test_help_names_every_option_at_any_width(columns: str) -> None:
+    ended = as_typed(["run", "--help"], ["--help"], COLUMNS=columns)
+    lines = ended.stdout.decode().splitlines()
+    words = " ".join(lines).split()
+    for word in ("--grid", "--allow-unauthenticated", "--cpus-per-worker", "certify.n=1000.", "McNemar", "correction."):
+        assert word in words
+    assert not any(word.endswith("…") for word in words)
+
+
+def test_matplotlib_says_nothing_of_its_caches(fake_run: RunFolder) -> None:
+    ended = as_typed(["report", str(fake_run.path)], MPLCONFIGDIR="/proc/nowhere")
+    assert ended.returncode == 0
+    assert ended.stderr == b""
+
+
+def test_a_user_without_a_home_is_told_so() -> None:
+    with pytest.raises(UserError, match="set HOME"), user_errors():
+        raise RuntimeError("Could not determine home directory.")
 
 
 def test_grids_and_methods_list_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +132,27 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "x.tsv"
     for content, reason in (
         (b"", "the header lacks idx"),
-        (b"idx,label,predict,radius,correct,time\n", "the header lacks"),
+        (b"idx,label,predict,radius,correct,time\n", "1: the header has commas instead of tabs"),
+        (b"idx; label; predict; radius; correct; time\n", "1: the header has semicolons instead of tabs"),
+        (HEADER.replace("\t", "  ").encode(), "1: the header has blanks instead of tabs"),
+        (HEADER.replace("\t", " \t ").encode(), "1: the header has blanks or quotes about its names"),
+        (HEADER.replace("\ttime", "").encode(), "1: the header lacks time; expected"),
+        (HEADER.replace("radius", "radius_l2").encode(), "1: the header lacks radius; expected"),
         (HEADER.encode(), "has no images"),
         (b"PAR1\xff\xfe", "not UTF-8"),
     ):
         with pytest.raises(LogError, match=reason):
             read_log(log, content)
+
+
+@pytest.mark.parametrize(
+    "name", ["radius_l1", "radius linf", "linf_radius", "l1radius", "radius(L∞)", "Radius_Inf", "certified radius l_0"]
+)
+@pytest.mark.parametrize("separator", ["\t", ", "])
+def test_radii_in_another_norm_are_refused(name: str, separator: str) -> None:
+    header = HEADER.replace("radius", name).replace("\t", separator)
+    with pytest.raises(LogError, match=rf"x\.tsv:1: {re.escape(name)} is a radius in another norm"):
+        read_log(Path("x.tsv"), f"{header}\n{GOOD[0]}\n".encode())
 
 
 @pytest.mark.parametrize(
