@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.data import load_images
+from bench.engine import Engine, guarded
 from bench.randomness import Role, generator
 from bench.settings import Certified
 from bench.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
@@ -39,7 +41,14 @@ class Attack:
 
 
 def smoothed_pgd(
-    model: nn.Module, image: Tensor, label: int, *, sigma: float, radius: float, attack: Attack, draw: torch.Generator
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    label: int,
+    *,
+    sigma: float,
+    radius: float,
+    attack: Attack,
+    draw: torch.Generator,
 ) -> Tensor:
     """The image moved by at most `radius` in ℓ2 such that the smoothed probability of `label` falls.
 
@@ -56,7 +65,8 @@ def smoothed_pgd(
         noise = torch.randn((attack.copies, *image.shape), generator=draw, device=image.device)
         log_probabilities = F.log_softmax(model(image + delta + sigma * noise), dim=1)[:, label]
         loss = -(torch.logsumexp(log_probabilities, dim=0))
-        [gradient] = torch.autograd.grad(loss, delta)
+        with guarded("gives no gradients"):
+            [gradient] = torch.autograd.grad(loss, delta)
         delta = delta.detach() + 2.5 * radius / attack.steps * gradient / gradient.norm().clamp(min=1e-12)
         delta = delta * min(1.0, radius / max(float(delta.norm()), 1e-12))
     return image + delta
@@ -87,8 +97,11 @@ def attack_run(
     for trial_id, rows in certificates.groupby("trial_id", sort=False):
         picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
         source, settings, smoothed = open_certified(run, picked, data, factories)
-        model = source.model.to(smoothed.device).requires_grad_(False)
-        attacker = _Attacker(model, smoothed, settings, attack, seed)
+        pixels = load_images(settings.data, "test", settings.dataset).images
+        engine = Engine(source.model, smoothed.device, "fp32")
+        engine.limit(int(picked["batch"].iloc[0]))
+        model = engine.differentiable(torch.Size(pixels.shape[1:]))
+        attacker = _Attacker(model, smoothed, settings, attack, seed, pixels)
         for index, radius, predicted in picked.loc[
             picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
         ].itertuples(index=False, name=None):
@@ -110,9 +123,17 @@ def attack_run(
 class _Attacker:
     """Attacks test images of one trial; every attack has its own random stream."""
 
-    def __init__(self, model: nn.Module, smoothed: Smoothed, settings: Certified, attack: Attack, seed: int) -> None:
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        smoothed: Smoothed,
+        settings: Certified,
+        attack: Attack,
+        seed: int,
+        images: NDArray[np.uint8],
+    ) -> None:
         self.model, self.smoothed, self.settings, self.attack, self.seed = model, smoothed, settings, attack, seed
-        self.images = load_images(settings.data, "test", settings.dataset).images
+        self.images = images
 
     def answer(self, index: int, label: int, radius: float) -> int:
         """What the smoothed classifier says to the attacked image: a class, or −1."""

@@ -100,6 +100,15 @@ class Engine:
         compiled = self._compiled[1]
         return (eager, "eager") if compiled is None else (compiled, "inductor")
 
+    def differentiable(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        """As `classifier`, for batches of any length, in fp32, and with gradients for the images.
+
+        Raises:
+            ModelError: as `classifier`.
+        """
+        size, channels_last = self.passes(shape), self._opened(shape).channels_last
+        return _Passes(_InPrecision(self._model, self.device.type, "fp32"), size, channels_last)
+
     def _opened(self, shape: torch.Size) -> _Passes:
         if shape not in self._eager:
             with torch.inference_mode():

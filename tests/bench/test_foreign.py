@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.attack import Attack, smoothed_pgd
 from bench.engine import COMPILE_FROM, Engine, ModelError
 from bench.smoothing import Smoothed
 
@@ -147,6 +148,17 @@ def unwrapped(answers: Any) -> Tensor:
         answers = answers["logits"] if isinstance(answers, dict) else answers[0]
     logits: Tensor = getattr(answers, "logits", answers)
     return logits
+
+
+@pytest.mark.parametrize("name", ["locked", "dictionary", "one by one", "exported for 8 images"])
+def test_models_of_all_kinds_can_be_attacked(name: str) -> None:
+    torch.manual_seed(0)
+    model = Engine(MODELS[name](), CPU, "fp32").differentiable(SHAPE)
+    image, draw = torch.rand(SHAPE), torch.Generator().manual_seed(0)
+    label = int(model(image[None]).argmax())
+    moved = smoothed_pgd(model, image, label, sigma=0.1, radius=2.0, attack=Attack(steps=4, copies=3), draw=draw)
+    assert float((moved - image).norm()) == pytest.approx(2.0, rel=1e-3)
+    assert model(moved[None]).softmax(dim=1)[0, label] < model(image[None]).softmax(dim=1)[0, label]
 
 
 def test_a_given_batch_lets_a_model_of_that_batch_be_certified() -> None:
