@@ -17,7 +17,7 @@ from rich.progress import track
 
 from bench import work
 from bench.certification import certify_images, write_batch
-from bench.data import dataset_name, load_images, resolve_data
+from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.models import kind_of
 from bench.settings import ForeignModel, Trial
 from bench.smoothing import Smoothed
@@ -112,7 +112,7 @@ def certify_source(
                 keep_thumbnails(run, [settings])
             with _unfinished(run.trial(settings.trial_id), state):
                 if state.is_main_process:
-                    _keep_record(source, settings, run, answers, num_classes, len(images))
+                    _keep_record(source, settings, run, answers, num_classes, images)
                 _certify_all(source, settings, run, shard_size, num_classes, state, batch)
         return bool(state.is_main_process)
     finally:
@@ -149,7 +149,7 @@ def _keep_record(
     run: RunFolder,
     answers: list[list[float]],
     num_classes: int,
-    test_images: int,
+    data: ImageSet,
 ) -> None:
     """Write training.json of a model that was not trained in this run: what is known of its training, where it is, and
     what tells it from another with the same weights. That of an earlier command stays.
@@ -168,7 +168,8 @@ def _keep_record(
         **title,
         "checkpoint_sha256": settings.weights,
         "num_classes": num_classes,
-        "test_images": test_images,
+        "classes": data.classes,
+        "test_images": len(data),
         "torch_version": torch.__version__,
         "source": source.where,
         "answers": answers,

@@ -179,7 +179,38 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
         raise SourceError(f"{source.name}: {error}") from error
     if classes < data.num_classes:
         raise SourceError(f"{source.name} gives {classes} logits for an image, expected {data.num_classes}")
+    _refuse_other_order(source, data)
     return classes, answers
+
+
+def _refuse_other_order(source: Source, data: ImageSet) -> None:
+    """Raise SourceError where the model says in which order it has its classes, and a class of the data has another
+    number there."""
+    stated = _stated_classes(source)
+    known = {_spelled(name): number for number, name in enumerate(data.classes or ())}
+    for number, name in enumerate(stated):
+        if known.get(_spelled(name), number) != number and not name.isdecimal():
+            raise SourceError(
+                f"{source.name}: has {name} as class {number}, the data as {known[_spelled(name)]}; the data's order "
+                f"is {', '.join(data.classes or ())}, which numbers as names of its folders can change"
+            )
+
+
+def _stated_classes(source: Source) -> list[str]:
+    """The names of a model's classes where it has them: from our training, or as torchvision and transformers keep
+    them; empty where it does not say."""
+    model, config = source.model, getattr(source.model, "config", None)
+    candidates = [source.training.get("classes"), getattr(config, "id2label", None)]
+    candidates += [getattr(model, name, None) for name in ("classes", "class_names")]
+    for found in candidates:
+        names = [found[key] for key in sorted(found, key=int)] if isinstance(found, dict) else found
+        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+            return list(names)
+    return []
+
+
+def _spelled(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def refuse_other_answers(source: Source, trial_id: str, training: dict[str, Any], answers: list[list[float]]) -> None:

@@ -324,6 +324,7 @@ def _finish(
             "checkpoint_sha256": sha256_of(folder.model),
             "members": [],
             "num_classes": train_set.num_classes,
+            "classes": train_set.classes,
             "train_images": len(train_set),
             "test_images": len(test_set),
             "copies": objective.copies,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from results.published import CIFAR10
 from results.run import Run
 
 
@@ -44,7 +45,8 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
     at_most = " at most (curtailed two-stage sampling)" if (certificates["estimator"] == "two-stage").any() else ""
     return (
-        f"{distinct(trials['model'])} on {distinct(trials['dataset'])}, {distinct(trials['images'])} test images, "
+        f"{distinct(trials['model'])} on {distinct(trials['dataset'])}{_labels(trials)}, "
+        f"{distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
         f"alpha = {distinct(trials['alpha'])}, "
         f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
@@ -62,15 +64,23 @@ def _imported(trials: pd.DataFrame) -> str:
     )
 
 
-def of_published_data(datasets: pd.Series) -> pd.Series:
-    """Whether each is CIFAR-10, or a copy or part of it; on other data a published number is no yardstick."""
-    found: pd.Series = datasets.str.match(r"cifar10(?!\d)")
-    return found
+def of_published_data(trials: pd.DataFrame) -> pd.Series:
+    """Whether the data of each is CIFAR-10, or a copy or part of it; beside other data no published number stands."""
+    named = trials["dataset"].str.match(r"(?i)cifar-?10(?![\d.]|[-_]?[cp\d]\b)")  # nor CIFAR-10-C, CIFAR-10.1
+    others = trials["classes"].map(lambda classes: tuple(classes) != CIFAR10, na_action="ignore")
+    return named & ~(trials["classes"].notna() & others.eq(True))
+
+
+def _labels(trials: pd.DataFrame) -> str:
+    """In which order the labels stand, where they have names."""
+    orders = dict.fromkeys(tuple(name[:40] for name in classes) for classes in trials["classes"].dropna())
+    shown = [", ".join(order if len(order) <= 12 else [*order[:3], "…", order[-1]]) for order in orders]
+    return f" (labels in the order {'; or '.join(shown)})" if shown else ""
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:
     reasons = []
-    if not of_published_data(trials["dataset"]).all():
+    if not of_published_data(trials).all():
         reasons.append("the data is not CIFAR-10")
     elif (trials["dataset"] != "cifar10").any():
         reasons.append("the images are a copy of CIFAR-10, which may be partial or compressed")

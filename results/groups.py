@@ -28,7 +28,7 @@ class Group:
 
     def published_among(self, reference: dict[published.Key, dict[str, float]]) -> dict[str, float]:
         """The published numbers of this method and σ; none where the data is not that of the published ones."""
-        same_data = of_published_data(self.trials["dataset"]).all()
+        same_data = of_published_data(self.trials).all()
         return reference.get((self.sigma, self.method), {}) if same_data else {}
 
 

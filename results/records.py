@@ -91,6 +91,7 @@ TRAINING_MAY = {
     **{field.name: _OF_TYPE[field.type] for field in TRIALS if field.type in _OF_TYPE and field.name not in TRAINING},
     "num_classes": whole(2, 2**16),
     "source": text,
+    "classes": optional(each(text)),
     "answers": each(each(real(-math.inf))),
     "memory_kind": (lambda value: value in (*_WORDS["memory_kind"], None), "accelerator, resident or null"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,13 @@ def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: 
     for column in schema:
         if pa.types.is_string(column.type):
             frame[column.name] = frame[column.name].map(printable, na_action="ignore")
+        elif column.type == pa.list_(pa.string()):
+            frame[column.name] = frame[column.name].map(_printable_each, na_action="ignore")
     return frame
+
+
+def _printable_each(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(printable, texts))
 
 
 def _description(run: RunFolder) -> dict[str, Any]:

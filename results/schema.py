@@ -70,6 +70,7 @@ TRIALS = pa.schema(
         pa.field("sigma", pa.float64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),
+        pa.field("classes", pa.list_(pa.string())),  # the name of each label; null: the data has none
         pa.field("model", pa.string(), nullable=False),
         pa.field("copies", pa.int64()),  # m
         pa.field("epochs", pa.int64()),

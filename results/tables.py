@@ -281,7 +281,7 @@ def _row(
     several = seeds if len(group.trials) > 1 else {}
     numbers = group.published_among(reference)
     setting = _setting(group, *SAME)
-    same_data = bool(of_published_data(group.trials["dataset"]).all())
+    same_data = bool(of_published_data(group.trials).all())
     return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting, same_data)
 
 

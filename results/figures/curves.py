@@ -102,7 +102,7 @@ def _certified_accuracy(
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
             here = {(group.sigma, group.method) for group in groups}
-            same_data = {group.sigma for group in groups if of_published_data(group.trials["dataset"]).all()}
+            same_data = {group.sigma for group in groups if of_published_data(group.trials).all()}
             absent = [cell for cell in reference if cell not in here and cell[0] in same_data]
             names = list(dict.fromkeys(method for _, method in absent))
             for sigma, method in absent:

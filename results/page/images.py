@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from results.caption import of_published_data
 from results.groups import Group
+from results.published import CIFAR10
 from results.run import Run
 
 STATUSES = ("absent", "certified", "abstained", "misclassified")
 """By their numbers in the packed arrays; absent: the trial did not certify the image."""
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TYPES = ("float64", "uint32", "int16", "uint8")
 """As typed arrays of JavaScript have them, little-endian."""
 
@@ -50,6 +50,8 @@ def packed_images(run: Run, groups: list[Group]) -> tuple[bytes, list[dict[str, 
     datasets = []
     for dataset, rows in run.certificates.groupby("dataset", sort=False):
         images = rows.drop_duplicates("index").sort_values("index")
+        own_trials = run.trials[run.trials["dataset"] == dataset]
+        named = own_trials["classes"].dropna()
         trials = [
             _trial(packer, group, trial, own, images["index"].to_numpy())
             for group in groups
@@ -60,7 +62,7 @@ def packed_images(run: Run, groups: list[Group]) -> tuple[bytes, list[dict[str, 
         datasets.append(
             {
                 "name": dataset,
-                "classes": CIFAR10 if re.match(r"cifar10(?!\d)", str(dataset)) else [],
+                "classes": [*named.iloc[0]] if len(named) else CIFAR10 if of_published_data(own_trials).all() else [],
                 "index": packer.add(images["index"].to_numpy(), "uint32"),
                 "label": packer.add(images["label"].to_numpy(), "int16"),
                 "trials": trials,

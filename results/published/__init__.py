@@ -25,6 +25,10 @@ TABLE_5_1_ORDER = ("ours", "ensemble", "consistency", "macer", "gaussian_ld", "g
 TABLE_5_2_ORDER = ("gaussian", "consistency", "ours", "ensemble", "macer")
 
 
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""The classes of the data that all these numbers are of, in the order of its labels."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where numbers were published."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load, save
 
 from bench.attack import Attack, attack_run, smoothed_pgd
@@ -422,6 +423,34 @@ def test_a_changed_constant_is_another_model(
     assert rows[rows["method"] == "Dark"]["p_lower"].tolist() == before["p_lower"].tolist()
     assert bench("verify", "runs/Dark", "--model", "dark:Dark") == 2  # one of the two is another model
     assert "gives other answers" in capsys.readouterr().err
+
+
+ORDERED = """
+from torch import nn
+class Ordered(nn.Module):
+    class_names = ["dog", "cat"]
+    def forward(self, images):
+        return images.mean(dim=(2, 3))[:, :2]
+"""
+
+
+def test_the_order_of_the_labels_is_said_and_must_be_the_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ordered.py").write_text(ORDERED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder, names in (("same", ("Dog", "wolf")), ("other", ("cat", "dog"))):
+        for number, name in enumerate(names):
+            (tmp_path / folder / "test" / name).mkdir(parents=True)
+            pixels = np.full((8, 8, 3), 200 * number, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / "test" / name / "0.png")
+    command = ["certify", "--model", "ordered:Ordered", "--sigma", ".25", "--n", "100"]
+    assert bench(*command, "--data", "other") == 2
+    assert "Ordered: has dog as class 0, the data as 1; the data's order is cat, dog" in capsys.readouterr().err
+    assert bench(*command, "--data", "same") == 0
+    assert "(labels in the order Dog, wolf)" in Path("runs/Ordered/tables/table_5_1.md").read_text()
+    assert read_run("runs/Ordered").trials["classes"].tolist() == [("Dog", "wolf")]
 
 
 def test_a_models_own_traceback_is_shown_where_it_is_wanted(

@@ -73,7 +73,8 @@ def make_run(
                 ratio = 0.1 if method.endswith("_tenth") else 0.2 if "_ld" in method else np.nan
                 trials.append(
                     {
-                        **same, "dataset": "cifar10", "title": TITLES.get(method, method), "decomposition_ratio": ratio,
+                        **same, "dataset": "cifar10", "classes": None, "title": TITLES.get(method, method),
+                        "decomposition_ratio": ratio,
                         "decomposition_kept": 1000 * ratio * sigma, "train_seconds": 3600.0 * len(method),
                         "workers": 2, "certify_seconds": 1800.0, "memory_kind": "resident",
                     }

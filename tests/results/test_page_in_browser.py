@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from results import certified_accuracy
-from results.page.images import CIFAR10
+from results.published import CIFAR10
 from results.run import Run
 from results.tables import table_5_1
 from tests.results.test_page import HOSTILE, colour_of, random_run, thumbnails, write

@@ -12,9 +12,11 @@ from rich.console import Console
 
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds import largest_radius
+from results.caption import of_published_data
 from results.folder import RunFolder, write_json
 from results.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.merge import merge_run
+from results.published import CIFAR10
 from results.report import write_report
 from results.run import Run
 from results.tables import table_5_1, table_5_2, table_beyond_acr
@@ -164,6 +166,19 @@ def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
     quarter = run.trials["sigma"] == 0.25
     both = replace(run, trials=run.trials.assign(dataset=run.trials["dataset"].where(quarter, "mine@1234")))
     assert {row.sigma for row in table_5_1(both, "thesis").rows if row.published} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "same"),
+    [
+        ("cifar10", True), ("cifar10-jpeg@0aa89b6a", True), ("CIFAR-10@1", True), ("cifar10-exact-6k@1f21c531", True),
+        ("cifar100", False), ("cifar10-c@1", False), ("cifar10.1@1", False), ("cifar10_c-fog@1", False),
+        ("svhn", False),
+    ],
+)  # fmt: skip
+def test_what_is_the_data_of_the_published_numbers(dataset: str, same: bool) -> None:
+    trials = pd.DataFrame({"dataset": [dataset] * 3, "classes": [None, CIFAR10, ("cat", "dog")]})
+    assert of_published_data(trials).tolist() == [same, same, False]
 
 
 def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
