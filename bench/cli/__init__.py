@@ -28,8 +28,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
-        if "--debug" in sys.argv and error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
+        if "--debug" in sys.argv and error.__cause__ and error.__cause__.__cause__:
+            traceback.print_exception(error.__cause__.__cause__)  # of a model's own code
         print_error(str(error))
     except _ClickException as error:
         message = error.format_message()

@@ -48,6 +48,7 @@ def bench(*arguments: str) -> int:
         (["run", "--grid", "smoke", "--sigmas", "0"], "sigmas.0 = 0.0: input should be greater than 0"),
         (["run", "--grid", "smoke", "--set", "train.images=99999"], "99999 images were asked for, the data has 2000"),
         (["run", "--grid", "smoke", "--set", "certify.images=501"], "501 images were asked for, the data has 500"),
+        (["run", "--grid", "smoke", "--set", "certify.n=9"], "n = 9 with alpha = 0.001: certifies no image"),
         (["run", "--grid", "smoke", "--gpus-per-worker", "0.5", "--workers", "2"], "must be 0 or 1"),
         (["status", "nowhere"], "run.json: no such file or directory"),
         (["report", "nowhere"], "run.json: no such file or directory"),

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from bench.attack import Attack
 from bench.decomposition import LinearDecomposition
 from bench.models import build_model
 from bench.randomness import Role
@@ -135,6 +136,20 @@ def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() ->
     ]
     assert shares[0].max() < 0.9  # otherwise the comparison would say nothing
     assert torch.allclose(shares[0], shares[1], atol=5 * math.sqrt(0.25 / n) * math.sqrt(2))
+
+
+def test_outcomes_that_are_fixed_beforehand_are_refused() -> None:
+    image = torch.full((1, 3, 8, 8), 0.5)
+    for n, alpha in ((9, 0.001), (1, 0.4), (16, 1e-5)):
+        with pytest.raises(ValueError, match="certifies no image"):
+            half_space(0.2).certify(image, n=n, alpha=alpha)
+    assert half_space(0.0).certify(image, n=10, alpha=0.001)[0].status == "certified"
+    for n, alpha in ((10, 0.001), (1, 0.999)):
+        with pytest.raises(ValueError, match="abstains on every image"):
+            half_space(0.2).predict(image, n=n, alpha=alpha)
+    assert half_space(0.0).predict(image, n=11, alpha=0.001) == [1]
+    with pytest.raises(ValueError, match="abstains on every image"):
+        Attack(n=5)
 
 
 def test_predict_answers_where_the_classes_are_far_apart_and_abstains_on_the_boundary() -> None:
