@@ -24,7 +24,7 @@ def answers_of(engine: Engine, data: ImageSet) -> tuple[int, list[list[float]]]:
         ModelError: the model cannot be certified on such images.
     """
     images = _probes(data)
-    classify, _ = engine.classifier(images.shape[1:], copies=1)
+    classify = engine.differentiable(images.shape[1:])
     with torch.inference_mode():
         logits = classify(images.to(engine.device)).double().cpu()
     if logits.isnan().any():

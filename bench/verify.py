@@ -183,6 +183,12 @@ def _compare(stored: Mapping[Any, Any], found: dict[str, Any], level: float) -> 
     return Verdict(stored["trial_id"], int(stored["index"]), outcome, reason, stored, found)
 
 
+def _counted(row: Mapping[Any, Any]) -> str:
+    if row["n"]:
+        return f"{row['count_top']} of {row['n']}"
+    return f"{max(row['selection_counts'])} of {row['n0']}, misclassified"
+
+
 def outcomes(verdicts: list[Verdict]) -> pd.DataFrame:
     """One row per verdict, for a table; what differs most stands last."""
     return pd.DataFrame(
@@ -190,8 +196,8 @@ def outcomes(verdicts: list[Verdict]) -> pd.DataFrame:
             {
                 "trial": verdict.trial_id,
                 "image": verdict.index,
-                "stored": f"{verdict.stored['count_top']} of {verdict.stored['n']}",
-                "again": f"{verdict.found['count_top']} of {verdict.found['n']}",
+                "stored": _counted(verdict.stored),
+                "again": _counted(verdict.found),
                 "outcome": verdict.outcome + (f" ({verdict.reason})" if verdict.reason else ""),
             }
             for verdict in sorted(verdicts, key=lambda verdict: OUTCOMES.index(verdict.outcome))
