@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -16,6 +17,7 @@ from bench.models import kind_of
 from bench.settings import Certified, Precision, Trial
 from bench.smoothing import Smoothed
 from results.folder import RunFolder, TrialFolder, read_json, write_json
+from results.merge import copies_to_draw, two_sided_radii
 from results.schema import CERTIFICATES
 from results.shards import write_shard
 
@@ -111,6 +113,11 @@ def certified_rows(
             "joules": None if before is None or spent is None else spent - before,
         }
         rows.append(row)
+    column = {name: np.array([row[name] for row in rows]) for name in ("n", "selected", "alpha", "sigma")}
+    counts, selection = (np.array([row[name] for row in rows]) for name in ("counts", "selection_counts"))
+    planned = copies_to_draw(selection, certify.model_dump())
+    for row, radius in zip(rows, two_sided_radii(counts, column, planned).tolist(), strict=True):
+        row["radius_two_sided"] = None if np.isnan(radius) else radius
     return rows
 
 

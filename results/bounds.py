@@ -41,6 +41,37 @@ def certified_radius(p_lower: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64
     return np.where(p_lower < 0.5, 0.0, np.asarray(sigma) * ndtri(np.maximum(p_lower, 0.5)))
 
 
+def upper_confidence_bound(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> NDArray[np.float64]:
+    """One-sided Clopper–Pearson upper bound on a binomial probability, at confidence 1 − alpha: one minus the lower
+    bound on the other outcome. Arguments and errors as for `lower_confidence_bound`."""
+    return 1 - lower_confidence_bound(np.asarray(n) - np.asarray(successes), n, alpha)
+
+
+def two_sided_radius(
+    counts: NDArray[np.int64], selected: NDArray[np.int64], alpha: ArrayLike, sigma: ArrayLike
+) -> NDArray[np.float64]:
+    """R = σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A from below and p_B from above (Cohen et al. 2019, Theorem 1; thesis Eq. 2.6);
+    0 where it is not positive. It exceeds `certified_radius` where the other answers are spread over several classes.
+
+    Both bounds hold together at confidence 1 − alpha: p_A's has alpha/2, and each of the K − 1 other classes
+    alpha/(2(K − 1)), since which of them is the most probable one is not known (Bonferroni). p_B is at most 1 − p_A.
+
+    Args:
+        counts: (images, K) of n copies, n decided before they were drawn.
+        selected: (images,), the class that other copies chose.
+        alpha, sigma: broadcast to (images,).
+    """
+    rows, (images, classes) = np.arange(len(counts)), counts.shape
+    n, level = counts.sum(axis=1), np.broadcast_to(np.asarray(alpha, dtype=np.float64), images)
+    p_a = lower_confidence_bound(counts[rows, selected], n, level / 2)
+    others = upper_confidence_bound(counts, n[:, None], level[:, None] / 2 / (classes - 1))
+    others[rows, selected] = 0.0
+    p_b = np.minimum(others.max(axis=1), 1 - p_a)
+    with np.errstate(invalid="ignore"):  # −∞ − −∞ where neither class was ever the answer
+        radius = np.asarray(sigma) / 2 * (ndtri(p_a) - ndtri(p_b))
+    return np.where(p_a > p_b, radius, 0.0)
+
+
 def largest_radius(n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
     """The radius when all n copies agree, σ Φ⁻¹(alpha^(1/n)): no certificate from n copies can exceed it."""
     return certified_radius(np.asarray(alpha, dtype=np.float64) ** (1 / np.asarray(n)), sigma)

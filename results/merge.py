@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
 from results.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.logs import check_imported
 from results.records import read_settings_record, read_training_record
 from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
 from results.shards import evenly_spaced, read_shard
-from results.two_stage import sufficient_copies
+from results.two_stage import planned_copies
 
 
 class MergeError(ValueError):
@@ -148,7 +149,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[st
     refuse(selection.sum(axis=1) != column["n0"], "the counts of the selection do not sum to n0")
     refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
     # Not whichever of the sizes looks best once the copies are drawn: the bound would not hold at alpha.
-    planned = planned_copies(selection.max(axis=1), certify)
+    planned = copies_to_draw(selection, certify)
     refuse((status == "certified") & (n != planned), "n is not the number of copies that its selection asks for")
     refuse(n > planned, "n is above the number of copies that its selection asks for")
     refuse(counts.min(axis=1) < 0, "a count is negative")
@@ -164,24 +165,39 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[st
     refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
     certified = column["p_lower"] >= 0.5
     refuse(certified != (status == "certified"), "its status does not follow from p_lower")
+    refuse(
+        ~np.isclose(column["radius_two_sided"], two_sided_radii(counts, column, planned), 1e-9, 1e-12, equal_nan=True),
+        "radius_two_sided does not follow from counts",
+    )
     hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
     refuse((status == "abstained") & (n < planned) & hope, "its estimation stopped before abstention was certain")
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
 
 
-def planned_copies(count: NDArray[np.int64], certify: dict[str, Any]) -> NDArray[np.int64]:
-    """The copies that an estimation is to draw.
+def copies_to_draw(selection: NDArray[np.int64], certify: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The copies that an estimation was to draw, whatever they answered.
 
     Args:
-        count: (images,), copies of the selection that gave the selected class.
+        selection: (images, classes), the counts of the selection.
         certify: the trial's settings of that name.
     """
-    n0, n, alpha = certify["n0"], certify["n"], certify["alpha"]
     if certify["estimator"] == "fixed":
-        return np.full(len(count), n)
-    wanted = {k: sufficient_copies(k, n0, n, alpha) for k in set(count.tolist())}
-    return np.array([wanted[k] for k in count.tolist()], dtype=np.int64)
+        return np.full(len(selection), certify["n"])
+    return planned_copies(selection.max(axis=1), certify["n0"], certify["n"], certify["alpha"])
+
+
+def two_sided_radii(
+    counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned copies: the bounds
+    are for a number of copies that does not depend on their answers."""
+    found = np.full(len(counts), np.nan)
+    whole = (column["n"] == planned) & (planned > 0)
+    if whole.any():
+        selected, alpha, sigma = (column[name][whole] for name in ("selected", "alpha", "sigma"))
+        found[whole] = two_sided_radius(counts[whole], selected, alpha, sigma)
+    return found
 
 
 def _refuse(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """At which tables give certified accuracy, besides 0."""
@@ -32,6 +34,24 @@ def average_certified_radius(certificates: pd.DataFrame) -> float:
     """
     _one_trial(certificates)
     return float((certificates["radius"] * certificates["correct"]).mean())
+
+
+def label_probabilities(certificates: pd.DataFrame) -> NDArray[np.float64]:
+    """p_A of the label of each row, as the share of its copies that gave it; 0 where nothing was estimated.
+
+    Without counts (imported), it is the lower bound p_lower, where the prediction is the label.
+    """
+    rows = certificates
+    n, label, lists = (rows[name].to_numpy() for name in ("n", "label", "counts"))
+    count = np.where(rows["selected"] == rows["label"], rows["count_top"], 0.0)
+    # an image that another class was selected for has counts under --full
+    other = (rows["selected"] != rows["label"]).to_numpy() & rows["counts"].notna().to_numpy() & (n > 0)
+    for row in np.flatnonzero(other):
+        counts = lists[row]
+        count[row] = counts[label[row]] if label[row] < len(counts) else 0
+    bound = np.where(rows["correct"], rows["p_lower"], 0.0)
+    found = np.where(rows["estimator"] == "imported", bound, count / np.maximum(n, 1))
+    return found.astype(np.float64)
 
 
 def worker_hours(trials: pd.DataFrame) -> pd.Series:

@@ -33,6 +33,8 @@ CERTIFICATES = pa.schema(
         pa.field("status", pa.string(), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),  # predicted == label
         pa.field("radius", pa.float64(), nullable=False),  # ℓ2, [0, 1] pixel units; 0 unless certified
+        # by p_A and p_B (thesis Eq. 2.6), each at half of alpha; null: imported, or not estimated to its end
+        pa.field("radius_two_sided", pa.float64()),
         pa.field("p_lower", pa.float64(), nullable=False),
         pa.field("selected", pa.int64()),  # the class that the n0 copies chose; null: imported
         pa.field("count_top", pa.int64()),  # counts[selected]; null: imported

@@ -10,10 +10,16 @@ import pandas as pd
 
 from results import published
 from results.bounds import largest_radius
-from results.budget import BUDGETS, at_budget
+from results.budget import BUDGETS, MOST, at_budget
 from results.caption import caption, distinct, of_published_data
 from results.groups import SAME, Group, certified_groups
-from results.metrics import RADII, average_certified_radius, certified_accuracy, worker_hours
+from results.metrics import (
+    RADII,
+    average_certified_radius,
+    certified_accuracy,
+    label_probabilities,
+    worker_hours,
+)
 from results.run import Run
 from results.statistics import Interval, accuracy_interval, acr_interval
 
@@ -294,16 +300,17 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
     generator = np.random.default_rng(SEED)
     found = {}
     for n in budgets:
-        if n <= group.trials["n"].min():
-            thinned = [at_budget(rows, n, generator) if (rows["n"] > n).any() else rows for rows in group.seeds]
+        if n <= group.trials["n"].min() and (n == group.trials["n"].max() or group.certificates["n"].max() < MOST):
+            thinned = [
+                at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
+                for rows in group.seeds
+            ]
             found[f"acr_{n}"] = sum(average_certified_radius(rows) for rows in thinned) / len(thinned)
     return found
 
 
 def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
-    rows = group.certificates
-    right = (rows["selected"] == rows["label"]) & (rows["n"] > 0)
-    p_a = (rows["count_top"] / rows["n"].clip(lower=1)).where(right, 0.0)
+    p_a = label_probabilities(group.certificates)
     return {f"above_{share}": 100 * float((p_a > share).mean()) for share in shares}
 
 

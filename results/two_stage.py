@@ -11,6 +11,7 @@ on four published logs both lost more radius at the same saving (docs/performanc
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from results.bounds import certified_radius, lower_confidence_bound
 
@@ -35,3 +36,9 @@ def sufficient_copies(count: int, n0: int, n: int, alpha: float) -> int:
     radii = certified_radius(lower_confidence_bound(np.floor(share * sizes), sizes, alpha), 1.0)
     enough = radii[0] - radii <= TOLERANCE * (1 - sizes / n)
     return int(sizes[enough].min())
+
+
+def planned_copies(counts: NDArray[np.int64], n0: int, n: int, alpha: float) -> NDArray[np.int64]:
+    """`sufficient_copies` for each of `counts` (images,)."""
+    distinct, where = np.unique(counts, return_inverse=True)
+    return np.array([sufficient_copies(int(count), n0, n, alpha) for count in distinct], dtype=np.int64)[where]

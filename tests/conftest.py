@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from bench.settings import Trial
-from results.bounds import certified_radius, lower_confidence_bound
+from results.bounds import certified_radius, lower_confidence_bound, two_sided_radius
 from results.folder import AnyPath, RunFolder, write_json, write_text
 from results.schema import CERTIFICATES, EPOCHS, write_table
 from results.shards import write_shard
@@ -111,6 +111,10 @@ def fake_training(trial: Trial, sha256: str, images: int) -> dict[str, Any]:
     }
 
 
+def two_sided(counts: Any, selected: int, alpha: float, sigma: float) -> float:
+    return float(two_sided_radius(np.array([counts]), np.array([selected]), alpha, sigma)[0])
+
+
 def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, Any]:
     random = np.random.default_rng([number, index])
     n, label, selected = trial.certify.n, index % 10, (index + (index % 4 == 0)) % 10
@@ -136,6 +140,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
         "status": "misclassified" if skipped else "certified" if predicted >= 0 else "abstained",
         "correct": predicted == label,
         "radius": float(certified_radius(p_lower, trial.sigma)),
+        "radius_two_sided": None if skipped else two_sided(counts, selected, trial.certify.alpha, trial.sigma),
         "p_lower": p_lower,
         "selected": selected,
         "count_top": int(counts[selected]),

@@ -31,7 +31,7 @@ from results.bounds import certified_radius, lower_confidence_bound
 from results.folder import RunFolder, read_json
 from results.merge import merge_run
 from tests.bench.test_cli import bench
-from tests.conftest import here, small_trial
+from tests.conftest import here, small_trial, two_sided
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
@@ -130,7 +130,9 @@ def consistent(row: dict[str, Any], counts: list[int]) -> dict[str, Any]:
     predicted = row["selected"] if p_lower >= 0.5 else -1
     status = "misclassified" if not n else "certified" if predicted >= 0 else "abstained"
     radius = float(certified_radius(p_lower, row["sigma"]))
+    beside = two_sided(counts, row["selected"], row["alpha"], row["sigma"]) if n == 400 else None
     return {
+        "radius_two_sided": beside,
         "counts": counts, "n": n, "count_top": top, "p_lower": p_lower, "predicted": predicted, "radius": radius,
         "status": status, "correct": predicted == row["label"],
     }  # fmt: skip

@@ -6,7 +6,7 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
-from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
 
 
 def test_bound_is_the_one_of_the_published_code() -> None:
@@ -57,3 +57,25 @@ def test_largest_radius_at_the_defaults(sigma: float, limit: float) -> None:
 def test_arguments_out_of_range_are_refused(k: int, n: int, alpha: float) -> None:
     with pytest.raises(ValueError, match="must"):
         lower_confidence_bound(k, n, alpha)
+
+
+@pytest.mark.parametrize("p", [(0.55, 0.45, 0.0), (0.5, 0.25, 0.25), (0.9, 0.04, 0.06), (0.34, 0.33, 0.33)])
+def test_the_two_sided_radius_is_too_large_at_most_as_often_as_alpha(p: tuple[float, ...], seed: int) -> None:
+    alpha, sigma, images = 0.1, 0.5, 4000
+    counts = np.random.default_rng(seed).multinomial(200, p, size=images)
+    radius = two_sided_radius(counts, np.zeros(images, dtype=np.int64), alpha, sigma)
+    true = sigma / 2 * (norm.ppf(p[0]) - norm.ppf(max(p[1:])))
+    assert (radius > true).sum() <= binom.isf(1e-6, images, alpha)
+    assert (radius > 0).any() == (p[0] > 0.4)
+
+
+def test_the_two_sided_radius_by_hand_and_against_the_one_sided() -> None:
+    counts = np.array([[600, 200, 200], [900, 100, 0], [0, 5, 5]])
+    found = two_sided_radius(counts, np.array([0, 0, 1]), 0.001, 0.5)
+    p_a = proportion_confint(600, 1000, 0.001, method="beta")[0]
+    p_b = proportion_confint(200, 1000, 0.0005, method="beta")[1]
+    assert found[0] == pytest.approx(0.25 * (norm.ppf(p_a) - norm.ppf(p_b)))
+    one_sided = certified_radius(lower_confidence_bound([600, 900], 1000, 0.001), 0.5)
+    assert found[0] > one_sided[0]  # the other answers are spread over two classes
+    assert found[1] == pytest.approx(0.5 * norm.ppf(proportion_confint(900, 1000, 0.001, method="beta")[0]))
+    assert found[2] == 0

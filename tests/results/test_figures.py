@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from results.bounds import certified_radius, lower_confidence_bound
 from results.figures import curve, figures_of, save_figure
-from results.figures.curves import figure_5_1, figure_5_3, figure_p_a, label_probabilities
+from results.figures.curves import figure_5_1, figure_5_3, figure_p_a
 from results.figures.steps import CELLS, band, distribution, thinned
 from results.figures.style import looks
 from results.figures.theory import (
@@ -31,7 +31,7 @@ from results.figures.theory import (
     thresholded_gradient,
 )
 from results.figures.training import figure_5_2, figure_cost
-from results.metrics import worker_hours
+from results.metrics import label_probabilities, worker_hours
 from results.run import Run
 from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 from results.statistics import accuracy_interval
@@ -241,7 +241,8 @@ def test_label_probabilities_by_hand() -> None:
         ],
         columns=["estimator", "status", "selected", "label", "count_top", "n", "correct", "p_lower"],
     )
-    assert label_probabilities(rows).tolist() == [0.9, 0.6, 0, 0, 0.7, 0, 0]
+    counts = [[100, 0, 0, 900], [200, 0, 0, 300], [1, 2, 3, 4, 990], [0] * 5, None, None, None]
+    assert label_probabilities(rows.assign(counts=pd.Series(counts))).tolist() == [0.9, 0.6, 0.004, 0, 0.7, 0, 0]
 
 
 def test_the_distribution_function_by_hand() -> None:

@@ -16,7 +16,7 @@ from results.merge import MergeError, merge_run
 from results.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from results.shards import evenly_spaced, finished_indices, write_shard
 from results.two_stage import sufficient_copies
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import here, small_trial, two_sided, write_fake_run
 
 NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
 
@@ -76,6 +76,7 @@ def fewer(row: dict[str, Any], n: int, top: int) -> dict[str, Any]:
         "n": n,
         "counts": counts,
         "count_top": top,
+        "radius_two_sided": None if n < 2000 else two_sided(counts, row["selected"], row["alpha"], row["sigma"]),
         "p_lower": p_lower,
         "radius": float(certified_radius(p_lower, row["sigma"])),
         "status": "certified" if certified else "abstained",
@@ -97,6 +98,11 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"counts": [row["counts"][0] + 1, *row["counts"][1:]]}, "the counts do not sum to n"),
         (lambda row: {"radius": row["sigma"] * 4}, "the radius is above its limit"),
         (lambda row: {"radius": row["radius"] + 1e-6}, "radius does not follow from p_lower"),
+        (
+            lambda row: {"radius_two_sided": row["radius_two_sided"] + 1e-6},
+            "radius_two_sided does not follow from counts",
+        ),
+        (lambda _row: {"radius_two_sided": None}, "radius_two_sided does not follow from counts"),
         (lambda row: {"p_lower": row["p_lower"] - 1e-6}, "p_lower does not follow from counts"),
         (lambda row: {"count_top": row["count_top"] - 1}, "count_top is not the count"),
         (lambda row: {"predicted": -1}, "predicted does not follow from p_lower"),

@@ -120,6 +120,7 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "status": np.where(skipped, "misclassified", np.where(certified, "certified", "abstained")),
             "correct": predicted == labels,
             "radius": certified_radius(p_lower, cell[1]),
+            "radius_two_sided": np.nan,
             "p_lower": p_lower,
             "selected": selected,
             "count_top": top,
