@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from bench.checkpoint import CheckpointError, digest_of, load_tensors, restore_classifier, save_tensors
 from bench.models import Classifier
 from bench.settings import Trial
+from bench.trial import checkpoint_digest
 from results.folder import AnyPath, TrialFolder, rename, set_aside
 from results.schema import EPOCHS, SPECTRA, write_table
 
@@ -64,7 +64,7 @@ def save_checkpoint(
     if variances is not None:
         tensors["variances"] = variances
     metadata = {"training_id": trial.training_id, "progress": json.dumps(asdict(progress))}
-    metadata["sha256"] = _digest(tensors, metadata)
+    metadata["sha256"] = checkpoint_digest(digest_of(tensors), metadata)
     with suppress(FileNotFoundError):  # after the first epoch, or where the last one was set aside
         rename(folder.checkpoint, folder.previous_checkpoint)
     save_tensors(folder.checkpoint, tensors, metadata)
@@ -112,20 +112,9 @@ def state_after(trial: Trial, folder: TrialFolder, num_classes: int, epochs: int
     return None
 
 
-def set_aside_if_damaged(trial: Trial, folder: TrialFolder) -> None:
-    """Of the checkpoints that a finished training keeps: whoever needs them later shall not have to look."""
-    for path in (folder.checkpoint, folder.previous_checkpoint):
-        try:
-            _read(trial, path)
-        except FileNotFoundError:
-            continue
-        except CheckpointError:
-            set_aside(path)
-
-
 def _read(trial: Trial, path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = load_tensors(path, trial.training_id)
-    if metadata.pop("sha256", "") != _digest(tensors, metadata):
+    if metadata.pop("sha256", "") != checkpoint_digest(digest_of(tensors), metadata):
         raise CheckpointError(f"{path}: is damaged: its contents are not those that were written")
     return tensors, metadata
 
@@ -142,7 +131,3 @@ def _load(trial: Trial, path: AnyPath, num_classes: int) -> State:
     except TypeError:
         raise CheckpointError(f"{path}: was written by another version of this program") from None
     return State(model, parts["momentum"], parts["variances"].get(""), progress)
-
-
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    return hashlib.sha256(f"{digest_of(tensors)} {json.dumps(metadata, sort_keys=True)}".encode()).hexdigest()

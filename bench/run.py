@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.grid import Grid
 from bench.resources import refuse_parts_of_gpus, stall_seconds
 from bench.settings import Trial
 from bench.state import trial_task
-from bench.thumbnails import keep_thumbnails
-from bench.trial import images_left, is_trained
 from cluster import GangSize, Job, Work, run_jobs
-from results.description import add_trials
 from results.folder import RunFolder, refresh, write_json
 
 WORK = Work(
@@ -52,57 +47,33 @@ def default_gang(
     return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
 
 
-def prepare(grid: Grid, dataset: str, run: RunFolder, size: GangSize) -> list[Trial]:
-    """The trials of a grid, written into the folder of the run, which the caller has locked.
-
-    Raises:
-        RunError: the folder holds something else.
-    """
-    trials = grid.trials(dataset)
-    add_trials(run, trials, grid=grid.model_dump(), gang=asdict(size))
-    keep_thumbnails(run, trials)
-    return trials
-
-
 def run_grid(
-    trials: list[Trial], run: RunFolder, size: GangSize, *, shard_size: int, tensorboard: bool = False
+    left: Mapping[str, tuple[Trial, bool]],
+    run: RunFolder,
+    size: GangSize,
+    *,
+    shard_size: int,
+    tensorboard: bool = False,
 ) -> dict[str, str]:
-    """Bring every trial to its end on the cluster to which this process is connected; what is finished is not done
-    again. Returns the ids of those that failed, each with the reason."""
-    jobs = plan_jobs(trials, run, shard_size)
+    """Bring to its end what is left, as `bench.trial.unfinished` finds it, on the cluster to which this process is
+    connected. Returns the ids of those that failed, each with the reason."""
+    jobs = plan_jobs(left, run, shard_size)
     place = Path(str(run.path), "tensorboard") if tensorboard else None
-    if not jobs:
-        return {}
     failed = run_jobs(jobs, WORK, size, stalled_after=stall_seconds(), tensorboard=place)
     for job in jobs:
         refresh(run.trial(job.name))
     return failed
 
 
-def plan_jobs(trials: list[Trial], run: RunFolder, shard_size: int) -> list[Job]:
-    """A job for every unfinished trial, and one for every untrained member that no trial of the grid trains."""
-    wanted = {trial.trial_id: (trial, True) for trial in trials}
-    for trial in trials:
-        for member in trial.members:
-            wanted.setdefault(member.trial_id, (member, False))
-    unfinished = {}
-    for name, (trial, certify) in wanted.items():
-        trained = is_trained(trial, run)
-        if trained:
-            from bench.resume import set_aside_if_damaged  # with torch, which a new run does without
-
-            set_aside_if_damaged(trial, run.trial(name))
-        if trained and not (certify and images_left(trial, run)):
-            # A command that was killed right after the last shard leaves a state that says otherwise.
-            run.trial(name).state.unlink(missing_ok=True)
-        else:
-            write_json(run.trial(name).state, {"state": "waiting"})
-            unfinished[name] = (trial, certify)
+def plan_jobs(left: Mapping[str, tuple[Trial, bool]], run: RunFolder, shard_size: int) -> list[Job]:
+    """A job for everything that is left, as `bench.trial.unfinished` finds it."""
+    for name in left:
+        write_json(run.trial(name).state, {"state": "waiting"})
     jobs = []
-    for name, (trial, certify) in unfinished.items():
+    for name, (trial, certify) in left.items():
         task = trial_task(trial, run, certify=certify, shard_size=shard_size)
-        after = [member.trial_id for member in trial.members if member.trial_id in unfinished]
+        after = [member.trial_id for member in trial.members if member.trial_id in left]
         jobs.append(Job(name, {**task}, task["log"], after))
     # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble. What needs no
     # spectrum before shows its first epoch sooner.
-    return sorted(jobs, key=lambda job: (len(job.after), unfinished[job.name][0].decomposition_ratio is not None))
+    return sorted(jobs, key=lambda job: (len(job.after), left[job.name][0].decomposition_ratio is not None))

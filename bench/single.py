@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from bench.training import train
 from bench.trial import DIGEST, trial_shards_left
 from results.description import add_trials
 from results.folder import RunFolder, TrialFolder, write_json
-from results.lock import RunLock
+from results.lock import RunLock, end_command
 from results.records import read_training_record
 from results.shards import evenly_spaced
 
@@ -140,7 +139,7 @@ def _certify_all(
 
 def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[object]:
     """A block in which no other command works on the run; the first process holds the lock for all."""
-    return RunLock(run, on_lost=_thread.interrupt_main) if state.is_main_process else nullcontext()
+    return RunLock(run, on_lost=end_command) if state.is_main_process else nullcontext()
 
 
 def _keep_record(

@@ -73,8 +73,14 @@ def note(task: Task, state: dict[str, Any] | None) -> None:
 
 def keep_log(task: Task, *, at_once: bool = False) -> None:
     """Copy what this node's processes printed last beside the trial's log in a store, every half minute at most."""
-    folder, log = trial_folder(task), Path(task["log"]).expanduser()
-    if isinstance(folder.log, RemotePath) and log.exists() and (at_once or _is_due(task["trial_id"], time.monotonic())):
+    folder = trial_folder(task)
+    if not isinstance(folder.log, RemotePath):
+        return
+    try:
+        log = Path(task["log"]).expanduser()
+    except RuntimeError:  # this process's user has no home, and so no log
+        return
+    if log.exists() and (at_once or _is_due(task["trial_id"], time.monotonic())):
         with suppress(OSError), log.open("rb") as file:  # a log is not worth a trial
             file.seek(max(0, log.stat().st_size - LONGEST_LOG))
             (folder.path / f"log-{socket.gethostname()}.txt").write_bytes(file.read())

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from bench.settings import Certified, Trial
 from results.folder import (
@@ -15,6 +18,7 @@ from results.folder import (
     TrialFolder,
     read_json,
     remove_leftovers,
+    set_aside,
     sha256_of,
     write_json,
     write_whole,
@@ -48,6 +52,29 @@ def is_trained(trial: Trial, run: RunFolder) -> bool:
     return False
 
 
+def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial, bool]]:
+    """By id, what of the trials is still to be trained or certified, and of the members that they need and none of them
+    trains; whether it is to be certified, too.
+
+    Of what is trained, damaged checkpoints are set aside, that nobody who needs them later has to look; and of what is
+    finished, the state that a command leaves which is killed right after the last shard.
+    """
+    wanted = {trial.trial_id: (trial, True) for trial in trials}
+    for trial in trials:
+        for member in trial.members:
+            wanted.setdefault(member.trial_id, (member, False))
+    found = {}
+    for name, (trial, certify) in wanted.items():
+        trained = is_trained(trial, run)
+        if trained:
+            set_aside_if_damaged(trial, run.trial(name))
+        if trained and not (certify and images_left(trial, run)):
+            run.trial(name).state.unlink(missing_ok=True)
+        else:
+            found[name] = (trial, certify)
+    return found
+
+
 def images_left(trial: Certified, run: RunFolder) -> list[int]:
     """Test images of a trial with a model that no valid shard holds yet, in order."""
     folder = run.trial(trial.trial_id)
@@ -70,6 +97,37 @@ def trial_shards_left(trial: Certified, run: RunFolder, size: int) -> list[list[
         elif shards[-1]:
             shards.append([])
     return [shard for shard in shards if shard]
+
+
+def set_aside_if_damaged(trial: Trial, folder: TrialFolder) -> None:
+    """Of the checkpoints that a finished training keeps, those that do not read back as `bench.resume` wrote them; read
+    without torch, which takes seconds to import."""
+    for path in (folder.checkpoint, folder.previous_checkpoint):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        if not _is_whole_checkpoint(content, trial.training_id):
+            set_aside(path)
+
+
+def _is_whole_checkpoint(content: bytes, training_id: str) -> bool:
+    try:
+        arrays = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return False
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):  # as bench.checkpoint.digest_of does it for tensors
+        digest.update(f"{name} torch.{array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    written = metadata.pop("sha256", "")
+    return metadata.get("training_id") == training_id and written == checkpoint_digest(digest.hexdigest(), metadata)
+
+
+def checkpoint_digest(contents: str, metadata: dict[str, str]) -> str:
+    """What a checkpoint says of itself: SHA-256 of the digest of its tensors and of its other metadata."""
+    return hashlib.sha256(f"{contents} {json.dumps(metadata, sort_keys=True)}".encode()).hexdigest()
 
 
 def epochs_finished(folder: TrialFolder) -> int:

@@ -3,7 +3,11 @@
 It knows nothing of what it runs: the functions come by name, and what is finished is theirs to know.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 # Ray reads these when it is imported, so they come before everything else.
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster runs whatever it is sent
@@ -11,6 +15,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+try:
+    Path.home()
+except RuntimeError:  # a user whom the machine does not know, as in some containers: Ray wants a home, for as long
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="bench-home-")
+    atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 from cluster.authentication import ClusterError
 from cluster.connect import connected

@@ -33,10 +33,11 @@ def find_token() -> tuple[str, str]:
 
 
 def ensure_token() -> None:
-    """A token for a cluster of this machine: ~/.ray/auth_token is made where there is none, for its owner alone.
+    """A token for a cluster of this machine: ~/.ray/auth_token is made where there is none, for its owner alone. Where
+    it cannot be kept, RAY_AUTH_TOKEN has one for this process and its children.
 
     Raises:
-        ClusterError: it cannot be written, or RAY_AUTH_TOKEN_PATH names a file without one.
+        ClusterError: RAY_AUTH_TOKEN_PATH names a file without one.
     """
     if os.environ["RAY_AUTH_MODE"].lower() != "token" or find_token()[0]:
         return
@@ -44,17 +45,19 @@ def ensure_token() -> None:
         raise ClusterError(f"RAY_AUTH_TOKEN_PATH: {path} holds no token")
     file = Path.home() / ".ray" / "auth_token"
     temporary = file.with_name(f".auth_token.{os.getpid()}")
+    token = secrets.token_hex(32)
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(
             os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
         ) as opened:
-            opened.write(secrets.token_hex(32))
+            opened.write(token)
         with suppress(FileExistsError):  # another command made one meanwhile, and uses it
             os.link(temporary, file)
+    except OSError:  # a home that is not this user's, or read-only, or full, or without links
+        os.environ["RAY_AUTH_TOKEN"] = token
+    with suppress(OSError):
         temporary.unlink()
-    except OSError as error:
-        raise ClusterError(f"{file}: Ray's token cannot be kept there: {error.strerror}; set RAY_AUTH_TOKEN") from None
 
 
 def check_head(address: str, *, allow_unauthenticated: bool) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.authentication import ClusterError, check_head, ensure_token, sending_token
-from cluster.private import head_address, small_local_cluster, without_messages
+from cluster.private import ending_as_before, head_address, small_local_cluster, temporary_folder, without_messages
 
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large goes through it
 
@@ -34,15 +36,16 @@ def connected(address: str | None, *, allow_unauthenticated: bool = False, cores
         return
     if address is None:
         ensure_token()
-        with small_local_cluster():
-            _init(
-                "Ray cannot be started",
-                "local",
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
         try:
+            with small_local_cluster():
+                _init(
+                    "Ray cannot be started",
+                    "local",
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    runtime_env=_python(),
+                )
             yield
         finally:
             ray.shutdown()
@@ -74,9 +77,21 @@ def find_head(address: str) -> str:
     return str(head)
 
 
+def _python() -> dict[str, str] | None:
+    """What Ray must be told where this Python's path has a blank or another sign that a shell takes for its own."""
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
+
+
 def _init(failure: str, address: str, **options: object) -> None:
+    remedy = ""
     try:
-        with without_messages():
+        with without_messages(), ending_as_before():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        return
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise ClusterError(f"{failure}: {' '.join(str(error).split())}") from None
+        reason = str(error)
+    except OSError as error:
+        reason = str(error)
+        remedy = f"; set RAY_TMPDIR to a folder of yours with a short name, for {temporary_folder()} does not do"
+    raise ClusterError(f"{failure}: {' '.join(reason.split())}{remedy}")

@@ -24,7 +24,7 @@ ERRORS_IN_A_ROW = 10
 DEATH_IS_KNOWN_AFTER_SECONDS = 5.0
 PULSE_SECONDS = 2.0
 SPARES_AT_ONCE = 4
-SPARE_STARTS_WITHIN_SECONDS = 60.0
+SPARE_STARTS_WITHIN_SECONDS = 45.0  # nothing is said of it then (schedule.STARTS_WITHIN)
 PASSING = frozenset([errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, None])
 """Errors of a file system or store that may be over when it is tried again; a store's have no number."""
 FULL = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EROFS])

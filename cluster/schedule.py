@@ -21,10 +21,13 @@ from ray.tune.search import Searcher
 
 from cluster.authentication import ClusterError
 from cluster.gang import Gang, GangSize, Work, WorkFailed
+from cluster.private import last_words, starting_processes
 
 logger = logging.getLogger(__name__)
 LOST_PROCESSES = 10  # of a trial; one goes only where its node does
 ROOM_IS_LOOKED_FOR_EVERY = 30.0  # seconds
+STARTS_ARE_LOOKED_AT_EVERY = 5.0  # seconds
+STARTS_WITHIN = 55.0  # seconds; with the above, what takes a minute is said within it
 LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
@@ -83,7 +86,7 @@ def run_jobs(
                 storage_path=str(tensorboard or temporary),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
-                callbacks=[_RoomWatch(size), *([TBXLoggerCallback()] if tensorboard else [])],
+                callbacks=[_RoomWatch(size), _StartWatch(), *([TBXLoggerCallback()] if tensorboard else [])],
             ),
         )
         tuner.fit()
@@ -146,6 +149,27 @@ class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
         if missing and missing != self.told:
             logger.warning("%s now: what does not fit waits for a node to come (back)", missing)
         self.told = missing
+
+
+class _StartWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
+    """Says once that a worker does not start, and what its machine says to it: Ray tries for ever without a word."""
+
+    def __init__(self) -> None:
+        self.next_look = 0.0
+        self.since: dict[str, float] = {}
+        self.told = False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        now = time.monotonic()
+        if self.told or now < self.next_look:
+            return
+        self.next_look = now + STARTS_ARE_LOOKED_AT_EVERY
+        self.since = {actor: self.since.get(actor, now) for actor in starting_processes()}
+        if any(now - since > STARTS_WITHIN for since in self.since.values()):
+            self.told = True
+            log, line = last_words()
+            said = f"{log} ends: {line}" if line else f"{log} on its machine may say why"
+            logger.warning("a worker has not started for a minute (%s); it is tried on until Ctrl-C", said)
 
 
 def _trial_name(trial: Any) -> str:

@@ -14,7 +14,7 @@ from scipy.special import stdtr
 from results.groups import SAME, refuse_twins
 from results.metrics import RADII
 from results.run import Run
-from results.statistics import CONFIDENCE, NO_SPREAD, RESAMPLES, Interval, studentised, studentised_interval
+from results.statistics import NO_SPREAD, RESAMPLES, Interval, studentised, studentised_interval, wilson
 
 SEED = 0  # of the bootstrap
 METHOD = (
@@ -105,12 +105,8 @@ def newcombe(both: int, only_first: int, only_second: int, neither: int) -> Inte
     Args:
         both, only_first, only_second, neither: how many images count for whom.
     """
-    from statsmodels.stats.proportion import proportion_confint
-
     count = both + only_first + only_second + neither
-    ends = [
-        proportion_confint(both + only, count, 1 - CONFIDENCE, method="wilson") for only in (only_first, only_second)
-    ]
+    ends = [wilson(float(both + only), count) for only in (only_first, only_second)]
     (lower_1, upper_1), (lower_2, upper_2) = ends
     p_1, p_2 = (both + only_first) / count, (both + only_second) / count
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from results.folder import RunFolder, remove_leftovers, write_json, write_text
-from results.printable import as_utf8
+from results.folder import AnyPath, RunFolder, remove_leftovers, write_json, write_text
+from results.printable import as_utf8, shortened
 from results.records import read_description, read_settings_record
 from results.secrecy import masked
 
+log = logging.getLogger(__name__)
+SHOWN = 3
+"""Settings in which two trials differ that a message names."""
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
 
 
@@ -61,22 +66,37 @@ def make_room(run: RunFolder, *, fresh: bool) -> None:
 
 def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = True, **details: object) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
-    for trials that these replace (same method, σ and seed, other settings).
+    for trials that these replace (same method, σ and seed, other settings), of which a warning tells.
 
     Raises:
         RunError: the folder holds something else, or a trial to be replaced although `replace` is false.
     """
     earlier = _earlier(run)
-    cells = {(trial.name, trial.sigma, trial.seed) for trial in trials}
-    before = earlier.get("trials", [])
-    kept = [name for name in before if _cell(run, name) not in cells]
-    displaced = set(before) - set(kept) - {trial.trial_id for trial in trials}
-    if displaced and not replace:
-        raise RunError(f"{run.path} has {min(displaced)} already: give another name or --out")
+    here = {(trial.name, trial.sigma, trial.seed): trial for trial in trials}
+    there = {name: read_settings_record(run.trial(name).settings) for name in earlier.get("trials", [])}
+    kept: list[str] = []
+    replaced: dict[str, list[str]] = {}
+    for name, settings in there.items():
+        trial = here.get((settings["name"], settings["sigma"], settings["seed"]))
+        if trial is None:
+            kept.append(name)
+        elif trial.trial_id != name:
+            replaced.setdefault(_difference(settings, json.loads(trial.model_dump_json())), []).append(name)
+    for difference, names in replaced.items():
+        which = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        if not replace:
+            raise RunError(f"{run.path} has {which} already ({difference}): give another name or --out")
+        log.warning(
+            "%s: %s of an earlier command %s replaced (%s)",
+            run.path,
+            which,
+            "is" if len(names) == 1 else "are",
+            difference,
+        )
     members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
     for trial in trials:
         for part in [trial, *trial.members]:
-            write_text(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
+            _write_settings(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
         if trial.members:
             members[trial.trial_id] = [member.trial_id for member in trial.members]
     write_json(
@@ -104,9 +124,35 @@ def _earlier(run: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _cell(run: RunFolder, trial_id: str) -> tuple[str, float, int]:
-    settings = read_settings_record(run.trial(trial_id).settings)
-    return settings["name"], settings["sigma"], settings["seed"]
+def _write_settings(path: AnyPath, text: str) -> None:
+    """Unless they stand there already: by its time a file tells whether the report is older."""
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    write_text(path, text)
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The settings in which two trials differ, as certify.n = 1000 there, 2000 here."""
+    old, new = _flat(there), _flat(here)
+    differing = [
+        f"{key} = {shortened(old[key]) if key in old else 'not given'} there, "
+        f"{shortened(new[key]) if key in new else 'not given'} here"
+        for key in {**new, **old}
+        if key != "data" and (key not in old or key not in new or old[key] != new[key])  # data may move
+    ]
+    more = [f"{len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+    return "; ".join([*differing[:SHOWN], *more]) or "the same settings by another version of this program"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Without tables in it: what is in them is named as certify.n."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -136,6 +136,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def report(self) -> AnyPath:
+        """What tables, figures and page were made from, see `results.reported`."""
+        return self.path / "report.json"
+
+    @property
     def tables(self) -> AnyPath:
         return self.path / "tables"
 

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import shlex
+import signal
 import socket
 import sys
 import threading
@@ -69,7 +70,8 @@ class RunLock:
         wait: wait for the holder to be done instead of raising LockedError.
 
     Raises:
-        LockedError: on entering, somebody else holds the run.
+        LockedError: on entering, somebody else holds the run; on leaving by a KeyboardInterrupt, as `end_command`
+            causes it, somebody else has taken it over.
         OSError: the folder cannot be written.
     """
 
@@ -104,6 +106,8 @@ class RunLock:
         self._done.set()
         self._beating.join()
         self._withdraw()
+        if self.lost and isinstance(error, KeyboardInterrupt):
+            raise LockedError(f"stopped: {self.run.path} was taken over by another command meanwhile") from None
 
     def _try(self) -> Holder | None:
         """Take the lock; or the holder of another claim."""
@@ -176,6 +180,11 @@ class RunLock:
                 if self.on_lost:
                     self.on_lost()
                 return
+
+
+def end_command() -> None:
+    """For `on_lost`: this command ends in order, as on SIGTERM."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def holder(run: RunFolder, name: str = "run") -> Holder | None:

@@ -252,7 +252,7 @@ def location(text: str | AnyPath) -> AnyPath:
     """Where a user's path or URL is: s3://bucket/folder and the like in a store, anything else on this machine.
 
     Raises:
-        ValueError: a URL that cannot be opened, or one with credentials in it.
+        ValueError: a URL that cannot be opened, or one with credentials in it; or ~ of a user whose home is not known.
     """
     if isinstance(text, RemotePath):
         return text
@@ -260,4 +260,7 @@ def location(text: str | AnyPath) -> AnyPath:
         return Path(unquote(urlsplit(str(text)).path)).absolute()
     if "://" in str(text):
         return RemotePath.from_url(str(text))
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # also where HOME is not set and the user is not among the machine's
+        raise ValueError(f"{text}: there is no such home here: give the whole path, or set HOME for ~/") from None

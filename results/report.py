@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from results.figures import figures_of, save_figure
 from results.folder import RunFolder, remove_leftovers, write_text
 from results.formats import to_csv, to_latex, to_markdown
 from results.page import write_page
-from results.run import Run, read_run, read_thumbnails
-from results.tables import ResultTable, table_5_1, table_5_2, table_beyond_acr
+from results.run import read_run, read_thumbnails
+from results.tables import ResultTable, tables_of
 
 
 def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
@@ -37,12 +35,3 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
     for name, figure in figures:
         save_figure(figure, folder.figures, name)
     return tables
-
-
-def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
-    """The tables that a run has data for."""
-    yield table_5_1(run, source)
-    if run.trials["train_seconds"].notna().any():
-        yield table_5_2(run, source)
-    if run.certificates["count_top"].notna().any():
-        yield table_beyond_acr(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -352,3 +352,12 @@ def _published_sentence(rows: list[Row], origin: published.Source, where: str) -
 
 def _grouped(value: int) -> str:
     return f"{value:,}".replace(",", "\u00a0")
+
+
+def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
+    """The tables that a run has data for."""
+    yield table_5_1(run, source)
+    if run.trials["train_seconds"].notna().any():
+        yield table_5_2(run, source)
+    if run.certificates["count_top"].notna().any():
+        yield table_beyond_acr(run)

@@ -1,6 +1,7 @@
 """The command line.
 
-Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or input, 130 stopped by Ctrl-C.
+Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or input, 130 stopped by Ctrl-C, 143
+stopped by SIGTERM.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
@@ -21,6 +21,9 @@ from results.folder import RunFolder, location, not_merged
 from results.printable import NAMED, plain
 from results.published import find_source
 from results.terminal import showable, unglued
+
+if TYPE_CHECKING:
+    from results.tables import ResultTable
 
 LONGEST = 600
 """Characters of an error's sentence."""
@@ -155,9 +158,11 @@ def merged_run(text: str) -> RunFolder:
     return folder
 
 
-def merge_and_report(folder: RunFolder, published: str | None = None, *, quiet: bool = False) -> None:
+def merge_and_report(
+    folder: RunFolder, published: str | None = None, *, quiet: bool = False, again: bool = True
+) -> None:
     """Merge what is finished and show it, unless `quiet`. A folder without shards is reported from its Parquet files as
-    they are."""
+    they are. Unless `again`, a report that is of what the run holds now is shown and not made again."""
     if not folder.description.exists() and not folder.certificates.exists():
         raise FileNotFoundError(2, "No such file or directory", str(folder.description))
     if published is not None:
@@ -166,16 +171,17 @@ def merge_and_report(folder: RunFolder, published: str | None = None, *, quiet: 
     # These take a second to import.
     from results.formats import to_terminal
     from results.lock import RunLock
-    from results.merge import merge_run
-    from results.report import write_report
+    from results.reported import is_current
+    from results.run import read_run
+    from results.tables import tables_of
 
-    unfinished: list[str] = []
     # In turn: an older state must not be written over a newer one.
     with RunLock(folder, name="report", wait=True):
-        has_shards = folder.description.exists() and (folder.path / "trials").is_dir()
-        if has_shards or not folder.certificates.exists():
-            unfinished = merge_run(folder)
-        tables = write_report(folder, published)
+        if again or not is_current(folder):
+            unfinished, tables = _merged_and_reported(folder, published)
+        else:
+            run = read_run(folder.path)
+            unfinished, tables = run.missing, list(tables_of(run))
     settings: dict[str, None] = {}
     if quiet:
         return
@@ -188,6 +194,24 @@ def merge_and_report(folder: RunFolder, published: str | None = None, *, quiet: 
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _merged_and_reported(folder: RunFolder, published: str | None) -> tuple[Sequence[str], Sequence[ResultTable]]:
+    """The trials that are not finished, and the tables of the others."""
+    from results.merge import merge_run
+    from results.report import write_report
+    from results.reported import note_report, sources
+
+    unfinished: list[str] = []
+    made_from = ""
+    if folder.description.exists() and (folder.path / "trials").is_dir():
+        made_from = sources(folder)
+    if made_from or not folder.certificates.exists():
+        unfinished = merge_run(folder)
+    tables = write_report(folder, published)
+    if made_from and published is None:
+        note_report(folder, made_from)
+    return unfinished, tables
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:

@@ -16,11 +16,11 @@ from bench.cli.base import (
     UserError,
     app,
     console,
-    errors,
     merge_and_report,
     merged_run,
     user_errors,
 )
+from bench.cli.stopping import stopped_in_order
 from results.folder import RunFolder, location
 from results.terminal import Heading, Sheet
 
@@ -67,11 +67,11 @@ def certify(
     debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
-    from bench.data import dataset_name, resolve_data
-    from bench.sources import open_model
-
     _log_to_terminal()
-    with user_errors():
+    with stopped_in_order(), user_errors():
+        from bench.data import dataset_name, resolve_data
+        from bench.sources import open_model
+
         chosen = {
             "n0": n0,
             "n": n,
@@ -112,12 +112,8 @@ def certify(
             certify=chosen,
         )
         folder = RunFolder(location(out or Path("runs") / settings.name))
-        try:
-            if certify_source(source, settings, folder, shard_size, batch=batch):
-                merge_and_report(folder)
-        except KeyboardInterrupt:
-            errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
-            raise typer.Exit(130) from None
+        if certify_source(source, settings, folder, shard_size, batch=batch):
+            merge_and_report(folder)
 
 
 def _foreign(**given: object) -> ForeignModel:

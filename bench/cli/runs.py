@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import json
-import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,13 +17,13 @@ from bench.cli.base import (
     UserError,
     app,
     console,
-    errors,
     merge_and_report,
     names,
     numbers,
     print_failures,
     user_errors,
 )
+from bench.cli.stopping import stopped_in_order
 from results.folder import RunFolder, location
 from results.remote import RemotePath
 
@@ -61,7 +60,7 @@ def run(
     from bench.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
 
     quiet = quiet or as_json
-    with user_errors():
+    with stopped_in_order(), user_errors():
         for word in (*sys.argv, str(Path.cwd())):
             word.encode()  # Ray takes no bytes that the locale cannot read
         changes = [*(set_ or []), *(["certify.skip_misclassified=false"] if full else [])]
@@ -76,37 +75,39 @@ def run(
         from bench.display import as_json as progress_as_json
         from bench.display import shown
         from bench.progress import read_progress
-        from results.description import make_room
-        from results.lock import RunLock
+        from bench.thumbnails import keep_thumbnails
+        from bench.trial import unfinished
+        from results.description import add_trials, make_room
+        from results.lock import RunLock, end_command
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as schedulers stop what they take back
-        lock = RunLock(folder, on_lost=_thread.interrupt_main)
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(lock)
-                make_room(folder, fresh=fresh)
-
-                # Ray takes seconds to import and to start, and what was refused so far needs none.
-                from bench.run import default_gang, prepare, run_grid
+        failed: dict[str, str] = {}
+        with ExitStack() as stack:
+            stack.enter_context(RunLock(folder, on_lost=end_command))
+            make_room(folder, fresh=fresh)
+            trials = loaded.trials(dataset)
+            left = unfinished(trials, folder)
+            size: GangSize | None = None
+            if left:
+                # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
+                from bench.run import default_gang, run_grid
                 from cluster import connected, node_resources
 
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
                 size = default_gang(workers, cpus_per_worker, gpus_per_worker, node_resources())
-                trials = prepare(loaded, dataset, folder, size)
-                if not quiet:
-                    _announce(trials, grid, dataset, size, folder)
+            details: dict[str, Any] = {"gang": asdict(size)} if size else {}  # or as it was
+            add_trials(folder, trials, grid=loaded.model_dump(), **details)
+            if left or not folder.thumbnails.exists():
+                keep_thumbnails(folder, trials)
+            if not quiet:
+                _announce(trials, grid, dataset, size, folder)
+            if size:
                 with shown(folder, console, quiet=quiet):
-                    failed = run_grid(trials, folder, size, shard_size=shard_size, tensorboard=tensorboard)
-                if failed and not as_json:
-                    print_failures(folder, failed)
-                if any(trial.trial_id not in failed for trial in trials):
-                    merge_and_report(folder, quiet=quiet)
-        except KeyboardInterrupt:
-            if lock.lost:
-                raise UserError(f"stopped: {folder.path} was taken over by another command meanwhile") from None
-            errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
-            raise typer.Exit(130) from None
+                    failed = run_grid(left, folder, size, shard_size=shard_size, tensorboard=tensorboard)
+            if failed and not as_json:
+                print_failures(folder, failed)
+            if any(trial.trial_id not in failed for trial in trials):
+                merge_and_report(folder, quiet=quiet, again=bool(left))
         if as_json:
             typer.echo(json.dumps(progress_as_json(read_progress(folder)), indent=2))
     raise typer.Exit(1 if failed else 0)
@@ -128,11 +129,14 @@ def _with_data(grid: Grid) -> tuple[Grid, str]:
     return grid.model_copy(update={"data": data}), dataset
 
 
-def _announce(trials: list[Trial], grid: str, dataset: str, size: GangSize, folder: RunFolder) -> None:
+def _announce(trials: list[Trial], grid: str, dataset: str, size: GangSize | None, folder: RunFolder) -> None:
+    how = "all finished"
+    if size:
+        how = f"{size.workers} worker{'s' * (size.workers > 1)} × "
+        how += f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU"
     console.print(
         f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(grid)} on {escape(dataset)}, "
-        f"{size.workers} worker{'s' * (size.workers > 1)} × "
-        f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU, in {escape(str(folder.path))}",
+        f"{how}, in {escape(str(folder.path))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -173,7 +177,7 @@ def trial(
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
     from bench.grid import read_trial
 
-    with user_errors():
+    with stopped_in_order(), user_errors():
         chosen = read_trial(location(settings))
         folder = RunFolder(location(out))
         from bench.single import run_single  # with torch

@@ -34,7 +34,7 @@ def resolve_data(data: str) -> str:
     if data == "cifar10":
         from bench.data.cifar10 import find_cifar10  # torchvision takes seconds to import
 
-        return str(find_cifar10(Path(os.environ.get("BENCH_DATA", "data"))))
+        return str(find_cifar10(_place_of_cifar10() or Path("data")))
     return str(location(data))
 
 
@@ -70,9 +70,17 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
     if dataset == "cifar10" and not folder.exists():
         from bench.data.cifar10 import find_cifar10
 
-        folder = find_cifar10(Path(os.environ.get("BENCH_DATA", cache())))
+        folder = find_cifar10(_place_of_cifar10() or cache())
     if holds_batches(folder):
         from bench.data.cifar10 import load_batches
 
         return load_batches(folder, split)
     return load_folder(folder, split)
+
+
+def _place_of_cifar10() -> Path | None:
+    given = os.environ.get("BENCH_DATA")
+    place = location(given) if given else None
+    if isinstance(place, RemotePath):
+        raise DataError(f"BENCH_DATA={given}: must be a folder of this machine; --data takes a URL")
+    return place

@@ -18,7 +18,7 @@ def find_cifar10(root: Path) -> Path:
     Raises:
         DataError: it is not there and cannot be downloaded; says where to put it.
     """
-    root = root.expanduser().absolute()
+    root = root.absolute()
     folder: Path = root / CIFAR10.base_folder
     if not folder.is_dir():
         try:

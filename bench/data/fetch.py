@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import shutil
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from bench.data.imageset import DataError
 from results.folder import read_each
@@ -17,10 +20,19 @@ from results.remote import RemotePath
 ABANDONED = 24 * 3600.0
 """Seconds after which a copy that was not finished is of nobody."""
 
+log = logging.getLogger(__name__)
+
 
 def cache() -> Path:
-    """Where this user's copies are on this machine."""
-    return Path.home() / ".cache" / "smoothing-bench" / "data"
+    """Where this user's copies are on this machine.
+
+    Raises:
+        DataError: it has no home for this user.
+    """
+    try:
+        return Path.home() / ".cache" / "smoothing-bench" / "data"
+    except RuntimeError:
+        raise DataError("this user has no home, in whose .cache data is kept: set HOME to a folder of yours") from None
 
 
 def fetched(url: RemotePath) -> Path:
@@ -40,10 +52,20 @@ def fetched(url: RemotePath) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "fetch.lock").open("wb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # the others wait, and then find it
+        _wait_for_turn(turn)  # the others wait, and then find it
         if not target.is_dir():
             _fetch(url, [path for path, _ in files], target)
     return target
+
+
+def _wait_for_turn(turn: IO[bytes]) -> None:
+    """Lock the file, where its file system can; else several processes may each fetch the data, and one is kept."""
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise
+        log.warning("%s: cannot be locked (%s): processes that start together each fetch it", turn.name, error.strerror)
 
 
 def _fetch(url: RemotePath, paths: list[RemotePath], target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from results.statistics import CONFIDENCE
+from results.statistics import wilson
 
 Floats = NDArray[np.float64]
 CELLS = 400
@@ -64,7 +64,4 @@ def band(accuracies: Floats, images: int) -> tuple[Floats, Floats]:
     Returns:
         The lower and the upper ends, both (points,).
     """
-    from statsmodels.stats.proportion import proportion_confint  # a second to import
-
-    lower, upper = proportion_confint(accuracies * images, images, 1 - CONFIDENCE, method="wilson")
-    return np.asarray(lower), np.asarray(upper)
+    return wilson(accuracies * images, images)

@@ -255,3 +255,26 @@ def test_a_trial_runs_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[
     models = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet") if "shards" in str(path)}
     assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")) == 0
     assert {path: path.stat().st_mtime_ns for path in models} == models
+
+
+def no_home(*_: object) -> str:
+    """As the passwd file answers of a user whom the machine does not know."""
+    raise KeyError
+
+
+@pytest.mark.parametrize("place", ["~/run", "~nobody-of-this-name/run"])
+def test_a_home_that_is_not_known_is_one_sentence(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_home)
+    for arguments in (
+        ["run", "--grid", "smoke", "--out", place],
+        ["run", "--grid", "smoke", "--data", place],
+        ["status", place],
+        ["trial", place, "--out", "run"],
+    ):
+        assert bench(*arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: {place}: there is no such home here: give the whole path")
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +123,40 @@ def test_cifar10_is_looked_for_where_the_folder_of_the_driver_is_not(
     expected = home / ".cache" / "smoothing-bench" / "data"
     assert Path(looked[0]).parent == expected
     assert [path.name for path in expected.iterdir()] == ["cifar-10-batches-py"]
+
+
+def test_without_a_home_it_is_said_where_data_would_be_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(*_: object) -> str:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", no_home)
+    with pytest.raises(DataError, match="set HOME to a folder of yours"):
+        load_images("/on/the/driver/alone", "train", "cifar10")
+    home.touch()
+    monkeypatch.setenv("BENCH_DATA", str(home))
+    with pytest.raises(DataError, match="CIFAR-10 is not there and cannot be downloaded"):
+        load_images("/on/the/driver/alone", "train", "cifar10")
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_once_and_does(
+    number: int,
+    bucket: str,  # noqa: F811
+    mine: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    url = upload(mine, f"{bucket}/unlocked{number}")
+    load_images.cache_clear()
+    assert len(load_images(url, "test")) == len(load_images(str(mine), "test"))
+    assert len(copies(home)) == 2
+    [record] = caplog.records
+    assert record.getMessage().endswith(
+        f"cannot be locked ({os.strerror(number)}): processes that start together each fetch it"
+    )

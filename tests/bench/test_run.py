@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from bench import resources, run, work
+from bench.settings import ForeignModel
 from bench.state import trial_task
+from bench.trial import unfinished
 from results.description import RunError, add_trials
 from results.folder import RunFolder, read_json, write_json
-from tests.conftest import small_trial
+from tests.conftest import SMALL, small_trial
 
 
 def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     trials = [small_trial(name, sigma) for sigma in (0.25, 0.5) for name in ("ensemble", "consistency")]
     add_trials(folder, trials)
-    jobs = run.plan_jobs(trials, folder, shard_size=4)
+    jobs = run.plan_jobs(unfinished(trials, folder), folder, shard_size=4)
     assert len(jobs) == 4 + 2 * 2  # seeds 1 and 2 at each σ; seed 0 is the consistency trial
     members = [job for job in jobs if not job.task["certify"]]
     assert [job.task["settings"].count('"name":"consistency"') for job in members] == [1] * 4
@@ -31,11 +33,11 @@ def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path
     add_trials(folder, [trial])
     task = trial_task(trial, folder, certify=True, shard_size=2)
     work.train_trial(task)
-    [job] = run.plan_jobs([trial], folder, shard_size=2)
+    [job] = run.plan_jobs(unfinished([trial], folder), folder, shard_size=2)
     for shard in work.shards_left(task):
         work.certify(task, shard)
     assert folder.trial(job.name).state.exists()  # as after a kill between the last shard and the end
-    assert run.plan_jobs([trial], folder, shard_size=2) == []
+    assert unfinished([trial], folder) == {}
     assert not folder.trial(job.name).state.exists()
 
 
@@ -111,3 +113,26 @@ def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest
     for text, cores in (("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1)):
         quota.write_text(text + "\n")
         assert resources.usable_cores() == cores
+
+
+def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    trials = [small_trial("gaussian"), small_trial("macer")]
+    add_trials(folder, trials)
+    changed = [small_trial(trial.name, certify={**SMALL["certify"], "n": 50}, data="elsewhere") for trial in trials]
+    add_trials(folder, changed)
+    add_trials(folder, changed)
+    [told] = [record.getMessage() for record in caplog.records]
+    which = f"{trials[0].trial_id} and 1 more of an earlier command are replaced"
+    assert told == f"{tmp_path}: {which} (certify.n = 40 there, 50 here)"
+    foreign = ForeignModel(name="macer", sigma=0.25, model="a:b", weights="0" * 64)
+    with pytest.raises(
+        RunError, match=r"already \(dataset = 'synthetic' there, '' here; .*; \d+ more\): give another name or"
+    ):
+        add_trials(folder, [foreign], replace=False)
+    options = small_trial("ours", options={"strength": 5.0})
+    add_trials(folder, [small_trial("ours"), *changed])
+    with pytest.raises(RunError, match=r"\(options\.strength = not given there, 5\.0 here\)"):
+        add_trials(folder, [options], replace=False)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from results.folder import RunFolder
+from bench import work
+from bench.state import trial_task
+from results.description import add_trials
+from results.folder import RunFolder, listing, location
 from results.merge import merge_run
-from tests.conftest import here
+from tests.conftest import here, small_trial
+from tests.s3 import bucket, s3_server  # noqa: F401
 
 PROGRAM = """
 import json, sys, time
@@ -96,3 +100,37 @@ def test_a_new_run_is_driven_without_torch() -> None:
     """Its workers import it, beside the driver."""
     program = "import sys, bench.run, bench.thumbnails, cluster\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+GRID = """
+methods = ["gaussian"]
+sigmas = [0.25]
+model = "tiny"
+width = 4
+train = { epochs = 2, decay_epochs = [1], learning_rate = 0.05, batch = 64, images = 200, precision = "fp32" }
+certify = { n = 40, n0 = 10, images = 12, precision = "fp32" }
+"""
+
+
+@pytest.mark.parametrize("where", ["disk", pytest.param("store", marks=pytest.mark.slow)])
+def test_a_run_with_nothing_left_to_do_needs_neither_torch_nor_ray(
+    where: str,
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+) -> None:
+    (tmp_path / "grid.toml").write_text(GRID)
+    run = RunFolder(tmp_path / "run" if where == "disk" else location(f"{bucket}/finished"))
+    task = trial_task(small_trial(), run, certify=True, shard_size=5)
+    add_trials(run, [small_trial()])
+    work.train_trial(task)
+    for shard in work.shards_left(task):
+        work.certify(task, shard)
+    command = ["run", "--grid", str(tmp_path / "grid.toml"), "--out", str(run.path)]
+    assert run_in_turn(command)[0] == [0]
+    table = run.tables / "table_5_1.md"
+    made, text = dict(listing(run.tables)), table.read_text(encoding="utf-8")
+    assert run_in_turn(command, [*command, "--quiet"], [*command, "--json"])[0] == [0, 0, 0]
+    assert dict(listing(run.tables)) == made  # nothing was made again
+    table.unlink()
+    assert run_in_turn(command)[0] == [0]
+    assert table.read_text(encoding="utf-8") == text

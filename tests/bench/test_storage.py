@@ -10,9 +10,9 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from bench import training
-from bench.resume import last_state, set_aside_if_damaged
+from bench.resume import last_state
 from bench.settings import Trial
-from bench.trial import is_trained
+from bench.trial import is_trained, set_aside_if_damaged
 from results.folder import AnyPath, RunFolder, TrialFolder, location, read_json, sha256_of
 from results.schema import EPOCHS, SPECTRA, read_table
 from tests.conftest import small_trial

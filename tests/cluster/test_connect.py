@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -245,3 +246,98 @@ def test_a_cluster_of_this_machine_listens_on_loopback_alone_and_wants_a_token(h
     assert {ip.removeprefix("::ffff:") for _, ip in found["sockets"]} == {"127.0.0.1"}
     assert found["authenticated"]
     assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_cannot_be_kept_is_for_this_command_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / ".ray").touch()  # as where the home is another user's, or read-only
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # undone after the test
+    ensure_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert find_token() == (os.environ["RAY_AUTH_TOKEN"], "RAY_AUTH_TOKEN")
+
+
+@pytest.mark.parametrize("kind", ["long", "of somebody else"])
+def test_a_temporary_folder_that_ray_cannot_use_is_named_with_the_remedy(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100 if kind == "long" else "file")
+    if kind != "long":
+        folder.touch()  # root may write everywhere else
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    remedy = rf"^Ray cannot be started: .*; set RAY_TMPDIR to .*, for {folder}/ray "
+    with pytest.raises(ClusterError, match=remedy), connected(None, cores=1):
+        pass
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from cluster import connected
+from ray import _raylet
+
+class Stopped(KeyboardInterrupt):
+    pass
+
+def end(*_):
+    raise Stopped
+
+signal.signal(signal.SIGTERM, end)
+made = _raylet.CoreWorker
+
+def core_worker(*arguments):
+    core = made(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    return core
+
+if sys.argv[1] == "while it starts":
+    _raylet.CoreWorker = core_worker
+try:
+    with connected(None, cores=1):
+        assert signal.getsignal(signal.SIGTERM) is end
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except Stopped:
+    time.sleep(4)  # Ray's own way would abort after three
+    print("in order")
+"""
+
+
+@pytest.mark.parametrize("moment", ["while it starts", "thereafter"])
+def test_sigterm_does_what_it_did_before_ray_came(moment: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
+        result = subprocess.run(
+            [sys.executable, "-c", SIGNALLED, moment],
+            env={**os.environ, "RAY_TMPDIR": temporary},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "in order\n", "")
+
+
+WORKER_WITH_A_RUNTIME_ENVIRONMENT = """
+import sys
+from cluster import connected
+with connected(None, cores=1):
+    import ray
+    # Tune gives every trial some variables, and Ray then starts its worker through a shell
+    print(ray.get(ray.remote(runtime_env={"env_vars": {"A": "1"}})(lambda: sys.executable).remote(), timeout=100))
+"""
+
+
+def test_a_python_whose_path_a_shell_takes_apart_runs_workers(tmp_path: Path) -> None:
+    place = tmp_path / "it's my (new) $env"
+    venv.create(place, symlinks=True)
+    [packages] = place.glob("lib/*/site-packages")
+    (packages / "these.pth").write_text("\n".join(path for path in sys.path if path))
+    with tempfile.TemporaryDirectory(prefix="ray ", ignore_cleanup_errors=True) as temporary:
+        result = subprocess.run(
+            [place / "bin" / "python", "-c", WORKER_WITH_A_RUNTIME_ENVIRONMENT],
+            env={**os.environ, "RAY_TMPDIR": temporary},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert result.stdout == f"{place / 'bin' / 'python'}\n", result.stderr

@@ -154,7 +154,7 @@ def test_the_sbatch_script_starts_both_nodes_runs_and_takes_its_token_away(tmp_p
 PYTHON = """#!/bin/bash
 if [ "$1" = - ]; then cat >/dev/null; exit; fi
 echo "python $*" >>"$CALLS"
-trap 'exit 130' TERM
+trap 'exit 143' TERM
 while :; do read -r -t 0.1 _ <> <(:) || true; done
 """
 IDLE = (
@@ -175,6 +175,6 @@ def test_before_its_time_limit_the_sbatch_script_ends_the_run_and_queues_again(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(sent)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == 143
     assert (f"scontrol requeue {os.getpid()}" in calls.read_text()) is requeued
     assert not list(tmp_path.glob(".bench-slurm-*"))

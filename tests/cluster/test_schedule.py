@@ -109,3 +109,16 @@ def test_a_gang_that_never_fits_is_refused(tmp_path: Path) -> None:
         run_jobs([job(tmp_path)], WORK, GangSize(3, 1, 0))
     with pytest.raises(ClusterError, match="2 workers with 1 CPU and 1 GPU each do not fit"):
         run_jobs([job(tmp_path, "other")], WORK, GangSize(2, 1, 1))
+
+
+def test_a_worker_that_does_not_start_is_said_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cluster.schedule.STARTS_WITHIN", 0.1)
+    monkeypatch.setattr("cluster.schedule.STARTS_ARE_LOOKED_AT_EVERY", 0.1)
+    monkeypatch.setattr("cluster.private.driver._global_node.get_logs_dir_path", lambda: str(tmp_path))
+    (tmp_path / "raylet.err").write_text("bash: /my: not found\n[2026-11-25 14:17:29,703 E] (raylet) has died\n")
+    (tmp_path / "worker-1.err").write_text(":job_id:01\n:actor_name:W\n\n")
+    assert run_jobs([job(tmp_path)], WORK, TWO) == {}
+    [told] = [record.getMessage() for record in caplog.records if "not started" in record.getMessage()]
+    assert f"({tmp_path}/raylet.err ends: bash: /my: not found)" in told

@@ -15,7 +15,7 @@ import pytest
 
 import results.lock
 from results.folder import AnyPath, RunFolder, listing, location
-from results.lock import LockedError, RunLock, holder
+from results.lock import LockedError, RunLock, end_command, holder
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 HOLD = """
@@ -220,3 +220,23 @@ def test_secrets_of_the_command_line_are_not_written(run: RunFolder, monkeypatch
         text = claim.read_text()
     assert "geheim" not in text
     assert "aws_secret_key=***" in text
+
+
+def test_a_command_whose_run_was_taken_over_ends_in_order_and_says_so(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results.lock, "BEAT_SECONDS", 0.1)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with (  # noqa: PT012
+            pytest.raises(LockedError, match="was taken over by another command"),
+            RunLock(run, on_lost=end_command),
+        ):
+            run.claims("run")[0][0].unlink()
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -24,10 +24,9 @@ from results.page import write_page
 from results.page.charts import POINTS, radius_step
 from results.page.images import STATUSES
 from results.page.words import summary
-from results.report import tables_of
 from results.run import Run
 from results.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
-from results.tables import Column, ResultTable, Row, table_5_1
+from results.tables import Column, ResultTable, Row, table_5_1, tables_of
 
 N, ALPHA = 100_000, 0.001
 HOSTILE = '</script><img src=x onerror="alert(1)">\u2028{{script}}<!--'
