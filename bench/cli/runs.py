@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -60,6 +61,8 @@ def run(
     from bench.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
 
     quiet = quiet or as_json
+    if quiet:
+        logging.getLogger("bench").setLevel(logging.ERROR)
     with stopped_in_order(), user_errors():
         for word in (*sys.argv, str(Path.cwd())):
             word.encode()  # Ray takes no bytes that the locale cannot read
