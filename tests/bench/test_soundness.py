@@ -215,28 +215,35 @@ def test_all_or_nothing(n: int) -> None:
     assert sure.p_lower == pytest.approx(0.6 ** (1 / n))
     assert sure.radius == pytest.approx(SIGMA * norm.ppf(0.6 ** (1 / n)))
 
+    calls: list[int] = []
+
     class Late(Base):
         """Class 1 in the selection, class 0 ever after."""
 
-        calls = 0
-
         def forward(self, points: Tensor) -> Tensor:
-            self.calls += 1
-            return super().forward(points) if self.calls == 1 else super().forward(points).flip(1)
+            calls.append(1)
+            return super().forward(points) if len(calls) <= 1 else super().forward(points).flip(1)
 
-    [none] = Smoothed(Late(always.inside), SIGMA, 2, precision="fp32", device="cpu").certify(
-        torch.rand(1, 2), n0=1, n=n, alpha=0.6
-    )
+    late = Smoothed(Late(always.inside), SIGMA, 2, precision="fp32", device="cpu")
+    calls += [1]
+    late.engine.classifier(torch.Size([2]), n)  # which wants a function of the points, as class 0 always is
+    calls.clear()
+    [none] = late.certify(torch.rand(1, 2), n0=1, n=n, alpha=0.6)
     assert (none.selected, none.count_top, none.p_lower, none.predicted) == (1, 0, 0.0, -1)
     assert sum(none.counts) == none.n == none.counts[0]
 
 
 def test_a_tie_in_the_selection_falls_to_the_lower_class() -> None:
+    opened: list[bool] = []
+
     class Tied(nn.Module):
         def forward(self, points: Tensor) -> Tensor:
-            return nn.functional.one_hot(torch.arange(len(points)) % 3, 3).float()
+            return nn.functional.one_hot(torch.arange(len(points)) % 3 * len(opened), 3).float()
 
-    [certificate] = Smoothed(Tied(), SIGMA, 3, precision="fp32", device="cpu").certify(torch.rand(1, 2), n0=3, n=63)
+    smoothed = Smoothed(Tied(), SIGMA, 3, precision="fp32", device="cpu")
+    smoothed.engine.classifier(torch.Size([2]), 63)  # which wants a function of the points
+    opened.append(True)
+    [certificate] = smoothed.certify(torch.rand(1, 2), n0=3, n=63)
     assert certificate.selected == 0
     assert certificate.status == "abstained"
     assert sum(certificate.counts) == certificate.n
