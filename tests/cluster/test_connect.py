@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 import pytest
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from cluster import ClusterError, connected
 from cluster.authentication import check_dashboard, check_head, ensure_token, find_token
@@ -80,12 +81,15 @@ def secured(header: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    loader = AuthenticationTokenLoader.instance()  # of this process; it remembers the first token that it found
+    loader.reset_cache()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    return tmp_path
+    yield tmp_path
+    loader.reset_cache()
 
 
 @both
