@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from results.metrics import average_certified_radius, certified_accuracy
     from results.run import Run, read_run
     from results.statistics import Interval, accuracy_interval, acr_interval
+    from results.two_sided import two_sided_radius
 
 __all__ = [
     "Interval",
@@ -28,6 +29,7 @@ __all__ = [
     "certified_accuracy",
     "compare",
     "read_run",
+    "two_sided_radius",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "Interval": "statistics",
     "accuracy_interval": "statistics",
     "acr_interval": "statistics",
+    "two_sided_radius": "two_sided",
 }
 
 

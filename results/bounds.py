@@ -30,7 +30,7 @@ def lower_confidence_bound(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike)
     k, n, alpha = np.broadcast_arrays(np.asarray(successes), np.asarray(n), np.asarray(alpha, dtype=np.float64))
     if np.any(n < 1) or np.any(k < 0) or np.any(k > n):
         raise ValueError("counts must satisfy 0 <= k <= n and n >= 1")
-    if np.any(alpha <= 0) or np.any(alpha >= 1):
+    if not np.all((alpha > 0) & (alpha < 1)):  # NaN is not
         raise ValueError("alpha must be above 0 and below 1")
     return np.where(k == 0, 0.0, betaincinv(np.maximum(k, 1), n - k + 1, alpha))
 
@@ -39,6 +39,38 @@ def certified_radius(p_lower: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64
     """R = σ Φ⁻¹(p_lower), an ℓ2 distance in [0, 1] pixel units; 0 where p_lower < 1/2 (abstain). Never rounded."""
     p_lower = np.asarray(p_lower, dtype=np.float64)
     return np.where(p_lower < 0.5, 0.0, np.asarray(sigma) * ndtri(np.maximum(p_lower, 0.5)))
+
+
+def two_sided_certified_radius(
+    top: ArrayLike, runner_up: ArrayLike, n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike, num_classes: int
+) -> NDArray[np.float64]:
+    """R = σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), an ℓ2 distance in [0, 1] pixel units; 0 where p_A ≤ p_B (Cohen et al. 2019,
+    Theorem 1; thesis, Eq. 2.6), with a lower bound p_A on the probability of the selected class and an upper bound p_B
+    on that of every other class.
+
+    They hold together with probability at least 1 − alpha, by Bonferroni's inequality over the classes: p_A is the
+    Clopper–Pearson bound at alpha/2; each of the other classes has one at alpha / 2(num_classes − 1), and p_B is the
+    largest of these, that of the most frequent other class. (Its bound at alpha/2 would be unsound: the sample itself
+    chooses which class that is.) Where p_A holds, no other class has more than 1 − p_A, so p_B is at most that, at no
+    cost.
+
+    Args:
+        top: copies of the selected class, which must not have been selected by the same copies; any shape.
+        runner_up: copies of the most frequent other class; broadcasts, as the next ones.
+        n: number of independent copies, fixed beforehand.
+        num_classes: at least 2.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes = {num_classes}: must be at least 2")
+    half = np.asarray(alpha, dtype=np.float64) / 2
+    p_a = lower_confidence_bound(top, n, half)
+    # 1 − p_B, which keeps its digits where p_B is small
+    rest = np.maximum(lower_confidence_bound(np.asarray(n) - runner_up, n, half / (num_classes - 1)), p_a)
+    radius: NDArray[np.float64] = np.maximum(np.asarray(sigma) / 2 * (ndtri(p_a) + ndtri(rest)), 0.0)
+    return radius
 
 
 def largest_radius(n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:

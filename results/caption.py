@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pandas as pd
 
+from results.groups import trained_models
 from results.run import Run
 
 
@@ -21,6 +24,9 @@ def caption(run: Run) -> list[str]:
     reasons = _reasons(run.trials)
     if reasons:
         sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
+    shared = _shared_models(run.trials)
+    if shared:
+        sentences.append(f"Not independent, for they share trained models: {'; '.join(shared)}.")
     if run.missing:
         sentences.append(f"Not finished, so not here: {', '.join(run.missing)}.")
     return sentences
@@ -60,6 +66,22 @@ def _imported(trials: pd.DataFrame) -> str:
         f"Imported from logs, without counts and with the n and alpha stated for them: {cells} "
         f"({distinct(trials['images'])} test images, n = {distinct(trials['n'])}, alpha = {distinct(trials['alpha'])})."
     )
+
+
+def _shared_models(trials: pd.DataFrame) -> list[str]:
+    """Which rows of a table have a trained model in common, such as an ensemble and the method of its members."""
+    sigmas: dict[tuple[str, str], list[float]] = {}
+    for sigma in sorted(trials["sigma"].unique()):
+        models: dict[str, set[str]] = {}
+        for trial in trials[trials["sigma"] == sigma].to_dict("records"):
+            models.setdefault(trial["method"], set()).update(trained_models(trial))
+        for first, second in combinations(models, 2):
+            if models[first] & models[second]:
+                sigmas.setdefault((first, second), []).append(sigma)
+    return [
+        f"{first} and {second} at σ = {' and '.join(f'{sigma:g}' for sigma in at)}"
+        for (first, second), at in sigmas.items()
+    ]
 
 
 def of_published_data(datasets: pd.Series) -> pd.Series:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results import published
@@ -51,6 +54,12 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDE
         _refuse_unlike_seeds(group)
         groups.append(group)
     return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
+
+
+def trained_models(trial: Mapping[Hashable, Any]) -> set[str]:
+    """The trial ids of the trained models that a row of trials consists of: an ensemble's members, or itself."""
+    members = trial.get("members")
+    return set(members) if isinstance(members, list | np.ndarray) and len(members) else {trial["trial_id"]}
 
 
 def refuse_twins(trials: pd.DataFrame) -> None:

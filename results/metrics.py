@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """At which tables give certified accuracy, besides 0."""
@@ -32,6 +34,27 @@ def average_certified_radius(certificates: pd.DataFrame) -> float:
     """
     _one_trial(certificates)
     return float((certificates["radius"] * certificates["correct"]).mean())
+
+
+def label_probabilities(certificates: pd.DataFrame) -> NDArray[np.float64]:
+    """The estimated p_A of each row: the share of its copies that were classified as its label, also where another
+    class was selected and estimated all the same (`bench run --full`); 0 where nothing was estimated.
+
+    Without counts (imported), it is the lower bound p_lower, where the prediction is the label.
+
+    Returns:
+        (rows,).
+    """
+    rows = certificates
+    imported, selected = (rows["estimator"] == "imported").to_numpy(), (rows["selected"] == rows["label"]).to_numpy()
+    found = np.where(selected, rows["count_top"] / rows["n"].clip(lower=1), 0.0)
+    missed = ~imported & ~selected & (rows["n"] > 0).to_numpy()
+    if missed.any():
+        of_label = zip(rows.loc[missed, "counts"], rows.loc[missed, "label"], strict=True)
+        found[missed] = [counts[label] / sum(counts) if label < len(counts) else 0.0 for counts, label in of_label]
+    bound = np.where(rows["correct"], rows["p_lower"], 0.0)
+    probabilities: NDArray[np.float64] = np.where(imported, bound, found).astype(np.float64)
+    return probabilities
 
 
 def worker_hours(trials: pd.DataFrame) -> pd.Series:

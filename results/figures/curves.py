@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from results.figures.steps import Floats, band, curve, distribution, thinned
 from results.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.figures.theory import threshold_name
 from results.groups import Group, certified_groups
+from results.metrics import label_probabilities
 from results.run import Run
 
 BASELINE = "gaussian"
@@ -69,19 +69,6 @@ def figure_p_a(run: Run) -> Figure:
             note += "\nImported certificates have no counts: of those, the lower bound of p_A is drawn."
         legend_below(figure, entries, note)
     return figure
-
-
-def label_probabilities(certificates: pd.DataFrame) -> Floats:
-    """The estimated p_A of each row, count_top / n, where the selected class is the label; otherwise 0.
-
-    Without counts (imported), it is the lower bound p_lower, where the prediction is the label.
-    """
-    rows = certificates
-    estimated = (rows["status"] != "misclassified") & (rows["selected"] == rows["label"]) & (rows["n"] > 0)
-    found = np.where(estimated, rows["count_top"] / rows["n"].clip(lower=1), 0.0)
-    bound = np.where(rows["correct"], rows["p_lower"], 0.0)
-    probabilities: Floats = np.where(rows["estimator"] == "imported", bound, found).astype(np.float64)
-    return probabilities
 
 
 def _certified_accuracy(

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.figures.curves import label_probabilities
 from results.figures.steps import Floats, band
 from results.figures.style import Dash, looks
 from results.groups import Group
-from results.metrics import average_certified_radius, worker_hours
+from results.metrics import average_certified_radius, label_probabilities, worker_hours
 from results.run import Run
 from results.tables import ResultTable
 

@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from results.bounds import certified_radius, lower_confidence_bound
 from results.figures import curve, figures_of, save_figure
-from results.figures.curves import figure_5_1, figure_5_3, figure_p_a, label_probabilities
+from results.figures.curves import figure_5_1, figure_5_3, figure_p_a
 from results.figures.steps import CELLS, band, distribution, thinned
 from results.figures.style import looks
 from results.figures.theory import (
@@ -31,7 +31,7 @@ from results.figures.theory import (
     thresholded_gradient,
 )
 from results.figures.training import figure_5_2, figure_cost
-from results.metrics import worker_hours
+from results.metrics import label_probabilities, worker_hours
 from results.run import Run
 from results.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 from results.statistics import accuracy_interval
@@ -230,17 +230,21 @@ def test_the_variants_of_the_ablation_differ_in_grey() -> None:
 def test_label_probabilities_by_hand() -> None:
     rows = pd.DataFrame(
         [  # certified; abstained; another class, estimated; misclassified; imported: correct, wrong, abstained
-            ("fixed", "certified", 3, 3, 900, 1000, True, 0.8),
-            ("fixed", "abstained", 3, 3, 300, 500, False, 0.4),
-            ("fixed", "certified", 4, 3, 990, 1000, False, 0.9),
-            ("fixed", "misclassified", 4, 3, 0, 0, False, 0.0),
-            ("imported", "certified", np.nan, 3, np.nan, 1000, True, 0.7),
-            ("imported", "certified", np.nan, 3, np.nan, 1000, False, 0.9),
-            ("imported", "abstained", np.nan, 3, np.nan, 1000, False, 0.0),
+            ("fixed", "certified", 1, 1, 900, 1000, [60, 900, 40], True, 0.8),
+            ("fixed", "abstained", 1, 1, 200, 500, [250, 200, 50], False, 0.3),
+            ("fixed", "certified", 0, 1, 700, 1000, [700, 280, 20], False, 0.6),
+            ("fixed", "abstained", 0, 1, 10, 100, [10, 90, 0], False, 0.02),
+            ("fixed", "misclassified", 0, 1, 0, 0, [0, 0, 0], False, 0.0),
+            ("imported", "certified", np.nan, 1, np.nan, 1000, None, True, 0.7),
+            ("imported", "certified", np.nan, 1, np.nan, 1000, None, False, 0.9),
+            ("imported", "abstained", np.nan, 1, np.nan, 1000, None, False, 0.0),
         ],
-        columns=["estimator", "status", "selected", "label", "count_top", "n", "correct", "p_lower"],
+        columns=["estimator", "status", "selected", "label", "count_top", "n", "counts", "correct", "p_lower"],
     )
-    assert label_probabilities(rows).tolist() == [0.9, 0.6, 0, 0, 0.7, 0, 0]
+    assert label_probabilities(rows).tolist() == [0.9, 0.4, 0.28, 0.9, 0, 0.7, 0, 0]
+    # thinned, the counts are still those of all copies; a label that the model does not know is never its answer
+    assert label_probabilities(rows[2:3].assign(n=100, count_top=69)).tolist() == [0.28]
+    assert label_probabilities(rows[2:3].assign(label=3)).tolist() == [0]
 
 
 def test_the_distribution_function_by_hand() -> None:

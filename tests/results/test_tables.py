@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from statsmodels.stats.proportion import confint_proportions_2indep
 
-from results import Interval, average_certified_radius, certified_accuracy, read_run
-from results.bounds import largest_radius
-from results.folder import RunFolder, write_json
+from results import Interval, average_certified_radius, certified_accuracy, published, read_run
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+from results.folder import RunFolder, read_json, write_json
 from results.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.merge import merge_run
 from results.report import write_report
@@ -185,8 +186,11 @@ def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run:
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
-            beside = row.published[key] < interval.lower or row.published[key] > interval.upper
-            assert row.is_outside(key) == beside
+            apart = row.difference_intervals[key]
+            assert row.is_outside(key) == bool(apart and not apart.lower <= 0 <= apart.upper)
+            if apart:
+                assert apart.lower <= row.difference(key) <= apart.upper  # type: ignore[operator]
+                assert apart.upper - apart.lower >= interval.upper - interval.lower - 1e-9
     [ours, *_] = table.rows
     assert ours.difference("acr") == pytest.approx(ours.measured["acr"] - 0.542)
     # 12 images at σ = .25 with n = 2000: nothing can be certified at 1.00, so there is no doubt about it
@@ -216,6 +220,116 @@ def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
     assert row.measured["acr"] == 0
     assert not row.intervals["acr"]
     assert not row.is_outside("acr")
+
+
+def of_radii(radii: np.ndarray) -> Run:
+    """A run of `gaussian` at σ = .25 on CIFAR-10 with these radii, as if from counts; 0 is wrong."""
+    n, k = 100_000, np.full(len(radii), 99_000)
+    rows = pd.DataFrame(
+        {"trial_id": "t", "method": "gaussian", "sigma": 0.25, "seed": 0, "dataset": "cifar10", "index": range(len(k))}
+    )
+    rows = rows.assign(
+        label=0, selected=0, status="certified", correct=radii > 0, radius=radii, n=n, count_top=k, alpha=0.001,
+        estimator="fixed", counts=None, precision="fp32", engine="eager", device="a machine",
+    )  # fmt: skip
+    trial = {"trial_id": "t", "method": "gaussian", "title": "Gaussian", "sigma": 0.25, "seed": 0, "dataset": "cifar10"}
+    trial |= {"images": len(k), "n": n, "n0": 100, "alpha": 0.001, "model": "resnet110", "members": []}
+    trial |= {"device": "a machine", "train_precision": "fp32"}
+    return Run(rows, pd.DataFrame([trial]), pd.DataFrame())
+
+
+@pytest.mark.parametrize(("published_images", "own_images"), [(500, 2000), (10_000, 500)])
+def test_the_same_truth_is_marked_in_one_of_twenty(
+    published_images: int, own_images: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, repeats = np.random.default_rng([seed, published_images, own_images]), 80
+    marks = dict.fromkeys(("acr", "r0.00", "r0.50"), 0)
+
+    def radii(images: int) -> np.ndarray:
+        return np.round(np.clip(random.gamma(2, 0.25, images), 0.05, 0.95), 1) * (random.random(images) < 0.75)
+
+    monkeypatch.setattr(published, "image_counts", lambda _: {(0.25, "gaussian"): published_images})
+    for _ in range(repeats):
+        theirs = radii(published_images)
+        numbers = {"acr": theirs.mean(), "r0.00": 100 * (theirs > 0).mean(), "r0.50": 100 * (theirs >= 0.5).mean()}
+        monkeypatch.setattr(published, "reference", lambda _, numbers=numbers: {(0.25, "gaussian"): numbers})
+        [row] = table_5_1(of_radii(radii(own_images))).rows
+        for key in marks:
+            marks[key] += row.is_outside(key)
+    assert max(marks.values()) / repeats <= 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / repeats)
+    assert sum(marks.values()) > 0
+
+
+def test_a_mark_needs_an_interval_of_the_difference() -> None:
+    radii = np.where(np.arange(10_000) < 7300, 0.4, 0.0)
+    [row] = table_5_1(of_radii(radii)).rows
+    # 73.0 ± .9 % leaves out 74.8 %, which is of 500 images: that of the difference does not.
+    assert row.published["r0.00"] not in row.intervals["r0.00"]
+    assert row.published_images == 500
+    expected = confint_proportions_2indep(7300, 10_000, 374, 500, method="newcomb", compare="diff")
+    found = row.difference_intervals["r0.00"]
+    assert [found.lower, found.upper] == pytest.approx([100 * end for end in expected])
+    assert not row.is_outside("r0.00")
+    assert row.is_outside("r0.25")  # 73.0 %, published 60.0 %
+    # Of 10 000 images, as the others of the thesis are assumed to be, it would do.
+    other = of_radii(radii)
+    other = replace(other, **{name: getattr(other, name).assign(method="macer") for name in ("certificates", "trials")})
+    [row] = table_5_1(other).rows
+    assert row.published_images == 10_000
+    assert row.published["r0.00"] == 71.4
+    assert row.is_outside("r0.00")
+    [sentence] = [sentence for sentence in table_5_1(other).caption if "†" in sentence]
+    assert "Published test images: 10\u00a0000 (Gaussian)" in sentence
+    assert "are assumed where a source does not say" in sentence
+
+
+def test_p_a_of_a_missed_selection_is_known_where_it_was_estimated(tmp_path: Path) -> None:
+    certify = {"n": 2000, "n0": 10, "skip_misclassified": False}
+    folder = write_fake_run(tmp_path / "run", [small_trial(certify=certify)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    rows = run.certificates
+    missed = rows["selected"] != rows["label"]
+    assert missed.any()
+    assert (rows.loc[missed, "n"] > 0).all()
+    # On those the label has all copies that the selected class has not.
+    counts = rows["counts"].map(np.zeros_like)
+    for index in rows.index:
+        counts[index][rows["selected"][index]] = 2000 - 1900 * missed[index]
+        counts[index][rows["label"][index]] += 1900 * missed[index]
+    known = replace(run, certificates=rows.assign(counts=counts, count_top=np.where(missed, 100, 2000)))
+    [row] = table_beyond_acr(known).rows
+    assert row.measured["above_0.9"] == 100
+    assert row.measured["above_0.99"] == pytest.approx(100 * (~missed).mean())
+
+
+def test_rows_that_share_trained_models_are_told_in_the_caption(tmp_path: Path) -> None:
+    trials = [small_trial(method, sigma) for sigma in (0.25, 0.5) for method in ("consistency", "ensemble", "gaussian")]
+    folder = write_fake_run(tmp_path / "run", trials)
+    for trial in trials:
+        training = folder.trial(trial.trial_id).training
+        write_json(training, read_json(training) | {"members": [member.trial_id for member in trial.members]})
+    merge_run(folder)
+    run = read_run(folder.path)
+    expected = "Not independent, for they share trained models: consistency and ensemble at σ = 0.25 and 0.5."
+    assert expected in table_5_1(run).setting
+    assert expected in table_5_2(run).setting
+    alone = run.trials["method"] != "consistency"
+    kept = run.certificates["method"] != "consistency"
+    without = replace(run, trials=run.trials[alone], certificates=run.certificates[kept])
+    assert not any("Not independent" in sentence for sentence in table_5_1(without).setting)
+
+
+def test_a_budget_that_cannot_be_drawn_leaves_its_cell_empty(run: Run) -> None:
+    n = 2 * 10**9
+    rows = run.certificates
+    many = rows.assign(n=rows["n"] * 10**6, count_top=rows["count_top"] * 10**6)
+    p_lower = lower_confidence_bound(many["count_top"], many["n"].clip(lower=1), many["alpha"])
+    many = many.assign(p_lower=p_lower, radius=certified_radius(p_lower, many["sigma"]))
+    table = table_beyond_acr(replace(run, trials=run.trials.assign(n=n), certificates=many))
+    for row in table.rows:
+        assert f"acr_{n}" in row.measured
+        assert "acr_1000" not in row.measured
 
 
 @pytest.mark.parametrize(("column", "value"), [("n", 7), ("alpha", 0.05), ("images", 3), ("dataset", "other")])
