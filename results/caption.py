@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pandas as pd
 
-from results.published import CIFAR10
+from results.groups import of_published_data, trained_models
 from results.run import Run
 
 
@@ -22,6 +24,9 @@ def caption(run: Run) -> list[str]:
     reasons = _reasons(run.trials)
     if reasons:
         sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
+    shared = _shared_models(run.trials)
+    if shared:
+        sentences.append(f"Not independent, for they share trained models: {'; '.join(shared)}.")
     if run.missing:
         sentences.append(f"Not finished, so not here: {', '.join(run.missing)}.")
     return sentences
@@ -64,18 +69,27 @@ def _imported(trials: pd.DataFrame) -> str:
     )
 
 
-def of_published_data(trials: pd.DataFrame) -> pd.Series:
-    """Whether the data of each is CIFAR-10, or a copy or part of it; beside other data no published number stands."""
-    named = trials["dataset"].str.match(r"(?i)cifar-?10(?![\d.]|[-_]?[cp\d]\b)")  # nor CIFAR-10-C, CIFAR-10.1
-    others = trials["classes"].map(lambda classes: tuple(classes) != CIFAR10, na_action="ignore")
-    return named & ~(trials["classes"].notna() & others.eq(True))
-
-
 def _labels(trials: pd.DataFrame) -> str:
     """In which order the labels stand, where they have names."""
     orders = dict.fromkeys(tuple(name[:40] for name in classes) for classes in trials["classes"].dropna())
     shown = [", ".join(order if len(order) <= 12 else [*order[:3], "…", order[-1]]) for order in orders]
     return f" (labels in the order {'; or '.join(shown)})" if shown else ""
+
+
+def _shared_models(trials: pd.DataFrame) -> list[str]:
+    """Which rows of a table have a trained model in common, such as an ensemble and the method of its members."""
+    sigmas: dict[tuple[str, str], list[float]] = {}
+    for sigma in sorted(trials["sigma"].unique()):
+        models: dict[str, set[str]] = {}
+        for trial in trials[trials["sigma"] == sigma].to_dict("records"):
+            models.setdefault(trial["method"], set()).update(trained_models(trial))
+        for first, second in combinations(models, 2):
+            if models[first] & models[second]:
+                sigmas.setdefault((first, second), []).append(sigma)
+    return [
+        f"{first} and {second} at σ = {' and '.join(f'{sigma:g}' for sigma in at)}"
+        for (first, second), at in sigmas.items()
+    ]
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:

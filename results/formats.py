@@ -9,7 +9,7 @@ import re
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from results.tables import Column, ResultTable, Row
+from results.table import Column, ResultTable, Row
 from results.terminal import Heading, Sheet
 
 DAGGER = "†"
@@ -17,7 +17,8 @@ NOTES = "Of the published numbers"
 SHORTEST_TITLE = len("Consistency")
 """The room that titles of methods have on a terminal; longer ones go over several lines where it is narrow."""
 _SUFFIXES = (
-    "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_published_outside",
+    "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_difference_lower",
+    "_difference_upper", "_published_outside",
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def to_markdown(table: ResultTable) -> str:
 
 def to_csv(table: ResultTable) -> str:
     """Full precision. For each column of the table: the measured value, the ends of its interval, standard deviation
-    and values of the seeds, the published value, and whether that lies outside; all but the first only where known."""
+    and values of the seeds, the published value, measured minus published, the ends of the interval of that, and
+    whether it leaves out 0; all but the first only where known."""
     header, values = ["sigma", "method"], [[str(row.sigma), row.method] for row in table.rows]
     for key in (column.key for column in table.columns):
         cells: list[dict[str, object]] = [_csv_cell(row, key) for row in table.rows]
@@ -151,7 +153,7 @@ def spread(row: Row, column: Column) -> str:
 
 
 def reference(row: Row, column: Column) -> str:
-    """ "0.542, −0.184†": the published number, measured minus published, † where it is outside our interval."""
+    """ "0.542, −0.184†": the published number, measured minus published, † where the images do not explain it."""
     if column.key not in row.published:
         return ""
     difference = row.difference(column.key)
@@ -176,7 +178,7 @@ def _legend(table: ResultTable) -> list[str]:
 
 
 def _csv_cell(row: Row, key: str) -> dict[str, object]:
-    found = row.intervals.get(key)
+    found, apart = row.intervals.get(key), row.difference_intervals.get(key)
     values: tuple[object, ...] = (
         row.measured.get(key),
         found.lower if found else None,
@@ -185,7 +187,9 @@ def _csv_cell(row: Row, key: str) -> dict[str, object]:
         " ".join(map(str, row.seeds[key])) if row.seeds.get(key) else None,
         row.published.get(key),
         row.difference(key),
-        row.is_outside(key) if row.of_published_data and key in row.published and key in row.intervals else None,
+        apart.lower if apart else None,
+        apart.upper if apart else None,
+        row.is_outside(key) if apart is not None else None,
     )
     return dict(zip(_SUFFIXES, values, strict=True))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results import published
-from results.caption import of_published_data
+from results.published import CIFAR10
 from results.run import Run
 
 
@@ -57,6 +60,19 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDE
         _refuse_unlike_seeds(group)
         groups.append(group)
     return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
+
+
+def of_published_data(trials: pd.DataFrame) -> pd.Series:
+    """Whether the data of each is CIFAR-10, or a copy or part of it; beside other data no published number stands."""
+    named = trials["dataset"].str.match(r"(?i)cifar-?10(?![\d.]|[-_]?[cp\d]\b)")  # nor CIFAR-10-C, CIFAR-10.1
+    others = trials["classes"].map(lambda classes: tuple(classes) != CIFAR10, na_action="ignore")
+    return named & ~(trials["classes"].notna() & others.eq(True))
+
+
+def trained_models(trial: Mapping[Hashable, Any]) -> set[str]:
+    """The trial ids of the trained models that a row of trials consists of: an ensemble's members, or itself."""
+    members = trial.get("members")
+    return set(members) if isinstance(members, list | tuple | np.ndarray) and len(members) else {trial["trial_id"]}
 
 
 def refuse_twins(trials: pd.DataFrame) -> None:

@@ -7,7 +7,8 @@ from results.folder import RunFolder, remove_leftovers, write_text
 from results.formats import to_csv, to_latex, to_markdown
 from results.page import write_page
 from results.run import read_run, read_thumbnails
-from results.tables import ResultTable, tables_of
+from results.table import ResultTable
+from results.tables import tables_of
 
 
 def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:

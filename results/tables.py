@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ import pandas as pd
 from results import published
 from results.bounds import largest_radius
 from results.budget import BUDGETS, MOST, at_budget
-from results.caption import caption, distinct, of_published_data
-from results.groups import SAME, Group, certified_groups
+from results.caption import caption, distinct
+from results.groups import SAME, Group, certified_groups, of_published_data
 from results.metrics import (
     RADII,
     average_certified_radius,
@@ -21,93 +21,11 @@ from results.metrics import (
     worker_hours,
 )
 from results.run import Run
-from results.statistics import Interval, accuracy_interval, acr_interval
+from results.statistics import Interval, accuracy_interval, acr_interval, difference_interval, wilson
+from results.table import Column, ResultTable, Row, rivals
 
 INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: Wilson; ACR: studentised bootstrap)."
 SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers."""
-
-    key: str
-    heading: str
-    decimals: int | None
-    """None: three significant digits."""
-    best: str = ""
-    """"max" or "min": which value is set in bold; empty for none."""
-    unit: str = ""
-    alone: str = ""
-    """The heading where no other column stands beside it; empty: the same."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method at one σ. Every dictionary is keyed by the column's key."""
-
-    sigma: float
-    method: str
-    title: str
-    measured: dict[str, float]
-    """The mean over the training seeds."""
-    published: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    """95 %, for the uncertainty of the test images."""
-    seeds: dict[str, list[float]] = field(default_factory=dict)
-    """The number of each training seed; empty where there is one."""
-    setting: tuple[object, ...] = ()
-    """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
-    of_published_data: bool = True
-    """Whether the data is that of the published numbers."""
-
-    def difference(self, key: str) -> float | None:
-        """Measured minus published."""
-        if key not in self.measured or key not in self.published:
-            return None
-        return self.measured[key] - self.published[key]
-
-    def is_outside(self, key: str) -> bool:
-        """Whether the published number lies outside the interval of the measured one, which is of the same data."""
-        interval = self.intervals.get(key)
-        known = self.of_published_data and key in self.published
-        return bool(known and interval and self.published[key] not in interval)
-
-    def spread(self, key: str) -> float | None:
-        """Standard deviation over the training seeds."""
-        values = self.seeds.get(key, [])
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """A table, before it is formatted."""
-
-    name: str
-    title: str
-    columns: list[Column]
-    rows: list[Row]
-    setting: list[str]
-    """Sentences: how the numbers were measured; the same for all tables of a run."""
-    caption: list[str]
-    """Sentences: what the columns of this one are."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences: what is odd about the published ones."""
-
-    def best(self, row: Row, column: Column) -> bool:
-        """Whether the row's measured value is the best of its σ and setting."""
-        if not column.best or column.key not in row.measured:
-            return False
-        values = [other.measured[column.key] for other in rivals(self.rows, row, column.key)]
-        best = max(values) if column.best == "max" else min(values)
-        return len(set(values)) > 1 and row.measured[column.key] == best
-
-
-def rivals(rows: list[Row], row: Row, key: str) -> list[Row]:
-    """The rows, this one among them, whose number compares with the row's: same σ and setting."""
-    return [
-        other for other in rows if (other.sigma, other.setting) == (row.sigma, row.setting) and key in other.measured
-    ]
 
 
 def table_5_1(run: Run, source: str | None = None) -> ResultTable:
@@ -123,8 +41,9 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
     columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
     reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
+    sizes = published.image_counts(source or "thesis")
     groups = certified_groups(run)
-    rows = [_accuracy_row(group, reference) for group in groups]
+    rows = [_accuracy_row(group, reference, sizes) for group in groups]
     if source is not None:
         measured = {(row.sigma, row.method) for row in rows}
         sigmas = {row.sigma for row in rows if row.of_published_data}
@@ -169,8 +88,9 @@ def table_5_2(run: Run, source: str | None = None) -> ResultTable:
         Column("energy_kwh", "Energy", None, "min", "kWh"),
     ]
     origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
+    sizes = published.image_counts(source or "thesis")
     groups = certified_groups(run, published.TABLE_5_2_ORDER)
-    rows = [_cost_row(group, reference) for group in groups if group.sigma == sigma]
+    rows = [_cost_row(group, reference, sizes) for group in groups if group.sigma == sigma]
     columns = [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
     kinds = {
         "accelerator": "peak accelerator memory",
@@ -210,6 +130,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
     for n in budgets:
         at = f"n\u00a0=\u00a0{_grouped(n)}"
         columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
+    columns.append(Column("two_sided", "two-sided ACR", 3, "max"))
     shares = (0.5, 0.9, 0.99, 0.999)
     columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
     rows = [
@@ -217,7 +138,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
             group.sigma,
             group.method,
             group.title,
-            _budgets(group, budgets) | _probable(group, shares),
+            _budgets(group, budgets) | {"two_sided": _two_sided_acr(group)} | _probable(group, shares),
             setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
         )
         for group in groups
@@ -234,13 +155,17 @@ def table_beyond_acr(run: Run) -> ResultTable:
         caption(run),
         [
             "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among "
-            "the methods at the same σ. p_A: share of an image's copies that are classified as its label; the columns "
-            "give the share of images above.",
+            "the methods at the same σ. Two-sided ACR: with all copies and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from "
+            "a lower bound of p_A and an upper bound of the runner-up's p_B that hold together with probability "
+            "1 − alpha. p_A: share of an image's copies that are classified as its label; the columns give "
+            "the share of images above; where nothing was estimated, it counts as 0.",
         ],
     )
 
 
-def _accuracy_row(group: Group, reference: dict[published.Key, dict[str, float]]) -> Row:
+def _accuracy_row(
+    group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]
+) -> Row:
     quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
     intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
     limit = _limit(group)
@@ -251,10 +176,10 @@ def _accuracy_row(group: Group, reference: dict[published.Key, dict[str, float]]
         if radius > limit and group.certificates["radius"].max() < radius:
             intervals[key] = Interval(0.0, 0.0)  # no image whatever could be certified with this n
     seeds = {key: [measure(rows) for rows in group.seeds] for key, measure in quantities.items()}
-    return _row(group, seeds, intervals, reference)
+    return _row(group, seeds, intervals, reference, sizes)
 
 
-def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]]) -> Row:
+def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]) -> Row:
     trials = group.trials
     costs = {
         "memory_gb": trials["memory_bytes"] / 1e9,
@@ -274,7 +199,7 @@ def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]]) ->
         "acr": acr_interval(group.certificates, np.random.default_rng(SEED)),
         "accuracy_percent": _percent(accuracy_interval(group.certificates, 0)),
     }
-    return _row(group, seeds, intervals, reference)
+    return _row(group, seeds, intervals, reference, sizes)
 
 
 def _row(
@@ -282,13 +207,51 @@ def _row(
     seeds: dict[str, list[float]],
     intervals: dict[str, Interval],
     reference: dict[published.Key, dict[str, float]],
+    sizes: dict[published.Key, int],
 ) -> Row:
     measured = {key: sum(values) / len(values) for key, values in seeds.items()}
     several = seeds if len(group.trials) > 1 else {}
     numbers = group.published_among(reference)
     setting = _setting(group, *SAME)
+    theirs, ours = sizes.get((group.sigma, group.method), 0), group.certificates["index"].nunique()
+    differences = {}
     same_data = bool(of_published_data(group.trials).all())
-    return Row(group.sigma, group.method, group.title, measured, numbers, intervals, several, setting, same_data)
+    if same_data:
+        differences = {
+            key: difference_interval(
+                measured[key],
+                intervals[key],
+                number,
+                _published_interval(key, number, theirs, measured, intervals, ours),
+            )
+            for key, number in numbers.items()
+            if key in intervals
+        }
+    return Row(
+        group.sigma,
+        group.method,
+        group.title,
+        measured,
+        numbers,
+        intervals,
+        several,
+        setting,
+        differences,
+        theirs,
+        same_data,
+    )
+
+
+def _published_interval(
+    key: str, number: float, images: int, measured: dict[str, float], intervals: dict[str, Interval], own_images: int
+) -> Interval:
+    """95 % interval of a published number for the uncertainty of its own test images. Accuracy (percent): Wilson. Of an
+    ACR only the mean is published: its images are taken to spread as ours."""
+    if key != "acr":
+        lower, upper = wilson(number / 100 * images, images)
+        return _percent(Interval(float(lower), float(upper)))
+    scale, own = np.sqrt(own_images / images), intervals[key]
+    return Interval(number - scale * (measured[key] - own.lower), number + scale * (own.upper - measured[key]))
 
 
 def _setting(group: Group, *names: str) -> tuple[object, ...]:
@@ -300,13 +263,20 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
     generator = np.random.default_rng(SEED)
     found = {}
     for n in budgets:
-        if n <= group.trials["n"].min() and (n == group.trials["n"].max() or group.certificates["n"].max() < MOST):
+        own = group.trials["n"].min()  # of all its trials
+        if n == own or n < own < MOST:
             thinned = [
                 at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
                 for rows in group.seeds
             ]
             found[f"acr_{n}"] = sum(average_certified_radius(rows) for rows in thinned) / len(thinned)
     return found
+
+
+def _two_sided_acr(group: Group) -> float:
+    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0."""
+    rows = group.certificates
+    return float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())
 
 
 def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
@@ -345,8 +315,19 @@ def _published_sentence(rows: list[Row], origin: published.Source, where: str) -
         return ["No published numbers stand here: they are of CIFAR-10."]
     if not any(row.published for row in rows):
         return [f"Published: {origin.short} has no number of these methods and σ."]
-    outside = any(row.is_outside(key) for row in rows for key in row.published)
-    mark = " † marks a number outside our interval." if outside else ""
+    mark = ""
+    if any(row.is_outside(key) for row in rows for key in row.published):
+        sizes: dict[int, list[str]] = {}
+        for row in rows:
+            if row.difference_intervals and row.title not in sizes.setdefault(row.published_images, []):
+                sizes[row.published_images].append(row.title)
+        theirs = " and ".join(f"{_grouped(size)} ({', '.join(titles)})" for size, titles in sorted(sizes.items()))
+        mark = (
+            " † marks a number that differs from ours by more than the test images of both explain: the 95 % interval "
+            "of the difference leaves out 0, as it does for one in twenty by chance alone (accuracy: Newcombe's hybrid "
+            f"score; ACR: with the spread of our images for theirs). Published test images: {theirs}; "
+            f"{_grouped(published.ASSUMED_IMAGES)} are assumed where a source does not say."
+        )
     return [f"Published: {origin.short}; {where}.{mark}"]
 
 

@@ -23,7 +23,7 @@ from results.published import find_source
 from results.terminal import showable, unglued
 
 if TYPE_CHECKING:
-    from results.tables import ResultTable
+    from results.table import ResultTable
 
 LONGEST = 600
 """Characters of an error's sentence."""

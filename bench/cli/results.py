@@ -41,7 +41,7 @@ def compare(
     methods: Annotated[str | None, typer.Option(help="Only these rows of the tables, comma-separated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
-    """Which methods differ, image by image: McNemar at each radius, a paired bootstrap for ACR, Holm's correction."""
+    """Which methods differ, image by image: ACR by a sign-flip test with Holm's correction; McNemar at each radius."""
     with user_errors():
         for place in runs:
             merged_run(place)
@@ -57,7 +57,9 @@ def compare(
         typer.echo(json.dumps({"method": METHOD, "trials": same, "comparisons": _records(table)}, indent=2))
         return
     _print_comparison(table)
-    console.print(METHOD + " Bold: below .05 after correction.", style="italic", highlight=False)
+    console.print(
+        METHOD + " Bold: below .05 after correction, of the primary endpoint alone.", style="italic", highlight=False
+    )
 
 
 @app.command("import")
@@ -110,7 +112,8 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _print_comparison(table: pd.DataFrame) -> None:
     names_of_columns = ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm")
     headings = [Heading(name, right=True) for name in names_of_columns]
-    for (sigma, seed, first, second), rows in table.groupby(["sigma", "seed", "first", "second"], sort=False):
+    pairs = table.groupby(["sigma", "seed", "first", "second", "shared_models"], sort=False)
+    for (sigma, seed, first, second, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
@@ -122,9 +125,12 @@ def _print_comparison(table: pd.DataFrame) -> None:
             only = [f"{row[key]:.0f}" if accuracy else "" for key in ("only_first", "only_second")]
             label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
             effect = f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"
-            p_values = (f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}")
+            p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
             style = "bold" * (row["p_holm"] < 0.05)
             cells = (label, *shown, interval, *only, effect, *p_values)
             shown_rows.append([Text(cell, style) for cell in cells])
-        console.print(f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}", style="bold", highlight=False)
+        title = f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}"
+        if models:
+            title += f" (not independent; trained models that they share: {models})"
+        console.print(title, style="bold", highlight=False)
         console.print(Sheet(headings, shown_rows, gap=1), "")

@@ -12,11 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from results import published
-from results.caption import of_published_data
 from results.figures.steps import Floats, band, curve, distribution, thinned
 from results.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.figures.theory import threshold_name
-from results.groups import Group, certified_groups
+from results.groups import Group, certified_groups, of_published_data
 from results.metrics import label_probabilities
 from results.run import Run
 

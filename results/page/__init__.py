@@ -23,7 +23,7 @@ from results.page.settings import environment, settings
 from results.page.thumbnails import sprite_sheets
 from results.page.words import caveats, page_title, summary, table_content
 from results.run import Run
-from results.tables import ResultTable
+from results.table import ResultTable
 
 SCRIPTS = (
     "dom",

@@ -17,7 +17,7 @@ from results.figures.style import Dash, looks
 from results.groups import Group
 from results.metrics import average_certified_radius, label_probabilities, worker_hours
 from results.run import Run
-from results.tables import ResultTable
+from results.table import ResultTable
 
 POINTS = 400
 """Of a line at most: one for each pixel or two of its chart."""

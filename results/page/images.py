@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.caption import of_published_data
-from results.groups import Group
+from results.groups import Group, of_published_data
 from results.published import CIFAR10
 from results.run import Run
 

@@ -8,7 +8,7 @@ from typing import Any
 from results import formats
 from results.caption import caption, distinct
 from results.run import Run
-from results.tables import Column, ResultTable, Row
+from results.table import Column, ResultTable, Row
 
 
 def page_title(run: Run) -> str:

@@ -1,10 +1,10 @@
 """Published numbers, as printed, with where they stand and what is known to be odd about them.
 
 `numbers.csv`: source, method, variant (empty: the source's main recipe), network, σ of training and of certification,
-number of test images (empty: not given), ACR, certified accuracies in percent, the largest radius of a log, where in
-the source, note. Numbers of a source whose key ends in _logs are computed from the certification logs that its authors
-published; the others are as printed. `costs.csv`: the thesis's Table 5.2. Tables that take the best of several σ are
-left out.
+number of test images (empty: not given; the thesis's Gaussian rows are those of a log of 500), ACR, certified
+accuracies in percent, the largest radius of a log, where in the source, note. Numbers of a source whose key ends in
+_logs are computed from the certification logs that its authors published; the others are as printed. `costs.csv`: the
+thesis's Table 5.2. Tables that take the best of several σ are left out.
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ SOURCES = {
     ),
 }
 
+ASSUMED_IMAGES = 10_000
+"""CIFAR-10's test set, where a source does not say how many images its numbers are of."""
 Key = tuple[float, str]
 RADIUS_COLUMNS = tuple(f"r{quarter / 4:.2f}" for quarter in range(10))
 
@@ -141,10 +143,18 @@ def reference(source: str = "thesis") -> dict[Key, dict[str, float]]:
     Raises:
         ValueError: an unknown source.
     """
-    find_source(source)
-    rows = numbers()
-    plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
-    return _by_key(rows[plain & (rows["source"] == source)], ["acr", *RADIUS_COLUMNS])
+    return _by_key(_main_recipes(source), ["acr", *RADIUS_COLUMNS])
+
+
+def image_counts(source: str = "thesis") -> dict[Key, int]:
+    """(σ, method) -> of how many test images the numbers of `reference` are; ASSUMED_IMAGES where it is not given.
+
+    Raises:
+        ValueError: an unknown source.
+    """
+    rows = _main_recipes(source)
+    counts = rows["images"].fillna(ASSUMED_IMAGES).astype(int)
+    return dict(zip(zip(rows["sigma"], rows["method"], strict=True), counts, strict=True))
 
 
 def costs(source: str = "thesis") -> dict[Key, dict[str, float]]:
@@ -179,6 +189,13 @@ def count_models() -> Counter[str]:
 def numbers() -> pd.DataFrame:
     """All of numbers.csv, one row per model; NaN where a source does not give a number."""
     return _read("numbers.csv")
+
+
+def _main_recipes(source: str) -> pd.DataFrame:
+    find_source(source)
+    rows = numbers()
+    plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
+    return rows[plain & (rows["source"] == source)]
 
 
 @cache

@@ -105,6 +105,9 @@ def test_compare_prints_a_table_and_the_same_as_json(
     assert "σ = 0.25, seed 0: A = ours, B = macer" in text
     assert "nan" not in text
     assert f"{rows[0]['difference']:.3f}" in text
+    assert [row["endpoint"] for row in rows] == ["primary"] + ["secondary"] * (len(rows) - 1)
+    assert all(row["p_holm"] is None for row in rows[1:])
+    assert "not independent" not in text
     assert "Holm: over the pairs at all σ" in " ".join(text.split())
 
 

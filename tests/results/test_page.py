@@ -26,7 +26,8 @@ from results.page.images import STATUSES
 from results.page.words import summary
 from results.run import Run
 from results.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
-from results.tables import Column, ResultTable, Row, table_5_1, tables_of
+from results.table import Column, ResultTable, Row
+from results.tables import table_5_1, tables_of
 
 N, ALPHA = 100_000, 0.001
 HOSTILE = '</script><img src=x onerror="alert(1)">\u2028{{script}}<!--'

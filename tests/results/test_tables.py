@@ -11,12 +11,10 @@ import pytest
 from rich.console import Console
 
 from results import Interval, average_certified_radius, certified_accuracy, read_run
-from results.bounds import largest_radius
-from results.caption import of_published_data
-from results.folder import RunFolder, write_json
+from results.bounds import certified_radius, largest_radius, lower_confidence_bound
+from results.folder import RunFolder, read_json, write_json
 from results.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.merge import merge_run
-from results.published import CIFAR10
 from results.report import write_report
 from results.run import Run
 from results.tables import table_5_1, table_5_2, table_beyond_acr
@@ -168,19 +166,6 @@ def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
     assert {row.sigma for row in table_5_1(both, "thesis").rows if row.published} == {0.25}
 
 
-@pytest.mark.parametrize(
-    ("dataset", "same"),
-    [
-        ("cifar10", True), ("cifar10-jpeg@0aa89b6a", True), ("CIFAR-10@1", True), ("cifar10-exact-6k@1f21c531", True),
-        ("cifar100", False), ("cifar10-c@1", False), ("cifar10.1@1", False), ("cifar10_c-fog@1", False),
-        ("svhn", False),
-    ],
-)  # fmt: skip
-def test_what_is_the_data_of_the_published_numbers(dataset: str, same: bool) -> None:
-    trials = pd.DataFrame({"dataset": [dataset] * 3, "classes": [None, CIFAR10, ("cat", "dog")]})
-    assert of_published_data(trials).tolist() == [same, same, False]
-
-
 def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
     [sentence] = [sentence for sentence in table_5_1(run).caption if "No radius can be above" in sentence]
     for sigma in (0.25, 0.5):
@@ -201,8 +186,11 @@ def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run:
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
-            beside = row.published[key] < interval.lower or row.published[key] > interval.upper
-            assert row.is_outside(key) == beside
+            apart = row.difference_intervals[key]
+            assert row.is_outside(key) == bool(apart and not apart.lower <= 0 <= apart.upper)
+            if apart:
+                assert apart.lower <= row.difference(key) <= apart.upper  # type: ignore[operator]
+                assert apart.upper - apart.lower >= interval.upper - interval.lower - 1e-9
     [ours, *_] = table.rows
     assert ours.difference("acr") == pytest.approx(ours.measured["acr"] - 0.542)
     # 12 images at σ = .25 with n = 2000: nothing can be certified at 1.00, so there is no doubt about it
@@ -232,6 +220,55 @@ def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
     assert row.measured["acr"] == 0
     assert not row.intervals["acr"]
     assert not row.is_outside("acr")
+
+
+def test_p_a_of_a_missed_selection_is_known_where_it_was_estimated(tmp_path: Path) -> None:
+    certify = {"n": 2000, "n0": 10, "skip_misclassified": False}
+    folder = write_fake_run(tmp_path / "run", [small_trial(certify=certify)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    rows = run.certificates
+    missed = rows["selected"] != rows["label"]
+    assert missed.any()
+    assert (rows.loc[missed, "n"] > 0).all()
+    # On those the label has all copies that the selected class has not.
+    counts = rows["counts"].map(np.zeros_like)
+    for index in rows.index:
+        counts[index][rows["selected"][index]] = 2000 - 1900 * missed[index]
+        counts[index][rows["label"][index]] += 1900 * missed[index]
+    known = replace(run, certificates=rows.assign(counts=counts, count_top=np.where(missed, 100, 2000)))
+    [row] = table_beyond_acr(known).rows
+    assert row.measured["above_0.9"] == 100
+    assert row.measured["above_0.99"] == pytest.approx(100 * (~missed).mean())
+
+
+def test_rows_that_share_trained_models_are_told_in_the_caption(tmp_path: Path) -> None:
+    trials = [small_trial(method, sigma) for sigma in (0.25, 0.5) for method in ("consistency", "ensemble", "gaussian")]
+    folder = write_fake_run(tmp_path / "run", trials)
+    for trial in trials:
+        training = folder.trial(trial.trial_id).training
+        write_json(training, read_json(training) | {"members": [member.trial_id for member in trial.members]})
+    merge_run(folder)
+    run = read_run(folder.path)
+    expected = "Not independent, for they share trained models: consistency and ensemble at σ = 0.25 and 0.5."
+    assert expected in table_5_1(run).setting
+    assert expected in table_5_2(run).setting
+    alone = run.trials["method"] != "consistency"
+    kept = run.certificates["method"] != "consistency"
+    without = replace(run, trials=run.trials[alone], certificates=run.certificates[kept])
+    assert not any("Not independent" in sentence for sentence in table_5_1(without).setting)
+
+
+def test_a_budget_that_cannot_be_drawn_leaves_its_cell_empty(run: Run) -> None:
+    n = 2 * 10**9
+    rows = run.certificates
+    many = rows.assign(n=rows["n"] * 10**6, count_top=rows["count_top"] * 10**6)
+    p_lower = lower_confidence_bound(many["count_top"], many["n"].clip(lower=1), many["alpha"])
+    many = many.assign(p_lower=p_lower, radius=certified_radius(p_lower, many["sigma"]))
+    table = table_beyond_acr(replace(run, trials=run.trials.assign(n=n), certificates=many))
+    for row in table.rows:
+        assert f"acr_{n}" in row.measured
+        assert "acr_1000" not in row.measured
 
 
 @pytest.mark.parametrize(("column", "value"), [("n", 7), ("alpha", 0.05), ("images", 3), ("dataset", "other")])
