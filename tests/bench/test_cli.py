@@ -220,7 +220,7 @@ def test_help_names_every_option_at_any_width(columns: str) -> None:
     ended = as_typed(["run", "--help"], ["--help"], COLUMNS=columns)
     lines = ended.stdout.decode().splitlines()
     words = " ".join(lines).split()
-    for word in ("--grid", "--allow-unauthenticated", "--cpus-per-worker", "certify.n=1000.", "McNemar", "correction."):
+    for word in ("--grid", "--allow-unauthenticated", "--cpus-per-worker", "certify.n=1000.", "McNemar", "radius."):
         assert word in words
     assert not any(word.endswith("…") for word in words)
 
