@@ -130,7 +130,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
     for n in budgets:
         at = f"n\u00a0=\u00a0{_grouped(n)}"
         columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
-    columns.append(Column("two_sided", "two-sided ACR", 3, "max"))
+    columns.append(Column("two_sided", "two sided", 3, "max", alone="two-sided ACR"))
     shares = (0.5, 0.9, 0.99, 0.999)
     columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
     rows = [
