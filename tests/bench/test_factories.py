@@ -36,9 +36,18 @@ module = good()
 """
 
 
-def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the module of that name, which is imported anew."""
     (tmp_path / "factories.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("factories", None)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("factories")
+def test_any_model_from_a_factory() -> None:
     command = ["certify", "--model", "factories:good", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "200", "--images", "12"]
     assert bench(*command) == 0
@@ -84,22 +93,14 @@ def test_any_model_from_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_wrong_model_or_setting_gets_one_sentence(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, factories: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "factories.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    sys.modules.pop("factories", None)
     defaults = [] if "--sigma" in arguments else ["--sigma", "0.25"]
     assert bench("certify", "--data", "synthetic", *defaults, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not list(tmp_path.rglob("*.parquet"))
+    assert not list(factories.rglob("*.parquet"))
 
 
 MEAN = """
@@ -181,13 +182,8 @@ def test_the_order_of_the_labels_is_said_and_must_be_the_models(
     assert read_run("runs/Ordered").trials["classes"].tolist() == [("Dog", "wolf")]
 
 
-def test_a_models_own_traceback_is_shown_where_it_is_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "factories.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    sys.modules.pop("factories", None)
+@pytest.mark.usefixtures("factories")
+def test_a_models_own_traceback_is_shown_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["certify", "--model", "factories:narrow", "--data", "synthetic", "--sigma", ".25"]
     assert bench(*command) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -195,11 +191,8 @@ def test_a_models_own_traceback_is_shown_where_it_is_wanted(
     assert "torch/nn/modules/linear.py" in capsys.readouterr().err
 
 
-def test_the_batch_stays_that_of_the_first_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "factories.py").write_text(FACTORIES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    sys.modules.pop("factories", None)
+@pytest.mark.usefixtures("factories")
+def test_the_batch_stays_that_of_the_first_command() -> None:
     command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "100", "--images", "20", "--shard-size", "10"]
     assert bench(*command, "--batch", "10") == 0
