@@ -60,7 +60,8 @@ def fewest_flips(first: Counts, second: Counts) -> int:
 def homogeneity(first: ArrayLike, second: ArrayLike) -> float:
     """p-value for two vectors of counts (classes,) being samples of one multinomial distribution: the smallest of a
     chi-square test of the whole vectors, with rare classes put together, and of Fisher's exact test of each class,
-    times their number (Bonferroni).
+    times their number (Bonferroni). Agresti, Categorical Data Analysis (2013), 3.2 and 3.5; rare classes by Cochran's
+    rule (Biometrics 10, 1954).
     """
     table = np.array([first, second], dtype=np.int64)
     table = table[:, table.sum(axis=0) > 0]

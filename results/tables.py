@@ -212,7 +212,6 @@ def _row(
     measured = {key: sum(values) / len(values) for key, values in seeds.items()}
     several = seeds if len(group.trials) > 1 else {}
     numbers = group.published_among(reference)
-    setting = _setting(group, *SAME)
     theirs, ours = sizes.get((group.sigma, group.method), 0), group.certificates["index"].nunique()
     differences = {}
     same_data = bool(of_published_data(group.trials).all())
@@ -232,13 +231,13 @@ def _row(
         group.method,
         group.title,
         measured,
-        numbers,
-        intervals,
-        several,
-        setting,
-        differences,
-        theirs,
-        same_data,
+        published=numbers,
+        intervals=intervals,
+        seeds=several,
+        setting=_setting(group, *SAME),
+        difference_intervals=differences,
+        published_images=theirs,
+        of_published_data=same_data,
     )
 
 
