@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from results.budget import at_budget
-    from results.comparison import compare
-    from results.metrics import average_certified_radius, certified_accuracy
-    from results.run import Run, read_run
-    from results.statistics import Interval, accuracy_interval, acr_interval
+    from results.analysis.budget import at_budget
+    from results.analysis.comparison import compare
+    from results.analysis.metrics import average_certified_radius, certified_accuracy
+    from results.analysis.statistics import Interval, accuracy_interval, acr_interval
+    from results.store.run import Run, read_run
 
 __all__ = [
     "Interval",
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "at_budget": "budget",
-    "compare": "comparison",
-    "average_certified_radius": "metrics",
-    "certified_accuracy": "metrics",
-    "Run": "run",
-    "read_run": "run",
-    "Interval": "statistics",
-    "accuracy_interval": "statistics",
-    "acr_interval": "statistics",
+    "at_budget": "analysis.budget",
+    "compare": "analysis.comparison",
+    "average_certified_radius": "analysis.metrics",
+    "certified_accuracy": "analysis.metrics",
+    "Run": "store.run",
+    "read_run": "store.run",
+    "Interval": "analysis.statistics",
+    "accuracy_interval": "analysis.statistics",
+    "acr_interval": "analysis.statistics",
 }
 
 

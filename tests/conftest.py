@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bench.settings import Trial
-from results.bounds import certified_radius, lower_confidence_bound, two_sided_radius
-from results.folder import AnyPath, RunFolder, write_json, write_text
-from results.schema import CERTIFICATES, EPOCHS, write_table
-from results.shards import write_shard
+from bench.settings.trial import Trial
+from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
+from results.store.folder import AnyPath, RunFolder, write_json, write_text
+from results.store.schema import CERTIFICATES, EPOCHS, write_table
+from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from results.folder import RunFolder
-from results.merge import merge_run
+from results.store.folder import RunFolder
+from results.store.merge import merge_run
 from tests.faults import damage, plan
 from tests.faults.comparison import differences
 from tests.faults.report import as_text

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from results import read_run
-from results.folder import RunFolder, location
+from results.store.folder import RunFolder, location
 from tests.s3 import bucket, s3_server  # noqa: F401  # fixtures
 from tests.test_end_to_end import GRID, SAME
 

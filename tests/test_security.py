@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10
 
-from bench.checkpoint import CheckpointError, load_tensors
 from bench.data import DataError, load_images
-from bench.sources import SourceError, from_trial
-from results.folder import RunFolder, read_json, write_json
-from results.merge import merge_run
-from tests.bench.test_cli import bench
+from bench.models.checkpoint import CheckpointError, load_tensors
+from bench.models.sources import SourceError, from_trial
+from results.store.folder import RunFolder, read_json, write_json
+from results.store.merge import merge_run
+from tests.bench.cli.test_cli import bench
 from tests.conftest import small_trial
 from tests.test_imports import FILES, ROOT
 
@@ -48,7 +48,7 @@ DANGEROUS_CALLS = {
     "torch.load", "np.load", "numpy.load", "jit.load", "load_module",
 }  # fmt: skip
 # They import what the user or this program itself names, never what a file does.
-IMPORTERS = {"bench/sources.py", "bench/cli/submit.py", "cluster/worker.py", "results/__init__.py"}
+IMPORTERS = {"bench/models/sources.py", "bench/cli/submit.py", "cluster/worker.py", "results/__init__.py"}
 
 
 def dangers(source: str) -> set[str]:

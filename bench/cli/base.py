@@ -17,13 +17,13 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from results.folder import RunFolder, location, not_merged
+from results.analysis.published import find_source
 from results.printable import NAMED, plain
-from results.published import find_source
-from results.terminal import showable, unglued
+from results.report.terminal import showable, unglued
+from results.store.folder import RunFolder, location, not_merged
 
 if TYPE_CHECKING:
-    from results.table import ResultTable
+    from results.report.table import ResultTable
 
 LONGEST = 600
 """Characters of an error's sentence."""
@@ -169,11 +169,11 @@ def merge_and_report(
         find_source(published)
 
     # These take a second to import.
-    from results.formats import to_terminal
-    from results.lock import RunLock
-    from results.reported import is_current
-    from results.run import read_run
-    from results.tables import tables_of
+    from results.report.formats import to_terminal
+    from results.report.tables import tables_of
+    from results.store.lock import RunLock
+    from results.store.reported import is_current
+    from results.store.run import read_run
 
     # In turn: an older state must not be written over a newer one.
     with RunLock(folder, name="report", wait=True):
@@ -198,9 +198,9 @@ def merge_and_report(
 
 def _merged_and_reported(folder: RunFolder, published: str | None) -> tuple[Sequence[str], Sequence[ResultTable]]:
     """The trials that are not finished, and the tables of the others."""
-    from results.merge import merge_run
-    from results.report import write_report
-    from results.reported import note_report, sources
+    from results.report.write import write_report
+    from results.store.merge import merge_run
+    from results.store.reported import note_report, sources
 
     unfinished: list[str] = []
     made_from = ""
@@ -220,7 +220,7 @@ def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) 
     Args:
         reasons: by trial, as far as they are known; else those that the files tell.
     """
-    from bench.progress import read_progress
+    from bench.runner.progress import read_progress
 
     for progress in read_progress(folder).trials:
         error = (reasons or {}).get(progress.trial_id) or (progress.error if progress.stage == "failed" else "")

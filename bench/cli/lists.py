@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bench.cli.base import app, console
-from results.terminal import Heading, Sheet
+from results.report.terminal import Heading, Sheet
 
 
 @app.command()
 def grids() -> None:
     """The grids that come with the program."""
-    from bench.grid import SHIPPED, load_grid
+    from bench.settings.grid import SHIPPED, load_grid
 
     loaded = {name: load_grid(name) for name in SHIPPED}
     rows = [[name, str(len(grid.trials())), grid.description] for name, grid in loaded.items()]

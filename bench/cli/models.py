@@ -21,13 +21,13 @@ from bench.cli.base import (
     user_errors,
 )
 from bench.cli.stopping import stopped_in_order
-from results.folder import RunFolder, location
-from results.terminal import Heading, Sheet
+from results.report.terminal import Heading, Sheet
+from results.store.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.settings import ForeignModel
+    from bench.settings.trial import ForeignModel
 
 FEW = 20
 """Rows of which identical ones are listed too."""
@@ -70,7 +70,7 @@ def certify(
     _log_to_terminal()
     with stopped_in_order(), user_errors():
         from bench.data import dataset_name, resolve_data
-        from bench.sources import open_model
+        from bench.models.sources import open_model
 
         chosen = {
             "n0": n0,
@@ -89,7 +89,7 @@ def certify(
             certify=chosen,
         )
         source = open_model(model)
-        from bench.single import certify_source, first_process_first
+        from bench.runner.single import certify_source, first_process_first
 
         trial = source.trial
         if trial is not None:
@@ -124,8 +124,8 @@ def _foreign(**given: object) -> ForeignModel:
     """
     from pydantic import ValidationError
 
-    from bench.grid import explain
-    from bench.settings import ForeignModel
+    from bench.settings.grid import explain
+    from bench.settings.trial import ForeignModel
 
     try:
         return ForeignModel.model_validate({"model": "", "weights": ""} | given)
@@ -149,7 +149,7 @@ def verify(
     """Certify random rows of a run again from the stored weights and compare the counts."""
     with user_errors():
         folder = merged_run(run)
-        from bench.verify import outcomes, verify_run
+        from bench.audit.verify import outcomes, verify_run
 
         seed = secrets.randbits(31) if seed is None else seed
         found = verify_run(folder, images, seed=seed, data=data, factories=model or ())
@@ -177,7 +177,7 @@ def attack(
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     with user_errors():
         folder = merged_run(run)
-        from bench.attack import Attack, attack_run
+        from bench.audit.attack import Attack, attack_run
 
         inside, accuracy = attack_run(
             folder, images, Attack(steps, copies, n), seed=seed, data=data, factories=model or ()
@@ -202,12 +202,12 @@ def perf_certify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
-    from bench.architectures import residual_blocks
+    from bench.settings.architectures import residual_blocks
 
     with user_errors():
         if "/" not in model:
             residual_blocks(model)  # refuses a wrong name before torch is imported
-        from bench.perf import measure
+        from bench.audit.perf import measure
 
         found = measure(model, sigma=sigma, rounds=rounds, images=images)
     if as_json:

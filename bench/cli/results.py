@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from bench.cli.base import RunArgument, app, console, errors, merge_and_report, merged_run, names, user_errors
-from results.folder import RunFolder, location
-from results.terminal import Heading, Sheet
+from results.report.terminal import Heading, Sheet
+from results.store.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,10 +45,10 @@ def compare(
     with user_errors():
         for place in runs:
             merged_run(place)
-        from results.comparison import METHOD
-        from results.comparison import compare as compared
-        from results.groups import SAME
-        from results.run import read_run
+        from results.analysis.comparison import METHOD
+        from results.analysis.comparison import compare as compared
+        from results.analysis.groups import SAME
+        from results.store.run import read_run
 
         run = read_run(*runs)
         table = compared(run, names(methods))
@@ -79,7 +79,7 @@ def import_(
     skip: Annotated[int, typer.Option(help="Take only images whose index is a multiple of this.")] = 1,
 ) -> None:
     """Make another program's certification log a row of a run. n and alpha are what you state: a log does not say."""
-    from results.logs import LogSettings, import_log
+    from results.store.logs import LogSettings, import_log
 
     with user_errors():
         settings = LogSettings(
@@ -95,7 +95,7 @@ def import_(
 @app.command()
 def published() -> None:
     """The published numbers that tables and figures can show, with their sources."""
-    from results.published import SOURCES, count_models
+    from results.analysis.published import SOURCES, count_models
 
     count = count_models()
     rows = [[name, f"{count[name]} models", source.citation, source.setting] for name, source in SOURCES.items()]

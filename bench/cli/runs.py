@@ -25,12 +25,12 @@ from bench.cli.base import (
     user_errors,
 )
 from bench.cli.stopping import stopped_in_order
-from results.folder import RunFolder, location
-from results.remote import RemotePath
+from results.store.folder import RunFolder, location
+from results.store.remote import RemotePath
 
 if TYPE_CHECKING:
-    from bench.grid import Grid
-    from bench.settings import Trial
+    from bench.settings.grid import Grid
+    from bench.settings.trial import Trial
     from cluster import GangSize
 
 
@@ -57,8 +57,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
-    from bench.grid import load_grid
-    from bench.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
+    from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
+    from bench.settings.grid import load_grid
 
     quiet = quiet or as_json
     if quiet:
@@ -75,13 +75,13 @@ def run(
             raise UserError(f"--tensorboard: must have a run in a folder, not at {folder.path}")
         loaded, dataset = _with_data(loaded)
 
-        from bench.display import as_json as progress_as_json
-        from bench.display import shown
-        from bench.progress import read_progress
-        from bench.thumbnails import keep_thumbnails
-        from bench.trial import unfinished
-        from results.description import add_trials, make_room
-        from results.lock import RunLock, end_command
+        from bench.cli.display import as_json as progress_as_json
+        from bench.cli.display import shown
+        from bench.data.thumbnails import keep_thumbnails
+        from bench.runner.progress import read_progress
+        from bench.runner.stages import unfinished
+        from results.store.description import add_trials, make_room
+        from results.store.lock import RunLock, end_command
 
         failed: dict[str, str] = {}
         with ExitStack() as stack:
@@ -92,7 +92,7 @@ def run(
             size: GangSize | None = None
             if left:
                 # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
-                from bench.run import default_gang, run_grid
+                from bench.runner.grid import default_gang, run_grid
                 from cluster import connected, node_resources
 
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
@@ -123,7 +123,7 @@ def _with_data(grid: Grid) -> tuple[Grid, str]:
         DataError, ValueError: the data is wrong or too little, which is refused before anything starts.
     """
     from bench.data import count_images, dataset_name, resolve_data
-    from results.shards import evenly_spaced
+    from results.store.shards import evenly_spaced
 
     data = resolve_data(grid.data)
     dataset = dataset_name(data)
@@ -151,9 +151,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """What is done, running and left, from the files of a run alone."""
-    from bench.display import as_json as progress_as_json
-    from bench.display import render
-    from bench.progress import read_progress
+    from bench.cli.display import as_json as progress_as_json
+    from bench.cli.display import render
+    from bench.runner.progress import read_progress
 
     with user_errors():
         folder = RunFolder(location(run))
@@ -178,12 +178,12 @@ def trial(
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
-    from bench.grid import read_trial
+    from bench.settings.grid import read_trial
 
     with stopped_in_order(), user_errors():
         chosen = read_trial(location(settings))
         folder = RunFolder(location(out))
-        from bench.single import run_single  # with torch
+        from bench.runner.single import run_single  # with torch
 
         if run_single(chosen, folder, shard_size):
             merge_and_report(folder)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.base import UserError, app, console, errors, names, numbers, user_errors
-from results.secrecy import masked
+from results.store.secrecy import masked
 
 Arguments = Annotated[
     list[str] | None, typer.Argument(help="Options of `bench run`.", metavar="--grid GRID --out OUT ...")
@@ -43,7 +43,7 @@ def submit(
     except ImportError as error:
         raise UserError(f"submitting takes {error.name}: pip install 'smoothing-bench[cluster]'") from None
 
-    from results.description import git_commit
+    from results.store.description import git_commit
 
     with user_errors(), jobs_at(address, allow_unauthenticated=allow_unauthenticated) as jobs:
         if stop:
@@ -74,7 +74,7 @@ def submit(
 
 def _check(arguments: list[str]) -> str:
     """Refuse here what `bench run` would refuse there. Returns the grid."""
-    from bench.grid import load_grid
+    from bench.settings.grid import load_grid
 
     if masked(arguments) != arguments:
         raise UserError("a job's command line is no place for credentials: they belong into the cluster's environment")
@@ -103,7 +103,7 @@ def _check(arguments: list[str]) -> str:
 
 def _pack(folder: Path, grid: str, arguments: list[str]) -> list[str]:
     """Copy the program, and the grid where it is a file; the arguments that name it there."""
-    from bench.grid import SHIPPED
+    from bench.settings.grid import SHIPPED
 
     for package in ("bench", "methods", "cluster", "results"):
         [source, *_] = importlib.import_module(package).__path__

@@ -14,7 +14,7 @@ from bench.data.fetch import cache, fetched
 from bench.data.files import dataset_name, holds_batches, load_folder
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.synthetic import COUNTS, draw_synthetic
-from results.folder import RemotePath, location
+from results.store.folder import RemotePath, location
 
 __all__ = ["DataError", "ImageSet", "Split", "count_images", "dataset_name", "load_images", "resolve_data"]
 

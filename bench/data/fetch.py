@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from bench.data.imageset import DataError
-from results.folder import read_each
-from results.remote import RemotePath
+from results.store.folder import read_each
+from results.store.remote import RemotePath
 
 ABANDONED = 24 * 3600.0
 """Seconds after which a copy that was not finished is of nobody."""

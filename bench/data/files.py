@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bench.data.fetch import fetched
 from bench.data.imageset import DataError, ImageSet, Split
-from results.folder import RemotePath, location
+from results.store.folder import RemotePath, location
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from results.shards import evenly_spaced
+from results.store.shards import evenly_spaced
 
 Split = Literal["train", "test"]
 

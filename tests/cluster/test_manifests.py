@@ -20,7 +20,7 @@ import yaml
 from results import read_run
 
 ROOT = Path(__file__).parent.parent.parent
-FILES = ROOT / "cluster"
+FILES = ROOT / "cluster" / "deploy"
 SBATCH = FILES / "slurm.sbatch"
 GRID = """
 methods = ["gaussian"]

@@ -21,7 +21,7 @@ import pytest
 
 import bench
 from results import read_run
-from results.folder import read_json
+from results.store.folder import read_json
 
 RAY = str(Path(sys.executable).with_name("ray"))
 SAME = ["method", "index", "label", "predicted", "radius", "counts", "checkpoint_sha256"]

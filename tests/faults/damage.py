@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from results.process import machine
+from results.store.process import machine
 from tests.faults.processes import NotHappened
 
 SHARD = "trials/*/shards/*.parquet"

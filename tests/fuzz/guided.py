@@ -11,7 +11,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["bench.grid", "bench.settings", "methods", "results.logs", "tomllib"]):
+with atheris.instrument_imports(
+    include=["bench.settings.grid", "bench.settings.trial", "methods", "results.store.logs", "tomllib"]
+):
     from tests.fuzz.command import outcome_of
     from tests.fuzz.workshop import Workshop, without_work
 

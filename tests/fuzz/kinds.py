@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.grid import SHIPPED
+from bench.settings.grid import SHIPPED
 from tests.fuzz.command import Outcome, ViolationError, outcome_of
 from tests.fuzz.files import damage_file
 from tests.fuzz.odd import NUMBERS, TEXTS, mutate_bytes, mutate_tree, odd_value

@@ -11,8 +11,8 @@ from random import Random
 
 import pytest
 
-from bench.grid import GridError, load_grid
-from bench.settings import Trial
+from bench.settings.grid import GridError, load_grid
+from bench.settings.trial import Trial
 from tests.fuzz.command import outcome_of, pattern
 from tests.fuzz.kinds import attempt, grid
 from tests.fuzz.workshop import Workshop, without_work
@@ -87,7 +87,7 @@ def test_the_harness_sees_what_it_is_for(shop: Workshop, monkeypatch: pytest.Mon
         raise ValueError("no")
 
     for wrong, told in ((fail, "TypeError instead of a sentence"), (leave, "these changed: .*left")):
-        monkeypatch.setattr("bench.progress.read_progress", wrong)
+        monkeypatch.setattr("bench.runner.progress.read_progress", wrong)
         with pytest.raises(AssertionError, match=told):
             outcome_of(["status", str(shop.run)], shop.folder)
 

@@ -18,11 +18,11 @@ from unittest.mock import patch
 import typer
 
 from bench.cli.base import app
-from bench.grid import SHIPPED
-from results.folder import RunFolder, read_json, write_json, write_text
-from results.lock import RunLock
-from results.logs import LogSettings, import_log
-from results.merge import merge_run
+from bench.settings.grid import SHIPPED
+from results.store.folder import RunFolder, read_json, write_json, write_text
+from results.store.lock import RunLock
+from results.store.logs import LogSettings, import_log
+from results.store.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
 from tests.fuzz.command import FOLDER, begin_work, listing, outcome_of
 
@@ -125,8 +125,8 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, list[str]]]:
 def small_work() -> Iterator[None]:
     """Tables with few resamples and no figures, which take seconds."""
     with (
-        patch("results.statistics.RESAMPLES", 50),
-        patch("results.report.figures_of", lambda *_: iter(())),
+        patch("results.analysis.statistics.RESAMPLES", 50),
+        patch("results.report.write.figures_of", lambda *_: iter(())),
         patch("typer.main.get_command", cache(typer.main.get_command)),  # which builds all commands for every call
         patch("os.fsync"),
     ):
@@ -146,12 +146,12 @@ def without_work(shop: Workshop) -> Iterator[None]:
         with (
             small_work(),
             patch.dict(os.environ, {"BENCH_DATA": str(shop.data.parent)}),
-            patch("results.lock.RunLock", _only_to_report),
+            patch("results.store.lock.RunLock", _only_to_report),
             patch("cluster.connected", begin_work),
-            patch("bench.single.run_single", begin_work),
-            patch("bench.single.certify_source", begin_work),
-            patch("bench.perf.measure", begin_work),
-            patch("bench.attack.attack_run", begin_work),
+            patch("bench.runner.single.run_single", begin_work),
+            patch("bench.runner.single.certify_source", begin_work),
+            patch("bench.audit.perf.measure", begin_work),
+            patch("bench.audit.attack.attack_run", begin_work),
         ):
             yield
     finally:

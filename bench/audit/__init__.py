@@ -1,0 +1,1 @@
+"""Doubts about a finished run, tried: certify again, attack, measure speed."""

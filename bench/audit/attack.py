@@ -1,0 +1,153 @@
+"""An attack on the smoothed classifier: no certified image may fall inside its radius."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.audit.verify import open_certified, rows_with_a_model
+from bench.certify.engine import Engine
+from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
+from bench.data import load_images
+from bench.machine.randomness import Role, generator
+from bench.models.external import guarded
+from bench.settings.trial import Certified
+from results.analysis.metrics import RADII
+from results.store.folder import RunFolder
+
+INSIDE = 0.999
+"""An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Projected gradient descent on the smoothed model (SmoothAdv: Salman et al. 2019, their equation 6)."""
+
+    steps: int = 20
+    copies: int = 16
+    """Noisy copies over which the softmax is averaged, drawn anew in every step."""
+    n: int = 1000
+    """Copies of PREDICT, which judges the attacked image."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where n is too small for any answer, and so for a wrong one."""
+        check_prediction(self.n, PREDICT_ALPHA)
+
+
+def smoothed_pgd(
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    label: int,
+    *,
+    sigma: float,
+    radius: float,
+    attack: Attack,
+    draw: torch.Generator,
+) -> Tensor:
+    """The image moved by at most `radius` in ℓ2 such that the smoothed probability of `label` falls.
+
+    Gradient ascent on −log mean_i softmax(f(x + δ + ε_i))_label, with normalised steps of 2.5 · radius / steps,
+    projected onto the ball. The result may leave [0, 1]: the certificate covers that too.
+
+    Args:
+        model: differentiable, from (batch, channel, height, width) to logits, on the device of `image`.
+        image: (channel, height, width).
+    """
+    delta = torch.zeros_like(image)
+    for _ in range(attack.steps):
+        delta.requires_grad_()
+        noise = torch.randn((attack.copies, *image.shape), generator=draw, device=image.device)
+        log_probabilities = F.log_softmax(model(image + delta + sigma * noise), dim=1)[:, label]
+        loss = -(torch.logsumexp(log_probabilities, dim=0))
+        with guarded("gives no gradients"):
+            [gradient] = torch.autograd.grad(loss, delta)
+        delta = delta.detach() + 2.5 * radius / attack.steps * gradient / gradient.norm().clamp(min=1e-12)
+        delta = delta * min(1.0, radius / max(float(delta.norm()), 1e-12))
+    return image + delta
+
+
+def attack_run(
+    run: RunFolder,
+    images: int,
+    attack: Attack,
+    *,
+    seed: int,
+    data: str | None = None,
+    factories: Collection[str] = (),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Attack `images` random test images of every trial of a merged run.
+
+    Returns:
+        Two tables. One row per trial and certified image: `trial_id, index, radius` (certified), `answer` (of PREDICT
+        on the image moved to just inside its radius), `fallen` (the answer is another class; abstaining is none).
+        One row per trial and radius: `certified` and `empirical` robust accuracy in percent on the same images; an
+        image is robust if it is answered correctly after the attack, and not attacked where it is certified.
+
+    Raises:
+        FileNotFoundError, SchemaError, DataError, SourceError, CheckpointError: as `bench.audit.verify.verify_run`.
+    """
+    certificates = rows_with_a_model(run)
+    inside, accuracy = [], []
+    for trial_id, rows in certificates.groupby("trial_id", sort=False):
+        picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+        source, settings, smoothed = open_certified(run, picked, data, factories)
+        pixels = load_images(settings.data, "test", settings.dataset).images
+        engine = Engine(source.model, smoothed.device, "fp32")
+        engine.limit(int(picked["batch"].iloc[0]))
+        model = engine.differentiable(torch.Size(pixels.shape[1:]))
+        attacker = _Attacker(model, smoothed, settings, attack, seed, pixels)
+        for index, radius, predicted in picked.loc[
+            picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
+        ].itertuples(index=False, name=None):
+            answer = attacker.answer(index, predicted, INSIDE * radius)
+            inside.append((trial_id, index, radius, answer, answer not in (predicted, ABSTAIN)))
+        for radius in [r for r in RADII if r <= max(RADII[0], picked["radius"].max())]:
+            certified = picked["correct"] & (picked["radius"] >= radius)
+            open_ = picked.loc[~certified & (picked["status"] != "misclassified"), ["index", "label"]]
+            held = sum(
+                attacker.answer(i, label, radius) == label for i, label in open_.itertuples(index=False, name=None)
+            )
+            accuracy.append((trial_id, radius, 100 * certified.mean(), 100 * (certified.sum() + held) / len(picked)))
+    return (
+        pd.DataFrame(inside, columns=["trial_id", "index", "radius", "answer", "fallen"]),
+        pd.DataFrame(accuracy, columns=["trial_id", "radius", "certified", "empirical"]),
+    )
+
+
+class _Attacker:
+    """Attacks test images of one trial; every attack has its own random stream."""
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        smoothed: Smoothed,
+        settings: Certified,
+        attack: Attack,
+        seed: int,
+        images: NDArray[np.uint8],
+    ) -> None:
+        self.model, self.smoothed, self.settings, self.attack, self.seed = model, smoothed, settings, attack, seed
+        self.images = images
+
+    def answer(self, index: int, label: int, radius: float) -> int:
+        """What the smoothed classifier says to the attacked image: a class, or −1."""
+        device = self.smoothed.device
+        key = (index, round(1e6 * radius))
+        draw = generator(device, self.seed, Role.ATTACK, *key)
+        moved = smoothed_pgd(
+            self.model,
+            torch.from_numpy(self.images[index]).float().to(device) / 255,
+            label,
+            sigma=self.settings.sigma,
+            radius=radius,
+            attack=self.attack,
+            draw=draw,
+        )
+        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)

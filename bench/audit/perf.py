@@ -1,0 +1,249 @@
+"""How fast certification is, beside a plain PyTorch loop: same model, same machine, one run, medians."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
+from bench.certify.shard import certified_rows
+from bench.certify.smoothing import Smoothed
+from bench.data import load_images
+from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
+from bench.machine.randomness import Role
+from bench.models.classifier import Classifier, build_model
+from bench.models.decomposition import LinearDecomposition
+from bench.models.sources import Source, open_model
+from bench.settings.trial import Precision
+from results.store.shards import evenly_spaced
+
+PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
+"""1000 is the default of the code published with Cohen et al. 2019."""
+COPIES_OF_A_ROUND = 512
+KEPT = 447
+"""Directions of a linear decomposition as the thesis keeps them at σ = .25."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Timed = tuple[Callable[[], object], float]
+"""A piece of work, and how many noisy copies it classifies."""
+
+
+def plain_counts(
+    model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int, device: torch.device
+) -> Tensor:
+    """The counts of CERTIFY as its publication states them: fp32, eager, a batch at a time, counted on the CPU."""
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    image = image.to(device)
+    with torch.no_grad():
+        for first in range(0, n, batch):
+            copies = image.repeat((min(batch, n - first), 1, 1, 1))
+            noise = torch.randn_like(copies) * sigma
+            counts += torch.bincount(model(copies + noise).argmax(1), minlength=num_classes).cpu()
+    return counts
+
+
+def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dict[str, Any]:
+    """`bench perf certify`: speed; for a trained model (RUN/TRIAL) also what bf16 does to its ACR.
+
+    Raises:
+        ValueError: an unknown model; SourceError, CheckpointError, DataError: as `bench.models.sources.open_model`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if "/" not in model:
+        torch.manual_seed(0)
+        network = build_model(model, num_classes=10)
+        noise = 0.25 if sigma is None else sigma
+        speed = measure_certify(network, 10, sigma=noise, rounds=rounds, device=device)
+        return {"model": f"{model}, untrained"} | speed
+    source = open_model(model)
+    if source.trial is None or not isinstance(source.model, Classifier):
+        raise ValueError(f"{model}: must be a single network that this program trained")
+    classes = int(source.training["num_classes"])
+    noise = source.trial.sigma if sigma is None else sigma
+    precisions = compare_precisions(source, noise, images)
+    speed = measure_certify(source.model, classes, sigma=noise, rounds=rounds, device=device)
+    return {"model": source.name} | precisions | speed
+
+
+def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPILE_FROM) -> dict[str, Any]:
+    """ACR of a trained model in fp32 and in bf16, with the same noise, on evenly spaced test images."""
+    assert source.trial is not None
+    trial = source.trial
+    certify = trial.certify.model_copy(update={"n": n, "estimator": "fixed"})
+    settings = trial.model_copy(update={"certify": certify})
+    indices = evenly_spaced(len(load_images(trial.data, "test")), images)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    radii = {}
+    for precision in precisions:
+        smoothed = Smoothed(source.model, sigma, int(source.training["num_classes"]), precision=precision)
+        rows = certified_rows(smoothed, "network", settings, indices, source.weights)
+        radii[precision] = sum(row["radius"] * row["correct"] for row in rows) / len(rows)
+    return {
+        "precision_images": images,
+        "precision_n": n,
+        "acr_fp32": radii["fp32"],
+        "acr_bf16": radii["bf16"],
+        "acr_difference": radii["bf16"] - radii["fp32"],
+    }
+
+
+def measure_certify(
+    model: Classifier, num_classes: int, *, sigma: float, rounds: int, device: torch.device
+) -> dict[str, Any]:
+    """Copies per second of the plain loop at several batch sizes, of certification and of its parts, and their ratios.
+
+    In every round each contestant runs once, in the same order; a rate is the median over the rounds.
+
+    Args:
+        model: its own linear decomposition, if any, is left out; the cost of one is measured with a random basis.
+    """
+    compute_reproducibly()
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = model.without_decomposition().to(device).eval()
+    contestants: dict[str, Timed] = {}
+    for batch in PLAIN_BATCHES:
+        n = batch * max(1, COPIES_OF_A_ROUND // batch)
+        contestants[f"plain_{batch}"] = (
+            partial(plain_counts, model, image, n, sigma=sigma, num_classes=num_classes, batch=batch, device=device),
+            n,
+        )
+    basis = torch.linalg.qr(torch.randn(image.numel(), KEPT, generator=torch.Generator().manual_seed(0))).Q
+    decomposed = Classifier(model.network, LinearDecomposition(torch.full((image.numel(),), 0.5), basis))
+    compile_seconds = {}
+    # Without matrix units for it, bf16 is emulated, a hundred times slower: nobody would certify so.
+    precisions: list[Precision] = ["fp32", "bf16"] if has_fast_bf16(device) else ["fp32"]
+    own = precisions[-1]
+    kinds: list[tuple[str, Classifier, Precision]] = [(precision, model, precision) for precision in precisions]
+    kinds.append((f"{own}_decomposed", decomposed, own))
+    for name, classifier, precision in kinds:
+        smoothed = Smoothed(classifier, sigma, num_classes, precision=precision, device=device)
+        started = time.perf_counter()
+        fast, engine = smoothed.engine.classifier(image.shape, COMPILE_FROM)
+        compile_seconds[name] = time.perf_counter() - started
+        certify = partial(smoothed.class_counts, image, COMPILE_FROM, 0, Role.ESTIMATE, 0)
+        contestants[f"certify_{name}"] = certify, COMPILE_FROM
+        if classifier is model:
+            eager, _ = smoothed.engine.classifier(image.shape, 1)
+            contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
+            contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
+    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], DTYPES[own])
+    flops = _flops(model, image.to(device))
+    for precision in precisions:
+        contestants[f"matrix_products_{precision}"] = _matrix_products(flops, DTYPES[precision], device)
+    with torch._dynamo.config.patch(recompile_limit=1000):  # more kinds of convolution than it keeps by default
+        rates = _medians(contestants, rounds, device)
+    best = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_{batch}"])
+    ours = rates[f"certify_{own}"]
+    return {
+        "plain": "fp32 without TF32, eager, deterministic cuDNN, counted on the CPU after every batch",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": rounds,
+        "engine": engine,
+        "compile_seconds": compile_seconds,
+        "gigaflop_per_copy": flops / 1e9,
+        "plain_best_batch": best,
+        "copies_per_second": rates,
+        "ratios": {
+            f"certify_{own} / plain_1000": ours / rates["plain_1000"],
+            f"certify_{own} / plain_{best}, its best": ours / rates[f"plain_{best}"],
+            f"certify_fp32 / plain_{best}, its best": rates["certify_fp32"] / rates[f"plain_{best}"],
+            f"certify_{own} / its convolutions alone": ours / rates[f"convolutions_{own}"],
+            f"certify_{own} / its network alone": ours / rates[f"network_{own}"],
+            f"certify_{own} / matrix products of as many operations": ours / rates[f"matrix_products_{own}"],
+            "certify_fp32 / matrix products of as many operations": rates["certify_fp32"]
+            / rates["matrix_products_fp32"],
+            f"compiled / eager, {own}": rates[f"network_{own}"] / rates[f"network_eager_{own}"],
+            "with decomposition / without": rates[f"certify_{own}_decomposed"] / ours,
+        },
+    }
+
+
+def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, device: torch.device) -> Timed:
+    noisy = torch.rand((batch, *image.shape), generator=torch.Generator().manual_seed(0)).to(device)
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    repeats = max(1, COPIES_OF_A_ROUND // batch)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for _ in range(repeats):
+            classify(noisy)
+
+    return work, repeats * batch
+
+
+def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype) -> Timed:
+    """Every convolution of the model once, one after another, channels-last, compiled and frozen like the engine.
+    Layers of the same shape share one compilation; each runs as often as the model has it."""
+    layers: list[tuple[nn.Conv2d, torch.Size]] = []
+    hooks = [
+        module.register_forward_hook(lambda layer, inputs, _: layers.append((layer, inputs[0].shape[1:])))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        model(image[None].to(device))
+    for hook in hooks:
+        hook.remove()
+    kinds: dict[object, tuple[Callable[[Tensor], Tensor], Tensor, int]] = {}
+    for layer, shape in layers:
+        key = (shape, layer.weight.shape, layer.stride)
+        if key not in kinds:
+            alone = copy.deepcopy(layer).to(kind).requires_grad_(False).to(memory_format=torch.channels_last)
+            example = torch.rand((batch, *shape), device=device).to(kind).contiguous(memory_format=torch.channels_last)
+            fast = compile_frozen(alone, example)
+            kinds[key] = (alone if fast is None else fast, example, 0)
+        fast, example, times = kinds[key]
+        kinds[key] = (fast, example, times + 1)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for fast, example, times in kinds.values():
+            for _ in range(times):
+                fast(example)
+
+    return work, batch
+
+
+def _medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -> dict[str, float]:
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, (work, _) in contestants.items():
+            wait()
+            started = time.perf_counter()
+            work()
+            wait()
+            if number:  # the first round warms up: compiled code is loaded, algorithms are chosen
+                seconds[name].append(time.perf_counter() - started)
+    return {name: copies / median(seconds[name]) for name, (_, copies) in contestants.items()}
+
+
+def _flops(model: nn.Module, image: Tensor) -> float:
+    """Floating-point operations of one forward pass of one copy, a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(image[None])
+    return float(counter.get_total_flops())
+
+
+def _matrix_products(flops: float, kind: torch.dtype, device: torch.device) -> Timed:
+    """Large matrix products, counted as the copies that take as many operations: the roof, measured and not quoted."""
+    size, repeats = (8192, 8) if device.type == "cuda" else (2048, 8)
+    matrix = torch.randn(size, size, device=device, dtype=kind)
+
+    def work() -> None:
+        for _ in range(repeats):
+            matrix @ matrix  # the time is what counts
+
+    return work, repeats * 2 * size**3 / flops

@@ -1,0 +1,207 @@
+"""Certify rows of a run again and compare their counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.progress import track
+
+from bench.certify.examine import examine, refuse_other_answers
+from bench.certify.shard import certified_rows
+from bench.certify.smoothing import Smoothed
+from bench.data import dataset_name, load_images, resolve_data
+from bench.models.classifier import kind_of
+from bench.models.sources import Source, from_trial, read_settings
+from bench.settings.trial import Certified, ForeignModel
+from results.analysis.agreement import ALARM, as_p, disagreement, pooled, share_that_may_be_wrong
+from results.store.folder import RunFolder
+from results.store.merge import check_numbers
+from results.store.records import read_training_record
+from results.store.run import read_run
+from results.store.schema import CERTIFICATES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a second certification of one row gave."""
+
+    trial_id: str
+    index: int
+    outcome: str
+    """identical, within rounding, within binomial error, or different."""
+    reason: str
+    """What differs between the two certifications besides the counts, and why the counts cannot be right; empty where
+    nothing does."""
+    stored: Mapping[Any, Any]
+    found: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verification:
+    verdicts: list[Verdict]
+    rows: int
+    """Of the run, that have a model."""
+    pooled: float
+    """p-value of the counts that are not identical, all rows together (`results.analysis.agreement.pooled`)."""
+
+    @property
+    def biased(self) -> bool:
+        """Whether the rows differ in one direction by more than chance."""
+        return self.pooled < ALARM / 2
+
+    @property
+    def holds(self) -> bool:
+        return not self.biased and not any(verdict.outcome == "different" for verdict in self.verdicts)
+
+    def conclusion(self) -> str:
+        """A sentence: what a second certification of so many rows shows."""
+        count = Counter(verdict.outcome for verdict in self.verdicts)
+        checked = len(self.verdicts)
+        found = ", ".join(f"{count[outcome]} {outcome}" for outcome in OUTCOMES if count[outcome])
+        sentence = f"{checked} of {self.rows} rows certified again: {found}"
+        if self.biased:
+            return f"{sentence}; together they differ in one direction by more than chance ({as_p(self.pooled)})"
+        if count["different"]:
+            return sentence
+        share = share_that_may_be_wrong(checked, self.rows)
+        shows = (
+            f"with 95 % confidence at most {100 * share:.2g} % of the rows are wrong" if share else "no row is wrong"
+        )
+        return f"{sentence}: {shows}"
+
+
+OUTCOMES = ("identical", "within rounding", "within binomial error", "different")
+
+
+def verify_run(
+    run: RunFolder, images: int, *, seed: int, data: str | None = None, factories: Collection[str] = ()
+) -> Verification:
+    """Certify `images` random rows of a merged run again, each from the stored weights of its trial.
+
+    On like hardware and versions all counts must be equal to the last copy. On a device of the same kind the noise is
+    the same, and few copies may be classified otherwise; elsewhere the counts must be those of one distribution
+    (`results.analysis.agreement`). All rows of the run must follow from their counts, and their labels be those of the
+    data.
+
+    Args:
+        seed: of the choice of rows. Whoever can foresee it can forge the others.
+        data: where the images are, if not where the trial found them.
+        factories: as for `bench.models.sources.from_trial`.
+
+    Raises:
+        FileNotFoundError, SchemaError: no merged run there.
+        DataError, SourceError, CheckpointError, ModelError: the data or the model is not to be had.
+        ValueError: the data is another; all rows are of imported logs; or a row contradicts itself or the data.
+    """
+    rows = rows_with_a_model(run)
+    for trial_id, own in rows.groupby("trial_id", sort=False):
+        table = pa.Table.from_pandas(own, CERTIFICATES, preserve_index=False)
+        settings = read_settings(run, str(trial_id))
+        check_numbers(dict.fromkeys(own["index"].tolist(), run.certificates), table, settings.model_dump())
+    picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+    level = ALARM / 2 / len(picked)
+    verdicts = []
+    for trial_id, stored in track(list(picked.groupby("trial_id", sort=False)), "certifying again", transient=True):
+        source, settings, smoothed = open_certified(run, stored, data, factories)
+        _refuse_other_labels(run, rows[rows["trial_id"] == trial_id], settings)
+        for _, group in stored.groupby("batch", sort=False):
+            smoothed.engine.limit(int(group["batch"].iloc[0]))
+            indices = group["index"].tolist()
+            again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
+            verdicts += [_compare(old, new, level) for old, new in zip(group.to_dict("records"), again, strict=True)]
+    others = [(verdict.stored, verdict.found) for verdict in verdicts if verdict.outcome != "identical"]
+    return Verification(verdicts, len(rows), pooled(others))
+
+
+def _refuse_other_labels(run: RunFolder, rows: pd.DataFrame, settings: Certified) -> None:
+    labels = load_images(settings.data, "test", settings.dataset).labels
+    outside = rows["index"] >= len(labels)
+    wrong = outside | (rows["label"] != labels[rows["index"].where(~outside, 0)])
+    if wrong.any():
+        index = rows["index"][wrong].iloc[0]
+        raise ValueError(f"{run.certificates}: image {index}: its label is not that of {settings.dataset}")
+
+
+def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
+    """The certificates of a merged run, without those of imported logs, of which there is no model.
+
+    Raises:
+        FileNotFoundError, SchemaError: no merged run there.
+        ValueError: no others.
+    """
+    certificates = read_run(run.path).certificates
+    rows = certificates[certificates["estimator"] != "imported"]
+    if rows.empty:
+        raise ValueError(f"{run.path}: holds imported logs only, so there is no model to try")
+    return rows.astype({"selected": "int64", "count_top": "int64"})
+
+
+def open_certified(
+    run: RunFolder, rows: pd.DataFrame, data: str | None, factories: Collection[str]
+) -> tuple[Source, Certified, Smoothed]:
+    """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
+
+    Raises:
+        ValueError: the model or the images are not those of the rows.
+    """
+    trial_id = str(rows["trial_id"].iloc[0])
+    source, settings = from_trial(run, trial_id, factories), read_settings(run, trial_id)
+    if source.weights != rows["checkpoint_sha256"].iloc[0]:
+        raise ValueError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
+    where = resolve_data(data or settings.data)
+    name = dataset_name(where)
+    if name != settings.dataset:
+        raise ValueError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
+    if isinstance(settings, ForeignModel):
+        _, answers = examine(source, load_images(where, "test", name))
+        refuse_other_answers(source, trial_id, read_training_record(run.trial(trial_id).training), answers)
+    classes = len(rows["counts"].iloc[0])
+    smoothed = Smoothed(source.model, settings.sigma, classes, precision=rows["precision"].iloc[0])
+    smoothed.engine.limit(int(rows["batch"].iloc[0]))
+    return source, settings.model_copy(update={"data": where}), smoothed
+
+
+def _compare(stored: Mapping[Any, Any], found: dict[str, Any], level: float) -> Verdict:
+    unlike = [key for key in ("device", "torch_version", "engine", "batch") if stored[key] != found[key]]
+    reason = ", ".join(f"{key} {stored[key]} then, {found[key]} now" for key in unlike)
+    # CUDA draws by the number of its multiprocessors, CPUs all alike.
+    same_noise = stored["device_kind"] == found["device_kind"] and (
+        found["device_kind"] == "cpu" or stored["device"] == found["device"]
+    )
+    if all(list(stored[name]) == list(found[name]) for name in ("selection_counts", "counts")):
+        outcome = "identical"
+    elif not unlike:
+        outcome = "different"
+    else:
+        outcome = "within rounding" if same_noise else "within binomial error"
+        if problem := disagreement(stored, found, level, same_noise=same_noise):
+            outcome, reason = "different", f"{problem}; {reason}"
+    return Verdict(stored["trial_id"], int(stored["index"]), outcome, reason, stored, found)
+
+
+def _counted(row: Mapping[Any, Any]) -> str:
+    if row["n"]:
+        return f"{row['count_top']} of {row['n']}"
+    return f"{max(row['selection_counts'])} of {row['n0']}, misclassified"
+
+
+def outcomes(verdicts: list[Verdict]) -> pd.DataFrame:
+    """One row per verdict, for a table; what differs most stands last."""
+    return pd.DataFrame(
+        [
+            {
+                "trial": verdict.trial_id,
+                "image": verdict.index,
+                "stored": _counted(verdict.stored),
+                "again": _counted(verdict.found),
+                "outcome": verdict.outcome + (f" ({verdict.reason})" if verdict.reason else ""),
+            }
+            for verdict in sorted(verdicts, key=lambda verdict: OUTCOMES.index(verdict.outcome))
+        ]
+    )

@@ -1,0 +1,276 @@
+"""A classifier made fast for batch after batch of noisy copies: batch norm folded, channels-last, bf16, compiled."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from bench.certify.noise import block_size
+from bench.machine.hardware import compute_reproducibly
+from bench.models.external import ModelError, copied, frozen, guarded, logits_of, moved, reason_of
+
+COMPILE_FROM = 10_000
+"""Copies of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,
+or about a measured time, the same image could get other counts in another shard."""
+
+BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}
+"""Noisy copies of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
+
+logger = logging.getLogger("bench")
+
+
+class Engine:
+    """A model in evaluation mode on a device, in one precision; compiled where that pays. The given model is left as
+    it is, unless it cannot be copied."""
+
+    def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
+        """
+        Args:
+            precision: "fp32" or "bf16" (autocast: matrix products and convolutions in bf16, logits in float32).
+
+        Raises:
+            ModelError: the model cannot be put on the device.
+        """
+        compute_reproducibly()
+        self.device = device
+        self.precision = precision
+        with guarded("cannot be opened"):
+            self._model = moved(frozen(copied(model)), device=device)
+        self._passes: int | None = None
+        self._said_eager = False
+        self._eager: dict[torch.Size, _Passes] = {}
+        self._compiled: tuple[torch.Size, _Passes | None] | None = None
+
+    def batch(self, shape: torch.Size) -> int:
+        """Noisy copies that are classified together; every batch is a whole one, so that all have one shape. Larger
+        images come in smaller batches, down to one block of noise."""
+        usual = BATCH.get((self.device.type, self.precision), BATCH["cpu", self.precision])
+        block = block_size(self.device)
+        return max(block, min(usual, usual * 3072 // shape.numel()) // block * block)
+
+    def passes(self, shape: torch.Size) -> int:
+        """Images of one forward pass: as many as the model takes and memory holds, at most `batch(shape)`. Roundings
+        depend on it.
+
+        Raises:
+            ModelError: as `classifier`.
+        """
+        return self._opened(shape).size
+
+    def limit(self, passes: int) -> None:
+        """Take at most `passes` images in a forward pass from now on."""
+        if passes != self._passes:
+            self._passes, self._eager, self._compiled = passes, {}, None
+
+    def classifier(self, shape: torch.Size, copies: int) -> tuple[Callable[[Tensor], Tensor], str]:
+        """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
+
+        Args:
+            shape: of one image.
+            copies: of each image; decides whether to compile.
+
+        Raises:
+            ModelError: the model does not take such images, even one by one; it gives something else than logits; or
+                its answer to an image is not a function of the image.
+        """
+        eager = self._opened(shape)
+        if copies < COMPILE_FROM:
+            if not self._said_eager:
+                logger.info("certifying without compilation: n = %d is below %d", copies, COMPILE_FROM)
+            self._said_eager = True
+            return eager, "eager"
+        if self._compiled is None or self._compiled[0] != shape:
+            torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
+            fast = compile_frozen(eager.classify, eager.laid_out(self._noise(eager.size, shape)))
+            self._compiled = (shape, None if fast is None else replace(eager, classify=fast))
+        compiled = self._compiled[1]
+        return (eager, "eager") if compiled is None else (compiled, "inductor")
+
+    def differentiable(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        """As `classifier`, for batches of any length, in fp32, and with gradients for the images.
+
+        Raises:
+            ModelError: as `classifier`.
+        """
+        size, channels_last = self.passes(shape), self._opened(shape).channels_last
+        return _Passes(_InPrecision(self._model, self.device.type, "fp32"), size, channels_last)
+
+    def _opened(self, shape: torch.Size) -> _Passes:
+        if shape not in self._eager:
+            with torch.inference_mode():
+                self._eager[shape] = self._prepare(shape)
+        return self._eager[shape]
+
+    def _prepare(self, shape: torch.Size) -> _Passes:
+        plain = self._fitting(_InPrecision(self._model, self.device.type, "fp32"), shape)
+        self._check_function(plain, shape)
+        network = fold_batch_norm(self._model, plain.laid_out(self._noise(min(plain.size, 8), shape)))
+        if plain.channels_last:
+            network = moved(network, memory_format=torch.channels_last)
+        return replace(plain, classify=_InPrecision(network, self.device.type, self.precision))
+
+    def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
+        """The model in the largest passes that work, on noise."""
+        largest = size = min(self._passes or self.batch(shape), self.batch(shape))
+        layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
+        while True:
+            for channels_last in layouts:
+                found = _Passes(classify, size, channels_last)
+                try:
+                    found(self._noise(size, shape))
+                except Exception as error:  # a model of any kind may fail in any way
+                    failure = error
+                else:
+                    if size < largest:
+                        logger.info("certifying in passes of %d: the model fails on more images at once", size)
+                    return found
+                _free_memory(self.device)
+            if size == 1:
+                raise ModelError(_cannot_take(shape, failure)) from failure
+            size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+
+    def _check_function(self, plain: _Passes, shape: torch.Size) -> None:
+        """Certificates are about a function of the image: the same images must have the same answers up to rounding
+        again, and in another order among others.
+
+        Raises:
+            ModelError: they have not.
+        """
+        try:
+            few = replace(plain, size=min(plain.size, 16))
+            first = few(self._noise(few.size, shape))
+        except ModelError:  # it takes passes of one size only
+            few = plain
+            first = few(self._noise(few.size, shape))
+        images = self._noise(few.size, shape)
+        rounding = 1e-3 * float(first.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(few(images), first, rtol=0, atol=rounding, equal_nan=True):
+            raise ModelError("the model answers the same images differently each time: is dropout left on?")
+        others = images.flip(0).clone()
+        others[::2] = torch.ones_like(others[::2])
+        if not torch.allclose(few(others)[1::2], first.flip(0)[1::2], rtol=0, atol=rounding, equal_nan=True):
+            raise ModelError(
+                "the model's answer to an image depends on the other images of the batch: does it normalise by the "
+                "batch, without running statistics?"
+            )
+
+    def _noise(self, count: int, shape: torch.Size) -> Tensor:
+        """Noise, not images: which image comes first must not matter."""
+        return torch.rand((count, *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """A classifier of batches of any length, in forward passes of one size; the last is filled up."""
+
+    classify: Callable[[Tensor], Tensor]
+    size: int
+    channels_last: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with guarded("failed"):
+            if len(images) == self.size:
+                return self.classify(self.laid_out(images))
+            parts = []
+            for part in images.split(self.size):
+                filled = torch.cat([part, part[-1:].expand(self.size - len(part), *part.shape[1:])])
+                # A compiled model writes its next answers over these.
+                parts.append(self.classify(self.laid_out(filled))[: len(part)].clone())
+            return torch.cat(parts)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+class _InPrecision(nn.Module):
+    def __init__(self, network: nn.Module, device: str, precision: str) -> None:
+        super().__init__()
+        self.network = network
+        self.device = device
+        self.low = precision == "bf16"
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
+            answers = self.network(images)
+        logits = logits_of(answers).float()
+        if logits.ndim != 2 or len(logits) != len(images):
+            raise ModelError(f"the model gave {tuple(logits.shape)} for {len(images)} images, expected logits")
+        return logits
+
+
+def _cannot_take(shape: torch.Size, failure: Exception) -> str:
+    if isinstance(failure, ModelError) and failure.__cause__ is None:
+        return str(failure)
+    reason = reason_of(failure.__cause__ or failure)
+    return (
+        f"the model cannot take images {tuple(shape)}, not even one by one: {reason}; if it takes batches of one size "
+        "only, give --batch"
+    )
+
+
+def _free_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
+    """The model with every batch norm that follows a convolution folded into it, where torch.fx can follow the model.
+
+    The model itself comes back where it has nothing to fold, or where folding would change its outputs on the example
+    by more than rounding: tracing fixes whatever a forward pass decides in Python.
+    """
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return model
+    folded = _fold(model)
+    try:
+        expected, found = logits_of(model(example)), logits_of(folded(example))
+        same = torch.allclose(found, expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+    except Exception:  # a model of any kind may fail in any way; unfolded, it will say so itself
+        same = False
+    return folded if same else model
+
+
+def _fold(model: nn.Module) -> nn.Module:
+    try:
+        return fuse(model)
+    except Exception:  # not traceable as a whole: its parts may be
+        parts = copy.copy(model)
+        parts._modules = {name: part and _fold(part) for name, part in model._modules.items()}
+        return parts
+
+
+def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """`classify` compiled by inductor with its weights frozen, for inputs of exactly the example's shape; on CUDA as a
+    CUDA graph. Inductor keeps what it compiled on disk, so the second process is faster.
+
+    Returns:
+        None, after one message that says why, where compiling does not work; for example without a C++ compiler.
+    """
+    from torch._inductor import config as inductor  # takes a second to import
+
+    if example.device.type == "cpu":
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
+    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": example.device.type == "cuda"}
+    if hasattr(inductor, "deterministic"):  # not in the oldest torch that will do
+        options["deterministic"] = True  # no choice between kernels by how fast they happen to be
+    fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
+    started = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            fast(example)
+    except Exception as error:  # whatever the compiler raises, the eager classifier is as good
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning("certifying without compilation, which failed: %s", message[0])
+        return None
+    logger.info("compiled the classifier in %.0f s", time.perf_counter() - started)
+    return fast

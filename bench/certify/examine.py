@@ -1,0 +1,130 @@
+"""Whether a model fits the data, and is the one that it was: what it answers to fixed images.
+
+Weights are not all that decides a model: constants, code and configuration do too, and whatever they are, they show in
+its answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.certify.engine import Engine
+from bench.data import ImageSet
+from bench.models.external import ModelError
+from bench.models.sources import Source, SourceError
+from results.store.shards import evenly_spaced
+
+NOISE, IMAGES, DIRECTIONS = 32, 32, 8
+ROUNDING = 1e-3
+"""Share of the largest answer by which those of one model may differ between machines."""
+
+
+def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
+    """The number of logits for an image of the data, which may be more than the classes that the data shows, and what
+    the model answers to fixed images (`bench.certify.probe`).
+
+    Raises:
+        SourceError: there are fewer, they are NaN, the model cannot take such images, or its answers are not those of a
+            function of the image.
+    """
+    try:
+        engine = Engine(source.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")
+        classes, answers = answers_of(engine, data)
+    except ModelError as error:
+        raise SourceError(f"{source.name}: {error}") from error
+    if classes < data.num_classes:
+        raise SourceError(f"{source.name} gives {classes} logits for an image, expected {data.num_classes}")
+    _refuse_other_order(source, data)
+    return classes, answers
+
+
+def refuse_other_answers(source: Source, trial_id: str, training: dict[str, Any], answers: list[list[float]]) -> None:
+    """
+    Args:
+        training: the record of the trial; it has answers where the model was not trained in the run.
+
+    Raises:
+        SourceError: the model answers otherwise than when the trial was certified.
+    """
+    known = training.get("answers")
+    if known is not None and (differs := difference(known, answers)):
+        raise SourceError(
+            f"{source.where}: has the weights that {trial_id} certified but gives other answers, by up to "
+            f"{differs:.1%} on fixed images: its code, a constant or its configuration has changed; certify it as "
+            "another model, under another name or --out"
+        )
+
+
+def _refuse_other_order(source: Source, data: ImageSet) -> None:
+    """Raise SourceError where the model says in which order it has its classes, and a class of the data has another
+    number there."""
+    stated = _stated_classes(source)
+    known = {_spelled(name): number for number, name in enumerate(data.classes or ())}
+    for number, name in enumerate(stated):
+        if known.get(_spelled(name), number) != number and not name.isdecimal():
+            raise SourceError(
+                f"{source.name}: has {name} as class {number}, the data as {known[_spelled(name)]}; the data's order "
+                f"is {', '.join(data.classes or ())}, which numbers as names of its folders can change"
+            )
+
+
+def _stated_classes(source: Source) -> list[str]:
+    """The names of a model's classes where it has them: from our training, or as torchvision and transformers keep
+    them; empty where it does not say."""
+    model, config = source.model, getattr(source.model, "config", None)
+    candidates = [source.training.get("classes"), getattr(config, "id2label", None)]
+    candidates += [getattr(model, name, None) for name in ("classes", "class_names")]
+    for found in candidates:
+        names = [found[key] for key in sorted(found, key=int)] if isinstance(found, dict) else found
+        if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+            return list(names)
+    return []
+
+
+def _spelled(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def answers_of(engine: Engine, data: ImageSet) -> tuple[int, list[list[float]]]:
+    """The number of logits, and 64 answers of 8 numbers each: the logits on noise of several brightnesses and contrasts
+    and on test images with noise, projected onto fixed directions.
+
+    Raises:
+        ModelError: the model cannot be certified on such images.
+    """
+    images = _probes(data)
+    classify = engine.differentiable(images.shape[1:])
+    with torch.inference_mode():
+        logits = classify(images.to(engine.device)).double().cpu()
+    if logits.isnan().any():
+        raise ModelError("the model gave NaN")
+    logits = logits.clamp(-1e6, 1e6)  # where a class is masked by an infinity
+    classes = logits.shape[1]
+    directions = torch.randn(classes, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    answers = logits @ directions / classes**0.5
+    return classes, [[float(f"{value:.7g}") for value in row] for row in answers.tolist()]
+
+
+def difference(first: list[list[float]], second: list[list[float]]) -> float:
+    """The largest difference of two models' answers, as a share of the largest answer; 0 where it is rounding."""
+    a, b = np.array(first), np.array(second)
+    if a.shape != b.shape:
+        return 1.0
+    share = float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), 1e-30))
+    return share if share > ROUNDING else 0.0
+
+
+def _probes(data: ImageSet) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = data.images.shape[1:]
+    brightness = torch.linspace(0, 1, NOISE).view(-1, *[1] * len(shape))
+    contrast = torch.linspace(0.05, 1, 8).repeat(NOISE // 8).view_as(brightness)
+    noise = brightness + contrast * (torch.rand((NOISE, *shape), generator=generator) - 0.5)
+    picked = evenly_spaced(len(data), min(IMAGES, len(data)))
+    images = torch.from_numpy(data.images[picked]).float() / 255
+    noisy = images + 0.5 * (torch.rand(images.shape, generator=generator) - 0.5)
+    return torch.cat([noise, noisy])

@@ -1,0 +1,84 @@
+"""Noisy copies of an image, batch after batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.machine.randomness import Role, generator
+from bench.models.decomposition import LinearDecomposition, check_orthonormal
+
+BLOCK = {"cpu": 64, "cuda": 256}
+"""Noisy copies per random stream, by kind of device. Part of every published count, like the streams themselves."""
+
+
+def block_size(device: torch.device) -> int:
+    """Noisy copies per random stream on `device`."""
+    return BLOCK.get(device.type, BLOCK["cpu"])
+
+
+class NoisyCopies:
+    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. Block b of copies of an image has a random stream of
+    its own, (seed, role, index, b)."""
+
+    def __init__(
+        self,
+        sigma: float,
+        device: torch.device,
+        decomposition: LinearDecomposition | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        """
+        Args:
+            sigma: standard deviation, in pixel units.
+            decomposition: gives μ + W Wᵀ (x + ε − μ) in place of x + ε.
+            precision: of the product with W, "fp32" or "bf16"; μ is added in float32.
+
+        Raises:
+            ValueError: the decomposition's basis is not orthonormal.
+        """
+        if decomposition is not None:
+            check_orthonormal(decomposition.basis)  # weights may have been loaded into it
+        self.sigma = sigma
+        self.device = device
+        self._decomposition = decomposition
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._kept_pixels: tuple[torch.Size, LinearDecomposition] | None = None
+
+    def batches(self, image: Tensor, batch: int, seed: int, role: Role, index: int) -> Iterator[Tensor]:
+        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory.
+
+        Args:
+            batch: a multiple of the block.
+        """
+        image = image.to(self.device, torch.float32)
+        centre = image.permute(1, 2, 0) if image.ndim == 3 else image
+        shape = centre.shape
+        kept = self._kept(image) if self._decomposition is not None else None
+        if kept is not None:
+            basis = kept.basis.to(self._dtype)
+            centre = (centre.flatten() - kept.mean) @ kept.basis
+        noise = torch.empty((batch, *centre.shape), device=self.device)
+        blocks = noise.split(block_size(self.device))
+        for number in count():
+            for place, block in enumerate(blocks):
+                block.normal_(generator=generator(self.device, seed, role, index, number * len(blocks) + place))
+            noisy = torch.add(centre, noise, alpha=self.sigma)
+            if kept is not None:
+                # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per copy have the distribution that 3072 would give.
+                noisy = F.linear(noisy.to(self._dtype), basis).float().add_(kept.mean).view(-1, *shape)
+            yield noisy.permute(0, 3, 1, 2) if image.ndim == 3 else noisy
+
+    def _kept(self, image: Tensor) -> LinearDecomposition:
+        """The decomposition on the device, for pixels in the order (height, width, channel)."""
+        layer = self._decomposition
+        assert layer is not None
+        if self._kept_pixels is None or self._kept_pixels[0] != image.shape:
+            order = torch.arange(image.numel()).view(image.shape).permute(1, 2, 0).flatten()
+            permuted = LinearDecomposition(layer.mean.cpu()[order], layer.basis.cpu()[order])
+            self._kept_pixels = image.shape, permuted.to(self.device)
+        return self._kept_pixels[1]

@@ -1,0 +1,317 @@
+"""The smoothed classifier g(x) = most likely class of f(x + ε), ε ~ N(0, σ²I), and its certificates.
+
+    smoothed = Smoothed(model, sigma=0.25, num_classes=10)
+    certificates = smoothed.certify(images, n0=100, n=100_000, alpha=0.001, seed=0)
+
+Guarantee (Cohen, Rosenfeld & Kolter 2019, Theorem 1): with probability at least 1 − alpha over the noise, no
+perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.certify.engine import Engine
+from bench.certify.noise import NoisyCopies
+from bench.machine.hardware import resolve_precision
+from bench.machine.randomness import Role
+from bench.models.classifier import Classifier
+from bench.settings.trial import Estimator, Precision
+from results.bounds.radius import certified_radius, certifying_count, lower_confidence_bound
+from results.bounds.two_stage import sufficient_copies
+
+ABSTAIN = -1
+PREDICT_ALPHA = 0.001
+"""Probability that an answer of PREDICT is not that of g, where none is given."""
+LOOKS = 20
+"""An estimation is looked at every 1/LOOKS of its copies, in its second half: abstention may be certain by then."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known of the smoothed classifier at one image."""
+
+    status: str
+    """certified; abstained; or misclassified: the selected class is not the label, and nothing was estimated."""
+    predicted: int
+    """The class, or −1: none is certified."""
+    radius: float
+    """ℓ2, [0, 1] pixel units; 0 unless certified."""
+    p_lower: float
+    """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
+    selected: int
+    """The class that the n0 copies chose: the first of the most frequent."""
+    selection_counts: tuple[int, ...]
+    """How often each class was the answer among the n0 copies."""
+    count_top: int
+    """counts[selected]."""
+    counts: tuple[int, ...]
+    """How often each class was the answer among the n copies."""
+    n: int
+    """Copies that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
+    n0: int
+    alpha: float
+    estimator: Estimator
+    engine: str
+    """inductor (compiled) or eager; their roundings differ."""
+    batch: int
+    """Copies of a forward pass; roundings differ with it too."""
+    seconds: float
+
+
+class Smoothed:
+    """A base classifier under Gaussian noise."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sigma: float,
+        num_classes: int,
+        *,
+        precision: Precision = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        """
+        Args:
+            model: from images (batch, …) in [0, 1], usually (batch, channel, height, width), to logits
+                (batch, num_classes), a function of each image alone. It is copied, and the copy is put into evaluation
+                mode; where it cannot be copied, it is itself.
+            sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
+            num_classes: number of logits, at least 2.
+            precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
+                classifier is the one in that precision.
+            device: where to compute; an accelerator if there is one.
+
+        cuDNN is told for the whole process to compute deterministically, and without TF32: "fp32" is fp32.
+
+        Raises:
+            ValueError: sigma, num_classes or precision out of range.
+            ModelError: the model cannot be put on the device.
+        """
+        if not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma = {sigma}: must be above 0")
+        if num_classes < 2:
+            raise ValueError(f"num_classes = {num_classes}: must be at least 2")
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision = {precision!r}: must be auto, fp32 or bf16")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = resolve_precision(precision, self.device)
+        self.sigma = sigma
+        self.num_classes = num_classes
+        decomposition = model.decomposition if isinstance(model, Classifier) else None
+        # Noise is drawn behind the decomposition, so the projection has happened already.
+        rest = model.without_decomposition() if isinstance(model, Classifier) else model
+        self.engine = Engine(rest, self.device, self.precision)
+        self._copies = NoisyCopies(sigma, self.device, decomposition, self.precision)
+
+    def certify(
+        self,
+        images: Tensor,
+        *,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        estimator: Estimator = "fixed",
+    ) -> list[Certificate]:
+        """CERTIFY for each image.
+
+        Args:
+            images: (count, channel, height, width), or of another shape that the model takes; float in [0, 1].
+            n0: copies that select the class.
+            n: fresh copies that estimate its probability. From 10 000 on the classifier is compiled first.
+            alpha: probability that a certificate is wrong.
+            seed: of the noise; an image's counts depend on it, on its index and on n0 and n, and on nothing else.
+            indices: the index of each image in the noise streams; 0, 1, … where not given.
+            labels: where given, an image whose selected class is not its label is not estimated: it counts neither
+                in certified accuracy nor in ACR, whatever its probabilities.
+            estimator: "fixed": n copies; "two-stage": as many as the image needs, at most n
+                (`results.bounds.two_stage`).
+
+        Raises:
+            ValueError: an argument out of range, images outside [0, 1], or logits that are NaN or of another number.
+            ModelError: the model fails, or its answers are not those of a function of the image.
+        """
+        given = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "estimator": estimator}
+        return list(self.iter_certify(images, indices=indices, labels=labels, **given))  # type: ignore[arg-type]
+
+    def iter_certify(
+        self,
+        images: Tensor,
+        *,
+        n0: int,
+        n: int,
+        alpha: float,
+        seed: int,
+        indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        estimator: Estimator = "fixed",
+    ) -> Iterator[Certificate]:
+        """As `certify`, one certificate at a time."""
+        if n0 < 1 or n < 1:
+            raise ValueError(f"n0 = {n0} and n = {n}: both must be at least 1")
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+        if alpha ** (1 / n) < 0.5:
+            raise ValueError(
+                f"n = {n} with alpha = {alpha:g}: certifies no image, even one on which all copies agree; n must be at "
+                f"least {math.ceil(-math.log2(alpha))}"
+            )
+        if estimator not in ("fixed", "two-stage"):
+            raise ValueError(f"estimator = {estimator!r}: must be fixed or two-stage")
+        _check_images(images)
+        classify, engine = self.engine.classifier(images.shape[1:], n)
+        passes = self.engine.passes(images.shape[1:])
+        places = range(len(images)) if indices is None else indices
+        targets = [None] * len(images) if labels is None else labels
+        for image, index, label in zip(images, places, targets, strict=True):
+            started = time.perf_counter()
+            selection = next(self._cumulative_counts(classify, image, [n0], seed, Role.SELECT, index))
+            selected = int(selection.argmax())
+            if label is not None and selected != label:
+                status, drawn, counts, p_lower = "misclassified", 0, [0] * self.num_classes, 0.0
+            else:
+                wanted = n
+                if estimator == "two-stage":
+                    wanted = sufficient_copies(int(selection[selected]), n0, n, alpha)
+                drawn, counts = self._estimate(classify, image, selected, wanted, alpha, seed, index)
+                p_lower = float(lower_confidence_bound(counts[selected], drawn, alpha))
+                status = "certified" if p_lower >= 0.5 else "abstained"
+            yield Certificate(
+                status=status,
+                predicted=selected if status == "certified" else ABSTAIN,
+                radius=float(certified_radius(p_lower, self.sigma)),
+                p_lower=p_lower,
+                selected=selected,
+                selection_counts=tuple(selection.tolist()),
+                count_top=counts[selected],
+                counts=tuple(counts),
+                n=drawn,
+                n0=n0,
+                alpha=alpha,
+                estimator=estimator,
+                engine=engine,
+                batch=passes,
+                seconds=time.perf_counter() - started,
+            )
+
+    def predict(
+        self,
+        images: Tensor,
+        *,
+        n: int = 1000,
+        alpha: float = PREDICT_ALPHA,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> list[int]:
+        """PREDICT: the most frequent class of each image, or −1 (abstain).
+
+        An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
+        counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
+        """
+        _check_images(images)
+        places = range(len(images)) if indices is None else indices
+        return [
+            self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
+            for image, index in zip(images, places, strict=True)
+        ]
+
+    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
+        """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
+        from scipy.stats import binomtest
+
+        check_prediction(n, alpha)
+        top, classes = self.class_counts(image, n, seed, Role.PREDICT, index).topk(2)
+        first, second = top.tolist()
+        sure = binomtest(first, first + second, 0.5).pvalue <= alpha
+        return int(classes[0]) if sure else ABSTAIN
+
+    def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
+        """How often each class is the answer among n noisy copies of one image: (num_classes,), int64, on the CPU."""
+        classify, _ = self.engine.classifier(image.shape, n)
+        return next(self._cumulative_counts(classify, image, [n], seed, role, index))
+
+    def _estimate(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        image: Tensor,
+        selected: int,
+        n: int,
+        alpha: float,
+        seed: int,
+        index: int,
+    ) -> tuple[int, list[int]]:
+        """Copies drawn and their counts: n, or fewer where abstention is certain."""
+        needed = certifying_count(n, alpha)
+        looks = sorted({*range(n // 2, n, max(self.engine.batch(image.shape), n // LOOKS)), n} - {0})
+        for drawn, counts in zip(
+            looks, self._cumulative_counts(classify, image, looks, seed, Role.ESTIMATE, index), strict=True
+        ):
+            if drawn == n or int(counts[selected]) + n - drawn < needed:  # certain to abstain
+                return drawn, counts.tolist()
+        raise AssertionError("the last look is at n")
+
+    @torch.inference_mode()
+    def _cumulative_counts(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        image: Tensor,
+        looks: Sequence[int],
+        seed: int,
+        role: Role,
+        index: int,
+    ) -> Iterator[Tensor]:
+        """The counts (num_classes,), int64, on the CPU, of the first looks[0], looks[1], … copies of an image.
+
+        No batch holds copies of another image. The device is waited for at the looks only.
+        """
+        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        batch = self.engine.batch(image.shape)
+        batches = self._copies.batches(image, batch, seed, role, index)
+        answers = torch.empty(0, dtype=torch.int64, device=self.device)
+        drawn = 0
+        for look in looks:
+            while drawn < look:
+                if not len(answers):
+                    answers = self._answers(classify(next(batches)), batch, finite)
+                taken = answers[: look - drawn]
+                counts.scatter_add_(0, taken, torch.ones_like(taken))
+                answers = answers[len(taken) :]
+                drawn += len(taken)
+            if not finite:
+                raise ValueError("the model gave NaN")
+            yield counts.to("cpu", copy=True)
+
+    def _answers(self, logits: Tensor, batch: int, finite: Tensor) -> Tensor:
+        expected = (batch, self.num_classes)
+        if logits.shape != expected:
+            raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
+        finite &= ~logits.isnan().any()
+        return logits.argmax(dim=1)
+
+
+def check_prediction(n: int, alpha: float) -> None:
+    """Raise ValueError where PREDICT with n copies is not possible, or abstains whatever the copies say."""
+    if n < 1 or not 0 < alpha < 1:
+        raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
+    if 2 * 0.5**n > alpha:  # the p-value of n copies that all agree
+        raise ValueError(
+            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be "
+            f"at least {1 + math.ceil(-math.log2(alpha))}"
+        )
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim < 2 or not images.is_floating_point():
+        raise ValueError(f"images must be float (count, channel, height, width), got {tuple(images.shape)}")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError("images must lie in [0, 1]")

@@ -1,0 +1,68 @@
+"""What the machine computes with."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
+
+import torch
+
+from bench.settings.trial import Precision
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> str:
+    """ "bf16" or "fp32": `precision`, or for "auto" what the device computes fast in."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(device) else "fp32"
+
+
+def compute_reproducibly() -> None:
+    """Have cuDNN choose algorithms that give the same bits each time, and keep fp32 from becoming TF32 on the way."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix units."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Emulated bf16 is slower than fp32, and torch says which CPUs have it only through these two names.
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's or processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far, so that the next trial of this process is measured by itself."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):  # a kernel that does not let us: the peak then covers earlier trials too
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process since `restart_peak_memory`: allocated on the accelerator, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def memory_kind(device: torch.device) -> str:
+    return "accelerator" if device.type == "cuda" else "resident"

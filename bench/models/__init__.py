@@ -1,0 +1,1 @@
+"""Base classifiers: networks, the linear decomposition before them, their weights on disk, models from elsewhere."""

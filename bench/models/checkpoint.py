@@ -1,0 +1,106 @@
+"""Weights on disk: safetensors with their identity in the header. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
+from bench.models.decomposition import LinearDecomposition
+from bench.settings.trial import Trial
+from methods.consistency import Ensemble
+from results.store.folder import AnyPath, RunFolder, read_json, sha256_of, write_whole
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be used; the message names the file."""
+
+
+def save_tensors(path: AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # save_file would write to a temporary file of its own beside ours, and leave it behind if killed.
+    write_whole(path, lambda temporary: temporary.write_bytes(save(contiguous, metadata)))
+
+
+def load_tensors(path: AnyPath, training_id: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a file that belongs to the training `training_id`.
+
+    Raises:
+        FileNotFoundError: not there.
+        CheckpointError: unreadable, or of another training.
+    """
+    content = path.read_bytes()
+    try:
+        tensors: dict[str, Tensor] = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
+    if metadata.get("training_id") != training_id:
+        raise CheckpointError(f"{path}: holds training {metadata.get('training_id')}, expected {training_id}")
+    return tensors, metadata
+
+
+def restore_classifier(trial: Trial, tensors: dict[str, Tensor], num_classes: int, path: AnyPath) -> Classifier:
+    """The classifier of a trial with the given weights.
+
+    Raises:
+        CheckpointError: the weights are of another architecture, or of a decomposition that is not orthonormal.
+    """
+    decomposition = None
+    if trial.decomposition_ratio is not None and "decomposition.basis" in tensors:
+        try:
+            decomposition = LinearDecomposition(tensors["decomposition.mean"], tensors["decomposition.basis"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    model = build_model(trial.model, num_classes=num_classes, width=trial.width, decomposition=decomposition)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: not the weights of a {trial.model} of width {trial.width}: {detail}") from None
+    return model
+
+
+def digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if not isinstance(tensor, Tensor):  # what a module's get_extra_state gave
+            digest.update(f"{name} {tensor!r}".encode())
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_verified(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
+    """As `load_model`; raises CheckpointError also where a file is not the one that its training wrote."""
+    for part in trial.members or [trial]:
+        folder = run.trial(part.trial_id)
+        if sha256_of(folder.model) != read_json(folder.training, "checkpoint_sha256")["checkpoint_sha256"]:
+            raise CheckpointError(f"{folder.model}: is not the file that its training wrote")
+    return load_model(run, trial, num_classes)
+
+
+def load_model(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
+    """The trained classifier of a trial, on the CPU: one model, or the mean logits of an ensemble's members.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        CheckpointError: a file is unreadable, or of another training or architecture.
+    """
+    models = []
+    for part in trial.members or [trial]:
+        path = run.trial(part.trial_id).model
+        tensors, _ = load_tensors(path, part.training_id)
+        models.append(restore_classifier(part, tensors, num_classes, path).eval())
+    objective = trial.objective
+    if isinstance(objective, Ensemble):
+        return Consensus(models, objective.consensus) if objective.consensus else MeanLogits(models)
+    return models[0]

@@ -1,0 +1,181 @@
+"""Base classifiers f: images in [0, 1] -> logits. Normalisation is inside, so noise is added in pixel space.
+
+from bench.models.classifier import build_model
+model = build_model("resnet110", num_classes=10)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.models.decomposition import LinearDecomposition
+from bench.settings.architectures import residual_blocks
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2023, 0.1994, 0.2010)
+
+
+def build_model(
+    name: str, *, num_classes: int, width: int = 16, decomposition: LinearDecomposition | None = None
+) -> Classifier:
+    """A classifier with He (fan-out) initialisation from torch's global random state.
+
+    Args:
+        name: "resnet110" or any resnet{6n+2} (He et al. 2016, section 4.2), or "tiny" for smoke runs.
+        num_classes: number of logits.
+        width: channels of the first stage; the second and third have two and four times as many.
+        decomposition: fixed projection of the noisy images in front of everything else (thesis section 4.2).
+
+    Raises:
+        ValueError: an unknown name, a depth that is not 6n+2, or width or num_classes below 1 or 2.
+    """
+    if width < 1:
+        raise ValueError(f"width = {width}: must be at least 1")
+    if num_classes < 2:
+        raise ValueError(f"num_classes = {num_classes}: must be at least 2")
+    blocks = residual_blocks(name)
+    network: nn.Module = ResNet(blocks, width, num_classes) if blocks else Tiny(width, num_classes)
+    network.apply(_initialise)
+    return Classifier(network, decomposition)
+
+
+class Classifier(nn.Module):
+    """Linear decomposition (if any), normalisation, network: (batch, 3, height, width) in [0, 1] -> logits."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, decomposition: LinearDecomposition | None) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(CIFAR10_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(CIFAR10_STD).view(1, 3, 1, 1))
+        self.decomposition = decomposition
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.decomposition is not None:
+            images = self.decomposition(images)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+    def without_decomposition(self) -> Classifier:
+        """The same network, for images that are projected already."""
+        rest = Classifier(self.network, None)
+        rest.mean, rest.std = self.mean, self.std
+        return rest
+
+
+class MeanLogits(nn.Module):
+    """An ensemble: the mean of its members' logits (Horváth et al. 2022)."""
+
+    def __init__(self, members: list[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
+
+
+class Consensus(MeanLogits):
+    """K-consensus aggregation (Horváth et al. 2022): the first K members alone where they agree on a class, otherwise
+    the mean logits of all."""
+
+    def __init__(self, members: list[Classifier], consensus: int) -> None:
+        """consensus: K, at least 2 and below the number of members."""
+        super().__init__(members)
+        self.consensus = consensus
+        # The number of copies differs from batch to batch. Not as a decorator, which would import the compiler, for
+        # seconds, wherever this module is imported.
+        self._ask = torch.compiler.disable(_ask_others)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.stack([member(images).float() for member in self.members[: self.consensus]])
+        answers = first.argmax(dim=2)
+        # where all of them have the same largest logit, so has their mean
+        split = (answers != answers[0]).any(dim=0)
+        logits: Tensor = self._ask(self.members[self.consensus :], images, first.sum(dim=0), split)
+        return logits
+
+
+def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
+    """Add the other members' logits where the first are split."""
+    if split.any():
+        logits[split] += torch.stack([member(images[split]).float() for member in others]).sum(dim=0)
+    return logits
+
+
+def kind_of(model: nn.Module) -> str:
+    """How the classifier is made of networks, for the rows of its certificates."""
+    if isinstance(model, Consensus):
+        return f"{model.consensus}-consensus of {len(model.members)}"
+    return f"mean of {len(model.members)} logits" if isinstance(model, MeanLogits) else "network"
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes."""
+
+    def __init__(self, blocks: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = _conv_norm(3, width, kernel=3, stride=1)
+        channels = [width, width, 2 * width, 4 * width]
+        self.blocks = nn.Sequential(
+            *(
+                BasicBlock(channels[stage - 1] if first else channels[stage], channels[stage], 2 if first else 1)
+                for stage in (1, 2, 3)
+                for first in [stage > 1] + [False] * (blocks - 1)
+            )
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(F.relu(self.stem(images)))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv_norm(channels_in, channels_out, kernel=3, stride=stride)
+        self.second = _conv_norm(channels_out, channels_out, kernel=3, stride=1)
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut: nn.Module = (
+            nn.Identity() if same else _conv_norm(channels_in, channels_out, kernel=1, stride=stride)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(features))) + self.shortcut(features))
+
+
+class Tiny(nn.Module):
+    """Three strided convolutions: enough for the synthetic images, cheap enough for a smoke run."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv_norm(3, width, kernel=5, stride=2),
+            nn.ReLU(),
+            _conv_norm(width, 2 * width, kernel=3, stride=2),
+            nn.ReLU(),
+            _conv_norm(2 * width, 4 * width, kernel=3, stride=2),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(images).mean(dim=(2, 3)))
+        return logits
+
+
+def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

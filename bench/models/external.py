@@ -1,0 +1,93 @@
+"""Models that this program did not build: whatever they do, it becomes one sentence for the user."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger("bench")
+
+
+class ModelError(ValueError):
+    """A model that cannot be certified; the message is one sentence for the user, its cause the model's own error."""
+
+
+def logits_of(answers: Any) -> Tensor:
+    """The logits (batch, classes) in what a model gave: a tensor, or the only one of that kind in a tuple, a dictionary
+    or an object; what is called logits goes before the rest.
+
+    Raises:
+        ModelError: there is none, or there are several.
+    """
+    if isinstance(answers, Tensor):
+        return answers
+    named = answers.get("logits") if isinstance(answers, Mapping) else getattr(answers, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    parts = list(answers.values() if isinstance(answers, Mapping) else answers if isinstance(answers, Sequence) else ())
+    found = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2 and part.is_floating_point()]
+    if len(found) != 1:
+        raise ModelError(
+            f"the model gave a {type(answers).__name__} with {len(found) or 'no'} tensors (batch, classes), expected "
+            "logits: wrap it so that it returns them alone"
+        )
+    return found[0]
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """The model itself, in evaluation mode and without gradients for its weights, as far as it lets that be done."""
+    with suppress(NotImplementedError):  # an exported program keeps the mode it was exported in
+        model.eval()
+    for parameter in model.parameters():
+        if parameter.is_leaf:
+            parameter.requires_grad_(False)
+    return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # it holds a lock, its last output, a weight computed from others, …
+        logger.info("the model itself is put into evaluation mode, since it cannot be copied: %s", reason_of(error))
+        return model
+
+
+def moved(model: nn.Module, **where: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript, whose weights need not be leaves
+        return model.to(**where)
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Anything that a model does may raise anything; here it becomes one sentence, "the model failed: …".
+
+    Raises:
+        ModelError: with the model's own error as its cause.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {what}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line: an error's kind, and the first line of what it says, or the last where that is a traceback's."""
+    if is_out_of_memory(error):
+        return "out of memory"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[-1] if lines and "raceback" in str(error) else lines[0] if lines else ""
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

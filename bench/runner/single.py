@@ -1,0 +1,201 @@
+"""One trial, or one model from elsewhere, without Ray: in this process, or in all of an `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from rich.progress import track
+
+from bench.certify.examine import examine, refuse_other_answers
+from bench.certify.shard import certify_images, write_batch
+from bench.certify.smoothing import Smoothed
+from bench.data import ImageSet, dataset_name, load_images, resolve_data
+from bench.data.thumbnails import keep_thumbnails
+from bench.models.classifier import kind_of
+from bench.models.sources import Source
+from bench.runner import work
+from bench.runner.stages import trial_shards_left
+from bench.runner.state import trial_task
+from bench.settings.trial import ForeignModel, Trial
+from bench.train.loop import train
+from results.store.description import add_trials
+from results.store.folder import RunFolder, TrialFolder, write_json
+from results.store.lock import RunLock, end_command
+from results.store.records import DIGEST, read_training_record
+from results.store.shards import evenly_spaced
+
+Decision = TypeVar("Decision")
+LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
+
+
+def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
+    """Train and certify a trial, finishing what is missing.
+
+    Under `accelerate launch` every process calls this: they train together, and each certifies its part.
+
+    Returns:
+        Whether this is the first process, which merges and reports.
+
+    Raises:
+        DataError: the data is not to be had.
+        LockedError: another process works on the run.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    try:
+        with state.main_process_first():  # which downloads the data, if it must
+            data = resolve_data(trial.data)
+            trial = trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
+        with _locked(run, state):
+            _train_and_certify(trial, run, shard_size, state)
+        return bool(state.is_main_process)
+    finally:
+        work.leave_group()
+
+
+def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
+    if state.is_main_process:
+        add_trials(run, [trial])
+        keep_thumbnails(run, [trial])
+    with _unfinished(run.trial(trial.trial_id), state):
+        _finish(trial, run, shard_size, state)
+
+
+def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
+    for part in [*trial.members, trial]:
+        task = trial_task(part, run, certify=part is trial, shard_size=shard_size)
+        if _agreed(state, lambda task=task: work.epochs_left(task)):  # type: ignore[misc]
+            train(part, run)
+    for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
+        work.certify(task, shard)
+    state.wait_for_everyone()
+
+
+def first_process_first() -> AbstractContextManager[None]:
+    """A block that the first process of an `accelerate launch` leaves before the others enter it."""
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    guard: AbstractContextManager[None] = state.main_process_first()
+    return guard
+
+
+def certify_source(
+    source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, *, batch: int | None = None
+) -> bool:
+    """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
+
+    Args:
+        batch: images of a forward pass, for a model that does not take as many as usual.
+
+    Returns:
+        Whether this is the first process, which merges and reports.
+
+    Raises:
+        SourceError: the model does not fit the data, or answers otherwise than when it was certified before.
+        RunError: the run has another trial in its place.
+        LockedError: another process works on the run.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    try:
+        images = load_images(settings.data, "test", settings.dataset)
+        num_classes, answers = examine(source, images)
+        evenly_spaced(len(images), settings.certify.images)
+        with _locked(run, state):
+            if state.is_main_process:
+                add_trials(run, [settings], replace=False)
+                keep_thumbnails(run, [settings])
+            with _unfinished(run.trial(settings.trial_id), state):
+                if state.is_main_process:
+                    _keep_record(source, settings, run, answers, num_classes, images)
+                _certify_all(source, settings, run, shard_size, num_classes, state, batch)
+        return bool(state.is_main_process)
+    finally:
+        work.leave_group()
+
+
+def _certify_all(
+    source: Source,
+    settings: ForeignModel,
+    run: RunFolder,
+    shard_size: int,
+    num_classes: int,
+    state: PartialState,
+    batch: int | None,
+) -> None:
+    smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+    if batch is not None and state.is_main_process:
+        write_batch(run.trial(settings.trial_id), batch)
+    shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
+    mine = shards[state.process_index :: state.num_processes]
+    for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
+        certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
+    state.wait_for_everyone()
+
+
+def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[object]:
+    """A block in which no other command works on the run; the first process holds the lock for all."""
+    return RunLock(run, on_lost=end_command) if state.is_main_process else nullcontext()
+
+
+def _keep_record(
+    source: Source,
+    settings: ForeignModel,
+    run: RunFolder,
+    answers: list[list[float]],
+    num_classes: int,
+    data: ImageSet,
+) -> None:
+    """Write training.json of a model that was not trained in this run: what is known of its training, where it is, and
+    what tells it from another with the same weights. That of an earlier command stays.
+
+    Raises:
+        SourceError: it is of another model.
+    """
+    path = run.trial(settings.trial_id).training
+    if path.exists():
+        refuse_other_answers(source, settings.trial_id, read_training_record(path), answers)
+        return
+    title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
+    record: dict[str, Any] = {
+        "members": [],
+        **{key: value for key, value in source.training.items() if key != DIGEST},
+        **title,
+        "checkpoint_sha256": settings.weights,
+        "num_classes": num_classes,
+        "classes": data.classes,
+        "test_images": len(data),
+        "torch_version": torch.__version__,
+        "source": source.where,
+        "answers": answers,
+    }
+    write_json(path, record)
+
+
+@contextmanager
+def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
+    """Until the block ends without an error, state.json keeps the trial out of the tables and says why."""
+    if not state.is_main_process:
+        yield
+        return
+    running = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+    write_json(folder.state, running)
+    try:
+        yield
+    except Exception as error:
+        write_json(folder.state, {"state": "failed", "error": str(error) or type(error).__name__})
+        raise
+    folder.state.unlink(missing_ok=True)
+
+
+def _agreed(state: PartialState, decide: Callable[[], Decision]) -> Decision:
+    """What the first process finds, on every process: the files change while the others look."""
+    found = [decide() if state.is_main_process else None]
+    broadcast_object_list(found)
+    assert found[0] is not None
+    return found[0]

@@ -1,0 +1,109 @@
+"""What a trial's own process keeps for those who watch a run: its state, its log, its metrics.
+
+Without torch: that process only waits.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from results.store.folder import RunFolder, TrialFolder, location, write_json
+from results.store.remote import RemotePath
+from results.store.schema import EPOCHS, read_table
+
+if TYPE_CHECKING:
+    from bench.settings.trial import Trial
+
+LOG_SECONDS = 30.0  # a store takes whole files
+LONGEST_LOG = 2**20
+
+
+class Task(TypedDict):
+    """One trial of a run, for a worker."""
+
+    trial_id: str
+    settings: str
+    """The trial, as JSON."""
+    run: str
+    """Absolute path or URL of the run's folder."""
+    log: str
+    """Where processes write what they print."""
+    certify: bool
+    """False for a member that only an ensemble needs."""
+    shard_size: int
+
+
+def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int) -> Task:
+    return Task(
+        trial_id=trial.trial_id,
+        settings=trial.model_dump_json(),
+        run=str(run.path),
+        log=local_log(run.trial(trial.trial_id)),
+        certify=certify,
+        shard_size=shard_size,
+    )
+
+
+def trial_folder(task: Task) -> TrialFolder:
+    return RunFolder(location(task["run"])).trial(task["trial_id"])
+
+
+def local_log(folder: TrialFolder) -> str:
+    """Where processes write what they print: the trial's log, or where that is in a store, a file of each node."""
+    if isinstance(folder.log, RemotePath):
+        return f"~/.cache/smoothing-bench/logs/{sha256(str(folder.path).encode()).hexdigest()[:16]}.txt"
+    return str(folder.log)
+
+
+def note(task: Task, state: dict[str, Any] | None) -> None:
+    """Write the trial's state.json; None: it has ended well."""
+    folder = trial_folder(task)
+    keep_log(task, at_once=state is None or state["state"] != "running")
+    if state is None:
+        folder.state.unlink(missing_ok=True)
+    else:
+        write_json(folder.state, state)
+
+
+def keep_log(task: Task, *, at_once: bool = False) -> None:
+    """Copy what this node's processes printed last beside the trial's log in a store, every half minute at most."""
+    folder = trial_folder(task)
+    if not isinstance(folder.log, RemotePath):
+        return
+    try:
+        log = Path(task["log"]).expanduser()
+    except RuntimeError:  # this process's user has no home, and so no log
+        return
+    if log.exists() and (at_once or _is_due(task["trial_id"], time.monotonic())):
+        with suppress(OSError), log.open("rb") as file:  # a log is not worth a trial
+            file.seek(max(0, log.stat().st_size - LONGEST_LOG))
+            (folder.path / f"log-{socket.gethostname()}.txt").write_bytes(file.read())
+
+
+def metrics(task: Task) -> dict[str, float]:
+    """For TensorBoard: of the last finished epoch, and the number of shards."""
+    folder = trial_folder(task)
+    found = {"shards": float(len(folder.shard_files()))}
+    if folder.epochs.exists():
+        last = read_table(folder.epochs, EPOCHS).to_pylist()[-1]
+        found |= {name: last[name] for name in ("epoch", "learning_rate", "loss", "noisy_test_accuracy", "seconds")}
+    return found
+
+
+def _is_due(trial_id: str, now: float) -> bool:
+    kept = _last_copies()
+    if now - kept.get(trial_id, -LOG_SECONDS) < LOG_SECONDS:
+        return False
+    kept[trial_id] = now
+    return True
+
+
+@lru_cache(maxsize=1)
+def _last_copies() -> dict[str, float]:
+    return {}

@@ -1,0 +1,71 @@
+"""What a gang of workers does for a trial, as functions that a worker can run by name.
+
+Each takes a `Task` as plain JSON values, and each is safe to repeat: what is finished on disk is not done again.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import torch
+from accelerate.state import AcceleratorState
+
+from bench.certify.shard import certify_shard
+from bench.runner.stages import epochs_finished, is_trained, trial_shards_left
+from bench.runner.state import Task, keep_log
+from bench.settings.trial import Trial
+from bench.train.loop import train
+from results.store.folder import RunFolder, location
+
+
+def epochs_left(task: Task) -> int:
+    """Epochs still to be trained; at least 1 until the training is done, and 0 then."""
+    trial, run = _open(task)
+    if is_trained(trial, run):
+        return 0
+    if trial.members:
+        raise RuntimeError("the ensemble's members are not trained")
+    return max(1, trial.train.epochs - epochs_finished(run.trial(trial.trial_id)))
+
+
+def train_trial(task: Task) -> None:
+    """Train the trial's model as one rank of a group; every rank calls this."""
+    try:
+        train(*_open(task))
+    finally:
+        leave_group()
+        keep_log(task, at_once=True)
+
+
+def leave_group() -> None:
+    """Forget the group of processes that trained together: the next trial of this process forms its own.
+
+    A process that ends without this may be aborted by the threads of its group, which live as long as anything that
+    refers to it; DDP's modules do, in cycles.
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def shards_left(task: Task) -> list[list[int]]:
+    """The shards still to be certified, as lists of test indices."""
+    if not task["certify"]:
+        return []
+    return trial_shards_left(*_open(task), task["shard_size"])
+
+
+def certify(task: Task, shard: list[int]) -> None:
+    """Certify one shard and write its file."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # into the trial's log
+    logging.getLogger("bench").setLevel(logging.INFO)
+    try:
+        certify_shard(*_open(task), shard)
+    finally:
+        keep_log(task)
+
+
+def _open(task: Task) -> tuple[Trial, RunFolder]:
+    return Trial.model_validate_json(task["settings"]), RunFolder(location(task["run"]))

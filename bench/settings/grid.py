@@ -1,0 +1,231 @@
+"""A grid file -> the trials of a run. Everything a file can get wrong is refused here, before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from bench.settings.trial import CertifySettings, Option, PositiveInt, Settings, Sigma, TrainSettings, Trial
+from methods import METHODS, get_method
+from results.printable import shortened
+from results.store.folder import AnyPath, refuse_devices
+
+Item = TypeVar("Item", str, int, float)
+SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
+
+
+class GridError(ValueError):
+    """A grid that cannot be run; the message is one sentence for the user."""
+
+
+class Cell(Settings):
+    """What one row of the tables changes: options of the objective, decomposition, training settings."""
+
+    method: str | None = None
+    """The objective; the cell's own name where not given."""
+    decomposition: bool | None = None
+    """Whether the classifier sits behind the linear decomposition; the method's own choice where not given."""
+    decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
+    train: dict[str, Any] = {}
+    options: dict[str, Option | dict[str, Option]] = {}
+    """Options of the objective; a table keyed by σ gives each σ its own value."""
+
+
+class Grid(Settings):
+    """Methods × σ × seeds, and the settings they share."""
+
+    description: str = ""
+    methods: list[str] = Field(min_length=1)
+    sigmas: list[Sigma] = Field(min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    data: str = "synthetic"
+    model: str = "resnet110"
+    width: PositiveInt = 16
+    decomposition_ratio: Annotated[float, Field(gt=0)] = 0.2
+    train: TrainSettings = TrainSettings()
+    certify: CertifySettings = CertifySettings()
+    cells: dict[str, Cell] = {}
+
+    def trials(self, dataset: str = "") -> list[Trial]:
+        """Every method × σ × seed, in the order of the file. `dataset` names the data in tables.
+
+        Raises:
+            GridError: an unknown method or option, or a value that the objective or the trial refuses.
+        """
+        trials = [
+            self._trial(name, sigma, seed, dataset)
+            for sigma in _distinct("sigmas", self.sigmas)
+            for name in _distinct("methods", self.methods)
+            for seed in _distinct("seeds", self.seeds)
+        ]
+        for name, cell in self.cells.items():
+            if name not in self.methods and name not in METHODS and cell.method is None:
+                raise GridError(f"cells.{name} is neither in methods nor a known method{nearest(name, METHODS)}")
+        return trials
+
+    def _trial(self, name: str, sigma: float, seed: int, dataset: str) -> Trial:
+        cell = self.cells.get(name, Cell())
+        method = cell.method or name
+        try:
+            objective = get_method(method)
+        except ValueError as error:
+            raise GridError(f"methods: {error}") from None
+        # An ensemble's members are the trials of the member's own cell; what its own cell says comes on top.
+        member = self.cells.get(objective.member_method or "", Cell())
+        options = {key: _at_sigma(name, key, value, sigma) for key, value in (member.options | cell.options).items()}
+        choices = (cell.decomposition, member.decomposition, objective.decomposition)
+        decomposed = next(choice for choice in choices if choice is not None)
+        ratio = cell.decomposition_ratio or member.decomposition_ratio or self.decomposition_ratio
+        train = self.train.model_dump() | member.train | cell.train
+        try:
+            return Trial(
+                name=name,
+                method=method,
+                options=options,
+                sigma=sigma,
+                seed=seed,
+                data=self.data,
+                dataset=dataset,
+                model=self.model,
+                width=self.width,
+                decomposition_ratio=ratio if decomposed else None,
+                train=TrainSettings.model_validate(train),
+                certify=self.certify,
+            )
+        except ValidationError as error:
+            raise GridError(f"cells.{name}: {explain(error, TrainSettings)}") from None
+
+
+def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) -> Grid:
+    """A shipped grid by name, or a TOML file by path, with `--set` changes such as "certify.n=1000".
+
+    Raises:
+        GridError: one sentence that names the file, the key, the value and what is allowed.
+    """
+    text = _read(source)
+    raw = _parse(source, text)
+    for change in changes:
+        _apply(raw, change)
+    raw |= {key: value for key, value in replacements.items() if value is not None}
+    try:
+        grid = Grid.model_validate(raw)
+        grid.trials()
+    except ValidationError as error:
+        raise GridError(f"{source}: {explain(error, Grid)}") from None
+    except GridError as error:
+        raise GridError(f"{source}: {error}") from None
+    return grid
+
+
+def read_trial(path: AnyPath) -> Trial:
+    """A trial from its JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        GridError: not the settings of a trial; names the file, the key and the value.
+    """
+    try:
+        return Trial.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise GridError(f"{path}: {explain(error, Trial)}") from None
+
+
+def explain(error: ValidationError, model: type[Settings]) -> str:
+    """The first thing wrong with user input, as one sentence with key, value and what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(model, first["loc"])
+        return f"unknown key {key!r}{nearest(str(first['loc'][-1]), known) or '; known: ' + ', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message if not key else f"{key}: {message}"
+    message = message[0].lower() + message[1:]
+    return f"{key} = {shortened(first['input'])}: {message}" if key else message
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ ": did you mean …?" where a known name is close, otherwise an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _read(source: str) -> str:
+    if source in SHIPPED:
+        return (resources.files("bench") / "grids" / f"{source}.toml").read_text(encoding="utf-8")
+    path = Path(source)
+    if path.suffix != ".toml" and not path.exists():
+        hint = nearest(source, SHIPPED)
+        raise GridError(f"unknown grid {source!r}{hint or '; known: ' + ', '.join(SHIPPED) + ', or a .toml file'}")
+    refuse_devices(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise GridError(f"{source}: cannot be read: {reason}") from None
+
+
+def _parse(source: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise GridError(f"{source}: not a grid: it is nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise GridError(f"{source}: not TOML: {error}") from None
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise GridError(f"--set {change!r}: must be KEY=VALUE, such as certify.n=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    except (ValueError, RecursionError):
+        raise GridError(f"--set {change!r}: is neither a word nor a value of TOML") from None
+    *tables, last = key.strip().split(".")
+    table = raw
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise GridError(f"--set {change!r}: {name} is a value, not a table")
+    table[last] = value
+
+
+def _at_sigma(name: str, key: str, value: Option | Mapping[str, Option], sigma: float) -> Option:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        by_sigma = {float(text): choice for text, choice in value.items()}
+    except ValueError:
+        raise GridError(f"cells.{name}.options.{key}: the keys must be values of sigma, got {list(value)}") from None
+    if sigma not in by_sigma:
+        known = ", ".join(f"{known:g}" for known in by_sigma)
+        raise GridError(f"cells.{name}.options.{key} has no value for sigma = {sigma:g}, only for {known}")
+    return by_sigma[sigma]
+
+
+def _distinct(key: str, values: list[Item]) -> list[Item]:
+    if len(set(values)) < len(values):
+        raise GridError(f"{key} = {values}: each may stand only once")
+    return values
+
+
+def _keys_beside(model: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where `location` points, following nested settings."""
+    current: Any = model
+    for part in location[:-1]:
+        if isinstance(current, type) and issubclass(current, Settings) and part in current.model_fields:
+            current = current.model_fields[str(part)].annotation
+        elif current == dict[str, Cell]:
+            current = Cell
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Settings) else []

@@ -1,0 +1,339 @@
+"""One training loop for every method, under accelerate: as one process, or as one rank of DDP.
+
+Noise, order and augmentation of the global batch are drawn alike on every rank, which then takes its part; so the
+run does not depend on the number of workers (batch norm's statistics apart, where workers cannot share them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+import warnings
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from bench.data import ImageSet, load_images
+from bench.machine.energy import EnergyMeter
+from bench.machine.hardware import (
+    compute_reproducibly,
+    device_name,
+    memory_kind,
+    peak_memory_bytes,
+    resolve_precision,
+    restart_peak_memory,
+)
+from bench.machine.randomness import Role, derived_seed, generator
+from bench.models.checkpoint import save_tensors
+from bench.models.classifier import build_model
+from bench.models.decomposition import Spectrum, spectrum_of
+from bench.settings.trial import Trial
+from bench.train.augment import crop_and_flip
+from bench.train.batches import batches
+from bench.train.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
+from results.store.folder import RunFolder, TrialFolder, refresh, sha256_of
+from results.store.records import write_training_record
+
+EVALUATION_BATCH = 250
+"""Test images of a forward pass; of few images, too, each rank then has some."""
+SHARED_FOLDER_SECONDS = 60.0
+"""How long a shared file system may show one machine what another has replaced."""
+
+
+def make_accelerator(trial: Trial) -> Accelerator:
+    """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
+
+    Raises:
+        RuntimeError: accelerate did not join the group it was told to join.
+    """
+    compute_reproducibly()
+    # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
+    cpu = not torch.cuda.is_available()
+    device = torch.device("cpu" if cpu else "cuda")
+    precision = resolve_precision(trial.train.precision, device)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # Batch statistics are shared once an epoch, below; the basis of a decomposition never changes.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise RuntimeError(f"accelerate formed a group of {accelerator.num_processes} processes, not {expected}")
+    return accelerator
+
+
+def train(trial: Trial, run: RunFolder) -> None:
+    """Train a single model to its end and write its files; every rank calls this. Finished epochs are not repeated.
+
+    Raises:
+        DataError: the data is not usable.
+    """
+    accelerator = make_accelerator(trial)
+    train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+    test_set = load_images(trial.data, "test", trial.dataset)
+    run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator)
+
+
+def run_training(
+    trial: Trial, folder: TrialFolder, train_set: ImageSet, test_set: ImageSet, accelerator: Accelerator
+) -> None:
+    """As `train`, with the data and the process group at hand."""
+    started = time.perf_counter()
+    device = accelerator.device
+    restart_peak_memory(device)
+    meter = EnergyMeter(device)
+    state = _start_or_continue(trial, folder, train_set, accelerator)
+    model: nn.Module = state.model
+    progress = state.progress
+    if device.type == "cuda" and accelerator.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _make_optimizer(trial, model, state.momentum)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
+        parallel = accelerator.prepare(model)
+    images, labels = _on(device, train_set)
+    test_images, test_labels = _on(device, test_set)
+    earlier_seconds, earlier_joules = progress.seconds, progress.joules
+
+    for epoch in range(len(progress.epochs), trial.train.epochs):
+        epoch_started = time.perf_counter()
+        rate = learning_rate(trial, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = train_epoch(trial, epoch, parallel, optimizer, images, labels, accelerator)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
+        _share_statistics(model, accelerator)
+        accuracy = noisy_accuracy(trial, epoch, model, test_images, test_labels, accelerator)
+        progress.epochs.append(
+            {
+                "trial_id": trial.trial_id,
+                "method": trial.name,
+                "sigma": trial.sigma,
+                "seed": trial.seed,
+                "epoch": epoch,
+                "learning_rate": rate,
+                "loss": loss,
+                "noisy_test_accuracy": accuracy,
+                "seconds": time.perf_counter() - epoch_started,
+            }
+        )
+        progress.seconds = earlier_seconds + time.perf_counter() - started
+        joules = _joules_of_all(meter)
+        progress.joules = None if joules is None or earlier_joules is None else earlier_joules + joules
+        progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
+        progress.where = _where(accelerator)
+        if accelerator.is_main_process:
+            save_checkpoint(trial, folder, model, optimizer, state.variances, progress)
+    if accelerator.is_main_process:
+        _finish(trial, folder, model, state, train_set, test_set)
+    accelerator.wait_for_everyone()
+
+
+def _on(device: torch.device, data: ImageSet) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
+
+
+def learning_rate(trial: Trial, epoch: int) -> float:
+    """The rate of an epoch: the initial rate times decay_factor for every decay epoch reached."""
+    reached = sum(epoch >= decay for decay in trial.train.decay_epochs)
+    return trial.train.learning_rate * trial.train.decay_factor**reached
+
+
+def train_epoch(
+    trial: Trial,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    accelerator: Accelerator,
+) -> float:
+    """One pass over the images (count, 3, height, width), uint8; each is seen once. Returns the mean loss per image."""
+    model.train()
+    method, sigma = trial.objective, trial.sigma
+    total = torch.zeros((), device=accelerator.device)
+    for batch in batches(trial, epoch, len(images), tuple(images.shape[1:]), accelerator):
+        x = images[batch.indices]
+        if trial.train.augment:  # bytes are moved in a quarter of the time of floats
+            x = crop_and_flip(x, batch.offsets, batch.flips)
+        x = x.float() / 255
+        y = labels[batch.indices]
+        noisy = method.perturb(x + sigma * batch.noise, y, model, sigma=sigma)
+        flat = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        logits = model(flat).float().view(*noisy.shape[:2], -1)
+        # DDP averages the ranks' gradients; this weight turns it into the mean over the global batch, ragged or not.
+        loss = method.loss(logits, y, sigma=sigma, epoch=epoch) * batch.weight
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        total += loss.detach() * batch.global_size
+    # loss · global_size summed over ranks and divided by their number is the sum over images
+    mean: Tensor = accelerator.reduce(total, "mean") / len(images)
+    return float(mean)
+
+
+@torch.no_grad()
+def noisy_accuracy(
+    trial: Trial, epoch: int, model: nn.Module, images: Tensor, labels: Tensor, accelerator: Accelerator
+) -> float:
+    """Share of test images that the base classifier itself gets right on one noisy copy each."""
+    model.eval()
+    draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
+    correct = torch.zeros((), device=accelerator.device)
+    for number, indices in enumerate(torch.arange(len(images)).split(EVALUATION_BATCH)):
+        x = images[indices].float() / 255
+        noisy = x + trial.sigma * torch.randn(x.shape, generator=draw, device=x.device)
+        if number % accelerator.num_processes == accelerator.process_index:
+            with accelerator.autocast():
+                predicted = model(noisy.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+            correct += (predicted == labels[indices]).sum()
+    total: Tensor = accelerator.reduce(correct, "sum")
+    return float(total) / len(images)
+
+
+def _start_or_continue(trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator) -> State:
+    """A new model, or what the last checkpoint has; the first rank decides."""
+    state = None
+    if accelerator.is_main_process:
+        state = last_state(trial, folder, train_set.num_classes)
+    [finished] = broadcast_object_list([state and len(state.progress.epochs)])
+    if finished is None:
+        return _start(trial, train_set, accelerator)
+    deadline = time.monotonic() + SHARED_FOLDER_SECONDS
+    while state is None and time.monotonic() < deadline:
+        state = state_after(trial, folder, train_set.num_classes, finished)
+        if state is None:
+            refresh(folder)
+            time.sleep(1)
+    found = accelerator.gather(torch.tensor([int(state is not None)], device=accelerator.device))
+    if state is None or not found.all():
+        raise RuntimeError(
+            f"{folder.checkpoint}: not every worker finds the checkpoint after {finished} epochs; run the same command "
+            "again"
+        )
+    return state
+
+
+def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> State:
+    decomposition, variances = None, None
+    progress = Progress()
+    if trial.decomposition_ratio is not None:
+        fitted: list[Any] = [None, None]
+        if accelerator.is_main_process:  # for all
+            started = time.perf_counter()
+            spectrum, seconds = _spectra(train_set)
+            # A trial that finds the spectrum of an earlier one is charged with it all the same.
+            progress.seconds = max(0.0, seconds - (time.perf_counter() - started))
+            fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio), spectrum.variances]
+        decomposition, variances = broadcast_object_list(fitted)
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
+        model = build_model(
+            trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
+        )
+    return State(model, {}, variances, progress)
+
+
+class _Spectra:
+    """The spectrum of the images last asked for, which trials of one process in turn have in common."""
+
+    def __init__(self) -> None:
+        self._digest = b""
+        self._found: tuple[Spectrum, float] | None = None
+
+    def __call__(self, images: ImageSet) -> tuple[Spectrum, float]:
+        """The spectrum, and the seconds that it took to compute."""
+        digest = hashlib.sha256(images.images.data).digest()
+        if self._found is None or self._digest != digest:
+            started = time.perf_counter()
+            spectrum = spectrum_of(torch.from_numpy(images.images))
+            self._digest, self._found = digest, (spectrum, time.perf_counter() - started)
+        return self._found
+
+
+_spectra = _Spectra()
+
+
+def _make_optimizer(trial: Trial, model: nn.Module, momentum: dict[str, Tensor]) -> torch.optim.SGD:
+    settings = trial.train
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+    return optimizer
+
+
+def _share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Average batch norm's running statistics over the ranks: every rank goes on with, and stores, the same model."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    statistic.copy_(accelerator.reduce(statistic.clone(), "mean"))
+
+
+def _memory_of_all(accelerator: Accelerator) -> int:
+    peak = torch.tensor(float(peak_memory_bytes(accelerator.device)), device=accelerator.device, dtype=torch.float64)
+    return int(accelerator.reduce(peak, "sum"))
+
+
+def _joules_of_all(meter: EnergyMeter) -> float | None:
+    """Summed over the accelerators of the group, each once."""
+    found = dict(gather_object([(meter.identity, meter.joules())]))
+    return None if None in found.values() else sum(found.values())
+
+
+def _where(accelerator: Accelerator) -> dict[str, Any]:
+    """Of training.json: what trains the model."""
+    return {
+        "memory_kind": memory_kind(accelerator.device),
+        "workers": accelerator.num_processes,
+        "device": device_name(accelerator.device),
+        "train_precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "auto_precision": resolve_precision("auto", accelerator.device),
+        "torch_version": torch.__version__,
+    }
+
+
+def _finish(
+    trial: Trial, folder: TrialFolder, model: nn.Module, state: State, train_set: ImageSet, test_set: ImageSet
+) -> None:
+    """Write the files of a finished training, all of which follow from its last checkpoint; training.json, whose
+    existence says that the training is done, comes last."""
+    progress, objective = state.progress, trial.objective
+    write_epochs(folder, progress)
+    if state.variances is not None:
+        write_spectrum(trial, folder, state.variances, len(train_set))
+    save_tensors(folder.model, model.state_dict(), {"training_id": trial.training_id})
+    decomposition = getattr(model, "decomposition", None)
+    write_training_record(
+        folder,
+        {
+            "training_id": trial.training_id,
+            "title": objective.title,
+            "checkpoint_sha256": sha256_of(folder.model),
+            "members": [],
+            "num_classes": train_set.num_classes,
+            "classes": train_set.classes,
+            "train_images": len(train_set),
+            "test_images": len(test_set),
+            "copies": objective.copies,
+            "decomposition_kept": None if decomposition is None else decomposition.basis.shape[1],
+            "train_seconds": progress.seconds,
+            "train_copies_per_second": trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+            "train_joules": progress.joules,
+            "memory_bytes": progress.memory_bytes,
+            "member_memory_bytes": progress.memory_bytes,
+            **progress.where,
+        },
+    )

@@ -1,0 +1,133 @@
+"""What a training leaves after every epoch, and how it goes on from there; a damaged file costs one epoch at most."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from bench.models.checkpoint import CheckpointError, digest_of, load_tensors, restore_classifier, save_tensors
+from bench.models.classifier import Classifier
+from bench.models.digests import checkpoint_digest
+from bench.settings.trial import Trial
+from results.store.folder import AnyPath, TrialFolder, rename, set_aside
+from results.store.schema import EPOCHS, SPECTRA, write_table
+
+
+@dataclass
+class Progress:
+    """What a checkpoint knows besides tensors."""
+
+    seconds: float = 0.0
+    """Wall clock of the finished epochs."""
+    memory_bytes: int = 0
+    """Peak over the finished epochs, summed over the workers."""
+    joules: float | None = 0.0
+    """Of the accelerators in the finished epochs; None where a driver reports nothing."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """Finished epochs, as rows of epochs.parquet."""
+    where: dict[str, Any] = field(default_factory=dict)
+    """Of training.json: the workers, device and versions of the last finished epoch."""
+
+
+@dataclass
+class State:
+    """A training between two epochs."""
+
+    model: Classifier
+    momentum: dict[str, Tensor]
+    """By the name of the parameter."""
+    variances: Tensor | None
+    """(components,), float64: principal variances of the training images, where there is a decomposition."""
+    progress: Progress
+
+
+def save_checkpoint(
+    trial: Trial,
+    folder: TrialFolder,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    variances: Tensor | None,
+    progress: Progress,
+) -> None:
+    """Write the checkpoint after an epoch; the one before stays as the previous one."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    if variances is not None:
+        tensors["variances"] = variances
+    metadata = {"training_id": trial.training_id, "progress": json.dumps(asdict(progress))}
+    metadata["sha256"] = checkpoint_digest(digest_of(tensors), metadata)
+    with suppress(FileNotFoundError):  # after the first epoch, or where the last one was set aside
+        rename(folder.checkpoint, folder.previous_checkpoint)
+    save_tensors(folder.checkpoint, tensors, metadata)
+    write_epochs(folder, progress)
+
+
+def write_epochs(folder: TrialFolder, progress: Progress) -> None:
+    write_table(folder.epochs, pa.Table.from_pylist(progress.epochs, EPOCHS))
+
+
+def write_spectrum(trial: Trial, folder: TrialFolder, variances: Tensor, images: int) -> None:
+    """Args:
+    images: number of training images.
+    """
+    rows = [
+        {"dataset": trial.dataset, "images": images, "component": component, "variance": variance}
+        for component, variance in enumerate(variances.tolist())
+    ]
+    write_table(folder.spectrum, pa.Table.from_pylist(rows, SPECTRA))
+
+
+def last_state(trial: Trial, folder: TrialFolder, num_classes: int) -> State | None:
+    """The state after the last finished epoch of which there is a checkpoint. One that does not read back as it was
+    written, or is of another training, is set aside under another name."""
+    for path in (folder.checkpoint, folder.previous_checkpoint):
+        try:
+            return _load(trial, path, num_classes)
+        except FileNotFoundError:
+            continue
+        except CheckpointError:
+            set_aside(path)
+    return None
+
+
+def state_after(trial: Trial, folder: TrialFolder, num_classes: int, epochs: int) -> State | None:
+    """The state after so many epochs, if there is a checkpoint of it. A worker of a killed command may write a newer
+    one while this one reads."""
+    for path in (folder.checkpoint, folder.previous_checkpoint):
+        try:
+            state = _load(trial, path, num_classes)
+        except (FileNotFoundError, CheckpointError):
+            continue
+        if len(state.progress.epochs) == epochs:
+            return state
+    return None
+
+
+def _read(trial: Trial, path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = load_tensors(path, trial.training_id)
+    if metadata.pop("sha256", "") != checkpoint_digest(digest_of(tensors), metadata):
+        raise CheckpointError(f"{path}: is damaged: its contents are not those that were written")
+    return tensors, metadata
+
+
+def _load(trial: Trial, path: AnyPath, num_classes: int) -> State:
+    tensors, metadata = _read(trial, path)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "variances": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    model = restore_classifier(trial, parts["model"], num_classes, path)
+    try:
+        progress = Progress(**json.loads(metadata["progress"]))
+    except TypeError:
+        raise CheckpointError(f"{path}: was written by another version of this program") from None
+    return State(model, parts["momentum"], parts["variances"].get(""), progress)

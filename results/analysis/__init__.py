@@ -1,0 +1,1 @@
+"""Numbers of merged certificates: metrics, intervals, paired comparisons, budgets, published numbers."""

@@ -1,0 +1,110 @@
+"""Whether two certifications of the same rows can be of one classifier.
+
+On another kind of device the noise is other noise: the counts of both are samples of one multinomial distribution. On a
+device of the same kind the noise is the same, and only copies whose two largest logits are as close as rounding may be
+classified otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom, chi2_contingency, fisher_exact
+
+ALARM = 1e-3
+"""Probability that rows which are all right are found wrong, in all tests together."""
+FLIPS = {"fp32": 1e-4, "bf16": 5e-3}
+"""Share of copies that may be classified otherwise where the noise is the same, several times what was measured
+(docs/performance.md)."""
+EXPECTED = 5
+"""Copies of a cell from which on the chi-square distribution describes it."""
+Counts = NDArray[np.int64]
+
+
+def disagreement(stored: Mapping[Any, Any], found: Mapping[Any, Any], level: float, *, same_noise: bool) -> str:
+    """Why two rows of `results.store.schema.CERTIFICATES` cannot be of one image and classifier; empty where they can.
+
+    Args:
+        level: probability that two which are is found otherwise.
+        same_noise: whether both drew the same noise, so that they differ by roundings alone.
+    """
+    old, new = (
+        (np.array(row["selection_counts"], dtype=np.int64), np.array(row["counts"], dtype=np.int64))
+        for row in (stored, found)
+    )
+    if len(old[0]) != len(new[0]):
+        return f"{len(old[0])} classes then, {len(new[0])} now"
+    if same_noise:
+        for before, after in zip(old, new, strict=True):
+            flips, copies = fewest_flips(before, after), int(min(before.sum(), after.sum()))
+            if binom.sf(flips - 1, copies, FLIPS[stored["precision"]]) < level / 2:
+                return f"at least {flips} of the same {copies} copies are classified otherwise"
+    p = homogeneity(sum(old), sum(new))
+    return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
+
+
+def as_p(value: float) -> str:
+    return f"p = {value:.1g}" if value else "p below 1e-300"
+
+
+def fewest_flips(first: Counts, second: Counts) -> int:
+    """The smallest number of copies with other answers that leads from one vector of counts to the other, where the
+    shorter sample is the beginning of the longer one."""
+    shorter, longer = sorted((first, second), key=lambda counts: int(counts.sum()))
+    return int(np.maximum(shorter - longer, 0).sum())
+
+
+def homogeneity(first: ArrayLike, second: ArrayLike) -> float:
+    """p-value for two vectors of counts (classes,) being samples of one multinomial distribution: the smallest of a
+    chi-square test of the whole vectors, with rare classes put together, and of Fisher's exact test of each class,
+    times their number (Bonferroni). Agresti, Categorical Data Analysis (2013), 3.2 and 3.5; rare classes by Cochran's
+    rule (Biometrics 10, 1954).
+    """
+    table = np.array([first, second], dtype=np.int64)
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2 or not table.sum(axis=1).all():
+        return 1.0
+    totals = table.sum(axis=1, keepdims=True)
+    classes = range(table.shape[1])
+    p_values = [float(fisher_exact(np.hstack([table[:, [k]], totals - table[:, [k]]])).pvalue) for k in classes]
+    order = np.argsort(table.sum(axis=0), kind="stable")
+    expected = np.cumsum(table.sum(axis=0)[order]) * totals.min() / totals.sum()
+    rare = int(np.searchsorted(expected, EXPECTED)) + 1  # the fewest of the rarest classes that are enough together
+    parts = [table[:, order[:rare]].sum(axis=1), *table[:, order[rare:]].T]
+    if len(parts) > 1:
+        p_values.append(float(chi2_contingency(np.stack(parts, axis=1), correction=False).pvalue))
+    return min(1.0, min(p_values) * len(p_values))
+
+
+def pooled(pairs: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]]) -> float:
+    """p-value for the stored counts of the selected classes being neither larger nor smaller than the found ones, all
+    rows together: the Cochran-Mantel-Haenszel test. A small bias of every row shows here."""
+    from statsmodels.stats.contingency_tables import StratifiedTable  # takes a second to import
+
+    tables = []
+    for stored, found in pairs:
+        both = np.array([np.add(row["selection_counts"], row["counts"]) for row in (stored, found)])
+        top, totals = both[:, stored["selected"]], both.sum(axis=1)
+        if 0 < top.sum() < totals.sum():
+            tables.append(np.stack([top, totals - top], axis=1))
+    if not tables:
+        return 1.0
+    return float(StratifiedTable([table.astype(float) for table in tables]).test_null_odds(correction=True).pvalue)
+
+
+def share_that_may_be_wrong(checked: int, rows: int) -> float:
+    """With 95 % confidence at most this share of the rows is wrong, where `checked` of them, drawn at random, are
+    right: the largest of which none is drawn with a probability of 5 % (hypergeometric)."""
+    if checked >= rows:
+        return 0.0
+    low, high = 0, rows - checked  # wrong rows; low of them are not excluded, high + 1 are
+    while low < high:
+        wrong = (low + high + 1) // 2
+        # log P(none of `wrong` is drawn) = sum log((rows - wrong - i) / (rows - i))
+        drawn = np.arange(checked)
+        missed = float(np.log((rows - wrong - drawn) / (rows - drawn)).sum())
+        low, high = (wrong, high) if missed >= np.log(0.05) else (low, wrong - 1)
+    return low / rows

@@ -1,0 +1,105 @@
+"""What the same certificates would have been with fewer noisy copies, or at another alpha, from their counts alone.
+
+ACR grows with n, and not equally for all methods: a ranking may depend on the budget (Sun et al. 2025).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.bounds.two_stage import planned_copies
+
+BUDGETS = (1_000, 10_000, 100_000)
+MOST = 10**9
+"""Copies of which numpy's hypergeometric distribution takes no subset."""
+
+
+def at_budget(
+    certificates: pd.DataFrame,
+    n: int,
+    generator: np.random.Generator,
+    *,
+    trials: pd.DataFrame,
+    alpha: float | None = None,
+) -> pd.DataFrame:
+    """The certificates that n of each image's copies give: a random subset of them, so that the count of the selected
+    class is hypergeometric. One draw, as one run with that n would be.
+
+    An image of which fewer copies were drawn (`estimator` two-stage) keeps them all. An image that was not estimated
+    (misclassified), or whose estimation ended early because abstention was certain, stays without a certificate.
+
+    Args:
+        certificates: rows with the columns of `results.store.schema.CERTIFICATES`, of any number of trials.
+        n: at least 1; at most the n of every trial whose estimator is fixed.
+        trials: rows with the columns of `results.store.schema.TRIALS`, those of the certificates among them: how many
+            copies were planned.
+        alpha: of the new bounds; that of the rows where not given.
+
+    Returns:
+        The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` keep all copies.
+
+    Raises:
+        ValueError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
+            numpy draws no subset; certificates of no trial.
+    """
+    if certificates["count_top"].isna().any():
+        raise ValueError("imported certificates have no counts, so nothing follows from them for another n or alpha")
+    drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
+    fixed = (certificates["estimator"] == "fixed").to_numpy()
+    planned = planned_budget(certificates, trials)
+    if n < 1:
+        raise ValueError(f"n = {n}: must be at least 1")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+    if (n > planned[fixed]).any():
+        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
+    if (drawn >= MOST).any():
+        raise ValueError(f"rows of {drawn.max()} copies cannot be thinned: numpy draws subsets of less than {MOST}")
+    status = certificates["status"].to_numpy()
+    judged = (status != "misclassified") & (drawn == planned)
+    copies = np.where(judged, np.minimum(drawn, n), 0)
+    kept = generator.hypergeometric(top, drawn - top, copies)
+    level = certificates["alpha"].to_numpy() if alpha is None else np.full(len(kept), alpha)
+    p_lower = np.where(judged, _bounds(kept, np.maximum(copies, 1), level), 0.0)
+    certified = p_lower >= 0.5
+    selected = certificates["selected"].to_numpy().astype(np.int64)
+    predicted = np.where(certified, selected, -1)
+    return certificates.assign(
+        n=copies,
+        count_top=kept,
+        alpha=level,
+        p_lower=p_lower,
+        radius=certified_radius(p_lower, certificates["sigma"].to_numpy()),
+        predicted=predicted,
+        status=np.where(certified, "certified", np.where(status == "misclassified", status, "abstained")),
+        correct=predicted == certificates["label"].to_numpy(),
+    )
+
+
+def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarray:
+    """For each row the copies that its estimation was to draw: its trial's n, or what its selection asked for.
+
+    Raises:
+        ValueError: a row's trial is not among the trials.
+    """
+    own = trials.set_index("trial_id").reindex(certificates["trial_id"])
+    if own["n"].isna().any():
+        missing = certificates["trial_id"][own["n"].isna().to_numpy()].iloc[0]
+        raise ValueError(f"the trial {missing} of the certificates is not among the trials")
+    planned: np.ndarray = own["n"].to_numpy().astype(np.int64)
+    two_stage = (certificates["estimator"] == "two-stage").to_numpy()
+    for trial_id in certificates["trial_id"][two_stage].unique():
+        at = (certificates["trial_id"] == trial_id).to_numpy()
+        n0, alpha = certificates[["n0", "alpha"]][at].iloc[0]
+        counts = certificates["selection_counts"][at].map(max).to_numpy(dtype=np.int64)
+        planned[at] = planned_copies(counts, int(n0), int(planned[at][0]), float(alpha))
+    return planned
+
+
+def _bounds(counts: np.ndarray, n: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """`lower_confidence_bound`, computed once for equal arguments: images share counts."""
+    distinct, where = np.unique(np.stack([counts, n, alpha]), axis=1, return_inverse=True)
+    bounds: np.ndarray = lower_confidence_bound(distinct[0], distinct[1], distinct[2])[where.reshape(-1)]
+    return bounds

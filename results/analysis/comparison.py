@@ -1,0 +1,187 @@
+"""Paired statistics: do two methods differ on the same test images?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from results.analysis.groups import SAME, refuse_twins, trained_models
+from results.analysis.metrics import RADII
+from results.analysis.permutation import sign_flip_test
+from results.analysis.statistics import NO_SPREAD, Interval, wilson
+from results.store.run import Run
+
+SEED = 0  # of the signs
+METHOD = (
+    "Primary endpoint: ACR, by a sign-flip permutation test over the images and its interval. Holm: over the pairs at "
+    "all σ and of all training seeds, so over the whole output. Secondary, not corrected: accuracy at each radius, by "
+    "McNemar's exact test and Newcombe's interval. Intervals (95 %) and p-values: uncertainty of the test images, not "
+    "of training."
+)
+
+
+class CompareError(ValueError):
+    """Trials that no paired statistic compares; the message says why."""
+
+
+def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
+    """Every pair of methods at equal σ and training seed, image by image.
+
+    The primary endpoint of a pair is ACR, by a sign-flip permutation test over the images
+    (`results.analysis.permutation`). Holm's method corrects its p-values over all that is returned, so that equal
+    methods are told apart in at most 5 % of such outputs. Certified accuracy at each radius, by McNemar's exact test,
+    is secondary: its p-values are not corrected and decide nothing. The uncertainty is that of the test images: another
+    training seed may decide otherwise.
+
+    Args:
+        methods: rows of the tables; all where not given.
+
+    Returns:
+        A row for each pair and quantity:
+        `sigma`, `seed`;
+        `first`, `second`: the methods;
+        `shared_models`: trained models that both consist of, as an ensemble and its members' own row do: such methods
+        are not independent;
+        `endpoint`: "primary" or "secondary";
+        `quantity`: "acr", or "accuracy" at `radius`;
+        `first_value`, `second_value`, `difference`: first minus second; accuracies as shares, radii in [0, 1] pixel
+        units;
+        `lower`, `upper`: 95 % interval of the difference: of an accuracy Newcombe's, of the ACR the permutation test's,
+        NaN where too few images differ;
+        `only_first`, `only_second`: images that only one certifies correctly at the radius (accuracy only);
+        `effect`: of an accuracy Cohen's g, the share of `only_first` among both, minus 1/2; of the ACR Cohen's d of the
+        paired differences, their mean over their standard deviation (NaN where that is 0);
+        `p_value`: NaN where there is no interval;
+        `p_holm`: of the primary endpoint, over all rows; a pair without a p-value counts as one with 1. Else NaN.
+
+    Raises:
+        CompareError: an unknown method, nothing to compare, or trials with other images, n, n0 or alpha.
+        ValueError: two trials of one method, σ and seed.
+    """
+    from statsmodels.stats.multitest import multipletests  # a second to import
+
+    refuse_twins(run.trials)
+    known = list(dict.fromkeys(run.trials["method"]))
+    wanted = known if methods is None else list(dict.fromkeys(methods))
+    for method in wanted:
+        if method not in known:
+            raise CompareError(f"no trial is {method}; there are {', '.join(known)}")
+    certificates = dict(list(run.certificates.groupby("trial_id", sort=False)))
+    rows: list[dict[str, object]] = []
+    for (sigma, seed), cell in run.trials.groupby(["sigma", "seed"]):
+        trials = [trial for method in wanted for trial in cell[cell["method"] == method].to_dict("records")]
+        for first, second in combinations(trials, 2):
+            one, other = certificates[first["trial_id"]], certificates[second["trial_id"]]
+            check_comparable(first, second, one, other)
+            names = {"sigma": sigma, "seed": seed, "first": first["method"], "second": second["method"]}
+            names["shared_models"] = len(trained_models(first) & trained_models(second))
+            rows += [names | row for row in _pair(one, other)]
+    if not rows:
+        raise CompareError("there are no two methods with the same σ and training seed")
+    table = pd.DataFrame(rows)
+    primary = table.loc[table["endpoint"] == "primary", "p_value"]
+    corrected = pd.Series(multipletests(primary.fillna(1.0), method="holm")[1], primary.index)
+    return table.assign(p_holm=corrected.where(primary.notna()))
+
+
+def check_comparable(
+    first: Mapping[Hashable, Any], second: Mapping[Hashable, Any], one: pd.DataFrame, other: pd.DataFrame
+) -> None:
+    """Raise CompareError, with the reason, unless both trials certify the same images in the same way."""
+    pair = f"{first['method']} and {second['method']} at σ = {first['sigma']:g} cannot be compared"
+    for name in SAME:
+        if first[name] != second[name]:
+            raise CompareError(f"{pair}: {name} is {first[name]} for one and {second[name]} for the other")
+    left, right = one.sort_values("index"), other.sort_values("index")
+    if left["index"].tolist() != right["index"].tolist():
+        raise CompareError(f"{pair}: their test images are different ones")
+    if left["label"].tolist() != right["label"].tolist():
+        raise CompareError(f"{pair}: the same images have different labels")
+    kinds = {left["estimator"].iloc[0], right["estimator"].iloc[0]}
+    if len(kinds) > 1 and kinds != {"fixed", "imported"}:  # a log is of as many copies for every image
+        raise CompareError(f"{pair}: their estimators are {' and '.join(sorted(kinds))}")
+
+
+def newcombe(both: int, only_first: int, only_second: int, neither: int) -> Interval:
+    """95 % interval of the difference of two shares of the same images, from their Wilson intervals and correlation:
+    method 10 of Newcombe 1998 (Statistics in Medicine 17, 2635).
+
+    Args:
+        both, only_first, only_second, neither: how many images count for whom.
+    """
+    count = both + only_first + only_second + neither
+    ends = [wilson(float(both + only), count) for only in (only_first, only_second)]
+    (lower_1, upper_1), (lower_2, upper_2) = ends
+    p_1, p_2 = (both + only_first) / count, (both + only_second) / count
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    covariance = float(both * neither - only_first * only_second)
+    if covariance > 0:
+        covariance = max(covariance - count / 2, 0)  # Newcombe's continuity correction
+    correlation = covariance / np.sqrt(margins) if margins else 0.0
+
+    def half(first: float, second: float) -> float:
+        return float(np.sqrt(first**2 - 2 * correlation * first * second + second**2))
+
+    difference = p_1 - p_2
+    return Interval(difference - half(p_1 - lower_1, upper_2 - p_2), difference + half(upper_1 - p_1, p_2 - lower_2))
+
+
+def _pair(one: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, object]]:
+    one, other = one.sort_values("index"), other.sort_values("index")
+    first, second = ((rows["radius"] * rows["correct"]).to_numpy() for rows in (one, other))
+    rows = [_acr(first, second)]
+    largest = max(first.max(), second.max())
+    for radius in (0.0, *(radius for radius in RADII if radius <= largest)):
+        certified = [(rows["correct"] & (rows["radius"] >= radius)).to_numpy() for rows in (one, other)]
+        rows.append(_accuracy(radius, *certified))
+    return rows
+
+
+def _acr(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, object]:
+    difference = first - second
+    mean, spread = float(difference.mean()), float(difference.std())
+    p_value, interval = sign_flip_test(difference, np.random.default_rng(SEED))
+    return {
+        "endpoint": "primary",
+        "quantity": "acr",
+        "radius": np.nan,
+        "first_value": float(first.mean()),
+        "second_value": float(second.mean()),
+        "difference": mean,
+        "lower": interval.lower,
+        "upper": interval.upper,
+        "only_first": np.nan,
+        "only_second": np.nan,
+        "effect": mean / spread if spread > NO_SPREAD else np.nan,
+        "p_value": p_value,
+    }
+
+
+def _accuracy(radius: float, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, object]:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    both, only_first = int((first & second).sum()), int((first & ~second).sum())
+    only_second, neither = int((~first & second).sum()), int((~first & ~second).sum())
+    discordant = only_first + only_second
+    interval = newcombe(both, only_first, only_second, neither)
+    return {
+        "endpoint": "secondary",
+        "quantity": "accuracy",
+        "radius": radius,
+        "first_value": float(first.mean()),
+        "second_value": float(second.mean()),
+        "difference": (only_first - only_second) / len(first),
+        "lower": interval.lower,
+        "upper": interval.upper,
+        "only_first": only_first,
+        "only_second": only_second,
+        "effect": only_first / discordant - 0.5 if discordant else 0.0,
+        "p_value": min(1.0, float(mcnemar([[both, only_first], [only_second, neither]], exact=True).pvalue))
+        if discordant
+        else 1.0,
+    }

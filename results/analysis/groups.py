@@ -1,0 +1,101 @@
+"""The rows of tables and the lines of figures: one method at one σ, with all its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.analysis import published
+from results.analysis.published import CIFAR10
+from results.store.run import Run
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method at one σ, all seeds."""
+
+    sigma: float
+    method: str
+    title: str
+    certificates: pd.DataFrame
+    trials: pd.DataFrame
+
+    @property
+    def seeds(self) -> list[pd.DataFrame]:
+        """The certificates of each trial, in the order of the run."""
+        return [rows for _, rows in self.certificates.groupby("trial_id", sort=False)]
+
+    def published_among(self, reference: dict[published.Key, dict[str, float]]) -> dict[str, float]:
+        """The published numbers of this method and σ; none where the data is not that of the published ones."""
+        same_data = of_published_data(self.trials).all()
+        return reference.get((self.sigma, self.method), {}) if same_data else {}
+
+
+SAME = ("dataset", "images", "n", "n0", "alpha")
+"""Columns of trials that must agree before their certificates are put together or compared."""
+
+
+def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDER) -> list[Group]:
+    """By σ; within it in the given order of methods, then in the run's own.
+
+    Raises:
+        ValueError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or
+            estimator, whose mean would be of nothing.
+    """
+    trials = run.trials
+    refuse_twins(trials)
+    methods = list(dict.fromkeys([*order, *trials["method"]]))
+    names = trials.groupby("title")["method"].nunique()
+    certificates = dict(list(run.certificates.groupby(["sigma", "method"], sort=False)))
+    groups = []
+    for _, rows in trials.groupby(["sigma", "method"], sort=False):
+        sigma, method, title = rows[["sigma", "method", "title"]].iloc[0]
+        # Variants of one method share its title: then the rows' own names tell them apart.
+        shown = method if names[title] > 1 else title
+        group = Group(sigma, method, shown, certificates[sigma, method], rows)
+        _refuse_unlike_seeds(group)
+        groups.append(group)
+    return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
+
+
+def of_published_data(trials: pd.DataFrame) -> pd.Series:
+    """Whether the data of each is CIFAR-10, or a copy or part of it; beside other data no published number stands."""
+    named = trials["dataset"].str.match(r"(?i)cifar-?10(?![\d.]|[-_]?[cp\d]\b)")  # nor CIFAR-10-C, CIFAR-10.1
+    others = trials["classes"].map(lambda classes: tuple(classes) != CIFAR10, na_action="ignore")
+    return named & ~(trials["classes"].notna() & others.eq(True))
+
+
+def trained_models(trial: Mapping[Hashable, Any]) -> set[str]:
+    """The trial ids of the trained models that a row of trials consists of: an ensemble's members, or itself."""
+    members = trial.get("members")
+    return set(members) if isinstance(members, list | tuple | np.ndarray) and len(members) else {trial["trial_id"]}
+
+
+def refuse_twins(trials: pd.DataFrame) -> None:
+    """Raise ValueError where two trials are of one method, σ and seed."""
+    twins = trials[trials.duplicated(["method", "sigma", "seed"])]
+    if len(twins):
+        first = twins.iloc[0]
+        raise ValueError(
+            f"two trials are {first['method']} at σ = {first['sigma']:g} with seed {first['seed']}: "
+            "give one of them another name"
+        )
+
+
+def _refuse_unlike_seeds(group: Group) -> None:
+    if len(group.trials) == 1:
+        return
+    what = f"the seeds of {group.method} at σ = {group.sigma:g} cannot be averaged"
+    for name in SAME:
+        values = group.trials[name].unique()
+        if len(values) > 1:
+            raise ValueError(f"{what}: {name} is {' or '.join(map(str, values))}")
+    kinds = group.certificates["estimator"].unique()
+    if len(kinds) > 1:
+        raise ValueError(f"{what}: their estimators are {' and '.join(kinds)}")
+    if len({tuple(sorted(rows["index"])) for rows in group.seeds}) > 1:
+        raise ValueError(f"{what}: their test images are different ones")

@@ -1,0 +1,107 @@
+"""How the numbers of a run were measured, in sentences."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pandas as pd
+
+from results.analysis.groups import of_published_data, trained_models
+from results.store.run import Run
+
+
+def caption(run: Run) -> list[str]:
+    """How the numbers came about, whether they compare with the published ones, and what is missing."""
+    imported = run.certificates["estimator"] == "imported"
+    sentences = []
+    if not imported.all():
+        names = set(run.certificates["trial_id"][~imported])
+        sentences.append(_measured(run.trials[run.trials["trial_id"].isin(names)], run.certificates[~imported]))
+    if imported.any():
+        sentences.append(
+            _imported(run.trials[run.trials["trial_id"].isin(set(run.certificates["trial_id"][imported]))])
+        )
+    reasons = _reasons(run.trials)
+    if reasons:
+        sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
+    shared = _shared_models(run.trials)
+    if shared:
+        sentences.append(f"Not independent, for they share trained models: {'; '.join(shared)}.")
+    if run.missing:
+        sentences.append(f"Not finished, so not here: {', '.join(run.missing)}.")
+    return sentences
+
+
+def distinct(column: pd.Series) -> str:
+    """The distinct values of a column, for a sentence."""
+    column = column.dropna()  # unknown where a model was trained elsewhere; integers are floats then
+    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
+        column = column.astype("int64")
+    values = column.unique()
+    if pd.api.types.is_integer_dtype(column):
+        return " or ".join(f"{value:,}".replace(",", " ") for value in sorted(values))
+    return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
+    seeds = trials.groupby(["method", "sigma"])["seed"].nunique()
+    trained = "trained elsewhere"
+    if trials["device"].notna().any():
+        trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
+    at_most = " at most (curtailed two-stage sampling)" if (certificates["estimator"] == "two-stage").any() else ""
+    return (
+        f"{distinct(trials['model'])} on {distinct(trials['dataset'])}{_labels(trials)}, "
+        f"{distinct(trials['images'])} test images, "
+        f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
+        f"alpha = {distinct(trials['alpha'])}, "
+        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
+        f"{trained}, "
+        f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
+        f"({distinct(certificates['engine'])})."
+    )
+
+
+def _imported(trials: pd.DataFrame) -> str:
+    cells = ", ".join(dict.fromkeys(f"{row.method} at σ = {row.sigma:g}" for row in trials.itertuples()))
+    return (
+        f"Imported from logs, without counts and with the n and alpha stated for them: {cells} "
+        f"({distinct(trials['images'])} test images, n = {distinct(trials['n'])}, alpha = {distinct(trials['alpha'])})."
+    )
+
+
+def _labels(trials: pd.DataFrame) -> str:
+    """In which order the labels stand, where they have names."""
+    orders = dict.fromkeys(tuple(name[:40] for name in classes) for classes in trials["classes"].dropna())
+    shown = [", ".join(order if len(order) <= 12 else [*order[:3], "…", order[-1]]) for order in orders]
+    return f" (labels in the order {'; or '.join(shown)})" if shown else ""
+
+
+def _shared_models(trials: pd.DataFrame) -> list[str]:
+    """Which rows of a table have a trained model in common, such as an ensemble and the method of its members."""
+    sigmas: dict[tuple[str, str], list[float]] = {}
+    for sigma in sorted(trials["sigma"].unique()):
+        models: dict[str, set[str]] = {}
+        for trial in trials[trials["sigma"] == sigma].to_dict("records"):
+            models.setdefault(trial["method"], set()).update(trained_models(trial))
+        for first, second in combinations(models, 2):
+            if models[first] & models[second]:
+                sigmas.setdefault((first, second), []).append(sigma)
+    return [
+        f"{first} and {second} at σ = {' and '.join(f'{sigma:g}' for sigma in at)}"
+        for (first, second), at in sigmas.items()
+    ]
+
+
+def _reasons(trials: pd.DataFrame) -> list[str]:
+    reasons = []
+    if not of_published_data(trials).all():
+        reasons.append("the data is not CIFAR-10")
+    elif (trials["dataset"] != "cifar10").any():
+        reasons.append("the images are a copy of CIFAR-10, which may be partial or compressed")
+    if (trials["model"] != "resnet110").any():
+        reasons.append("the network is not ResNet-110")
+    if (trials["n"] < 100_000).any():
+        reasons.append("n is below 100 000, which lowers every radius")
+    if (trials["alpha"] != 0.001).any():
+        reasons.append("alpha is not 0.001")
+    return reasons

@@ -1,0 +1,141 @@
+"""Certified accuracy against radius (Figures 5.1 and 5.3), and the distribution of p_A behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from results.analysis import published
+from results.analysis.groups import Group, certified_groups, of_published_data
+from results.analysis.metrics import label_probabilities
+from results.report.figures.steps import Floats, band, curve, distribution, thinned
+from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
+from results.report.figures.theory import threshold_name
+from results.store.run import Run
+
+BASELINE = "gaussian"
+
+
+def figure_5_1(run: Run, source: str = "thesis") -> Figure:
+    """Certified accuracy against radius for every method, one panel per σ.
+
+    The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
+    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
+    a source other than the thesis also those of methods that the run lacks, in grey.
+    """
+    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, others=source != "thesis")
+    return figure
+
+
+def figure_5_3(run: Run, source: str = "thesis") -> Figure:
+    """As Figure 5.1, for Gaussian augmentation with and without linear decomposition: methods named gaussian….
+
+    The title of a panel says how many directions each decomposition keeps.
+    """
+    groups = [group for group in certified_groups(run) if group.method.startswith(BASELINE)]
+    figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source)
+    for sigma, panel in axes.items():
+        kept = dict.fromkeys(text for group in groups if group.sigma == sigma for text in _kept_directions(group))
+        panel.set_title(f"{panel.get_title()}\ndirections kept: {', '.join(kept)}" if kept else panel.get_title())
+    return figure
+
+
+def figure_p_a(run: Run) -> Figure:
+    """The share of test images whose estimated p_A, the probability of the label under noise, is at most x.
+
+    Several seeds count together.
+    """
+    groups = certified_groups(run)
+    look = looks(run)
+    entries: dict[str, Artist] = {}
+    imported = False
+    with styled():
+        figure, axes = panels_by_sigma(group.sigma for group in groups)
+        for group in groups:
+            x, y = thinned(*distribution(label_probabilities(group.certificates)))
+            [line] = axes[group.sigma].step(x, 100 * y, where="post", **look[group.method].line)
+            entries.setdefault(group.title, line)
+            imported |= bool((group.certificates["estimator"] == "imported").any())
+        for panel in axes.values():
+            panel.set(xlim=(0.5, 1), ylim=(0, 100), xlabel="p_A", ylabel="test images with at most this p_A (%)")
+        note = "At 1/2: images whose label is less probable than that, or for which nothing was estimated."
+        if imported:
+            note += "\nImported certificates have no counts: of those, the lower bound of p_A is drawn."
+        legend_below(figure, entries, note)
+    return figure
+
+
+def _certified_accuracy(
+    groups: list[Group], look: dict[str, Look], source: str, *, others: bool = False
+) -> tuple[Figure, dict[float, Axes]]:
+    reference = published.reference(source)
+    entries: dict[str, Artist] = {}
+    with styled():
+        figure, axes = panels_by_sigma(group.sigma for group in groups)
+        for group in groups:
+            panel, how = axes[group.sigma], look[group.method]
+            _draw(group, panel, how)
+            known = _published_points(group.published_among(reference))
+            if known:
+                panel.plot(*zip(*known, strict=True), **how.points)
+                entries[group.title] = Line2D([], [], **{**how.points, **how.line})
+            entries.setdefault(group.title, Line2D([], [], **how.line))
+        if others:
+            here = {(group.sigma, group.method) for group in groups}
+            same_data = {group.sigma for group in groups if of_published_data(group.trials).all()}
+            absent = [cell for cell in reference if cell not in here and cell[0] in same_data]
+            names = list(dict.fromkeys(method for _, method in absent))
+            for sigma, method in absent:
+                how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
+                axes[sigma].plot(*zip(*_published_points(reference[sigma, method]), strict=True), **how.points)
+                entries[f"{method} (published)"] = Line2D([], [], **how.points)
+        if any(len(group.seeds) > 1 for group in groups):
+            entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
+        entries["95 % interval over test images"] = Patch(color="grey", alpha=0.3, linewidth=0)
+        if any(group.published_among(reference) for group in groups):
+            points = Line2D([], [], **Look("grey", "-", "o").points)
+            entries[f"published: {published.find_source(source).short}"] = points
+        for panel in axes.values():
+            panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
+            panel.set_xlim(left=0)
+        legend_below(figure, entries)
+    return figure, axes
+
+
+def _draw(group: Group, panel: Axes, how: Look) -> None:
+    x, y = thinned(*_curve_of(group.certificates))
+    lower, upper = band(y, group.certificates["index"].nunique())
+    panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
+    seeds = group.seeds
+    for seed in seeds if len(seeds) > 1 else []:
+        a, b = thinned(*_curve_of(seed))
+        panel.step(a, 100 * b, where="pre", color=how.colour, linewidth=THIN, alpha=0.7)
+    panel.step(x, 100 * y, where="pre", **how.line)
+
+
+def _curve_of(certificates: pd.DataFrame) -> tuple[Floats, Floats]:
+    return curve(certificates["radius"].to_numpy(), certificates["correct"].to_numpy())
+
+
+def _published_points(values: dict[str, float]) -> list[tuple[float, float]]:
+    """Radius and certified accuracy (percent), where it is given and not zero."""
+    return [(float(name[1:]), values[name]) for name in published.RADIUS_COLUMNS if values.get(name)]
+
+
+def _with_threshold(group: Group) -> Group:
+    """The group with its decomposition's threshold in the title."""
+    names = dict.fromkeys(threshold_name(ratio) for ratio in group.trials["decomposition_ratio"].dropna())
+    return replace(group, title=f"{group.title}, variances above {' or '.join(names)}") if names else group
+
+
+def _kept_directions(group: Group) -> list[str]:
+    """ "447 (σ²/5)" for each decomposition of the group."""
+    decomposed = group.trials.dropna(subset=["decomposition_ratio", "decomposition_kept"])
+    pairs = zip(decomposed["decomposition_ratio"], decomposed["decomposition_kept"], strict=True)
+    return [f"{int(kept)} ({threshold_name(ratio)})" for ratio, kept in pairs]

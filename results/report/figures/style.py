@@ -1,0 +1,169 @@
+"""The look of all figures: told apart by colour-blind readers, and in grey by dashes and markers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from results.analysis import published
+from results.store.folder import AnyPath, write_whole
+from results.store.run import Run
+
+# Okabe & Ito's palette without its yellow, which is too pale for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Dash = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dash, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (1, 1)),
+    (0, (6, 1, 1, 1, 1, 1)),
+    (0, (12, 2)),
+    (0, (2, 2.5)),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "<")
+
+PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.4
+"""Inches."""
+COLUMNS = 3
+"""Panels beside each other at most: more would not be readable at the width of a page."""
+
+THIN = 0.5
+"""Points; of a line for one of several seeds."""
+SMALL_PRINT: dict[str, Any] = {"fontsize": 8, "color": "0.3"}
+_RC: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,  # long enough to show a whole period of the dashes
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """The style, whatever the user's own matplotlibrc says."""
+    context: AbstractContextManager[None] = style.context(["default", _RC])
+    return context
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn in every figure of a run."""
+
+    colour: str
+    dash: Dash
+    marker: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "linestyle": self.dash}
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Hollow markers without a line."""
+        return {
+            "color": self.colour,
+            "linestyle": "none",
+            "marker": self.marker,
+            "markerfacecolor": "white",
+            "markeredgewidth": 1.1,
+        }
+
+
+def looks(run: Run) -> dict[str, Look]:
+    """A look for every method of the run, decided by its place in the list of the run's methods.
+
+    That list holds the thesis's methods first, in its order, so that they look the same in most runs, and also methods
+    that only an ensemble's members are trained with. After seven methods the colours come again, with other dashes.
+    """
+    there = dict.fromkeys([*run.trials["method"], *run.epochs["method"]])
+    methods = [*(method for method in published.TABLE_5_1_ORDER if method in there)]
+    methods += [method for method in there if method not in methods]
+    return {method: _look(place) for place, method in enumerate(methods)}
+
+
+def _look(place: int) -> Look:
+    # Each time the colours come again, dashes and markers are three further: no look comes twice in forty-nine, and
+    # lines that are often compared (a method and its variants) differ in grey, too.
+    again = place + 3 * (place // len(COLOURS))
+    return Look(COLOURS[place % len(COLOURS)], DASHES[again % len(DASHES)], MARKERS[again % len(MARKERS)])
+
+
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, at most three beside each other."""
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(PANEL_WIDTH * columns, PANEL_HEIGHT * rows))
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def panels_by_sigma(sigmas: Iterable[float]) -> tuple[Figure, dict[float, Axes]]:
+    """A figure with one panel per σ, rising, each with its σ as title."""
+    values = sorted(set(sigmas))
+    figure, axes = panels(len(values))
+    for sigma, panel in zip(values, axes, strict=True):
+        panel.set_title(f"σ = {sigma:g}")
+    return figure, dict(zip(values, axes, strict=True))
+
+
+def legend_below(figure: Figure, entries: dict[str, Artist], note: str = "") -> None:
+    """One legend for all panels, below them, where it hides no line; `note` stands over it in small print.
+
+    It has as many columns as fit, and the figure grows by its height.
+    """
+    widest = 0.7 + 0.063 * max(map(len, entries))  # inches: handle and text at the legend's font size
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    lines = -(-len(entries) // columns) + note.count("\n") + bool(note)
+    figure.set_figheight(figure.get_figheight() + 0.18 * lines)
+    legend = figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=note or None
+    )
+    legend.get_title().set(**SMALL_PRINT)
+
+
+def note_below(figure: Figure, note: str) -> None:
+    """A sentence in small print at the foot of a figure without a legend there."""
+    figure.supxlabel(note, **SMALL_PRINT)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten, written as decimals."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save_figure(figure: Figure, folder: AnyPath, name: str) -> None:
+    """As PNG and PDF; equal figures give equal files."""
+    for kind in ("png", "pdf"):
+        # The date would make two equal figures differ.
+        metadata = {"CreationDate": None} if kind == "pdf" else None
+        write_whole(folder / f"{name}.{kind}", _writer(figure, kind, metadata))
+
+
+def _writer(figure: Figure, kind: str, metadata: dict[str, None] | None) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with styled():
+            figure.savefig(path, format=kind, dpi=150, metadata=metadata)
+        figure.set_layout_engine("none")  # it is laid out now, which takes as long as to draw it
+
+    return write

@@ -1,0 +1,94 @@
+"""What training reaches, by epoch (Figure 5.2) and by its cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from results.analysis.groups import Group, certified_groups
+from results.analysis.metrics import worker_hours
+from results.report.figures.style import THIN, legend_below, looks, panels, panels_by_sigma, plain_log_ticks, styled
+from results.store.run import Run
+
+CONSISTENCY, GENERALISED = "consistency", "generalised"
+Fill = Literal["full", "none", "left", "right", "top", "bottom"]
+FILLS: tuple[Fill, ...] = ("full", "none", "left", "right", "top", "bottom")
+"""Of a marker: one for each σ."""
+
+
+def compared(run: Run) -> list[str]:
+    """The methods of Figure 5.2 among those trained: consistency, and generalised… with any accuracy item."""
+    trained = dict.fromkeys(run.epochs["method"])
+    return [method for method in trained if method == CONSISTENCY or method.startswith(GENERALISED)]
+
+
+def figure_5_2(run: Run) -> Figure:
+    """Accuracy of the base classifier after each epoch, on one noisy copy of each test image; one panel per σ.
+
+    The line is the mean over the seeds, an ensemble's members included; each of several seeds is a thin line.
+    """
+    titles = {group.method: group.title for group in certified_groups(run)}
+    look = looks(run)
+    methods = sorted(compared(run), key=list(look).index)
+    epochs = run.epochs[run.epochs["method"].isin(methods)]
+    epochs = epochs.assign(number=epochs["epoch"] + 1, percent=100 * epochs["noisy_test_accuracy"])
+    entries: dict[str, Artist] = {}
+    with styled():
+        figure, axes = panels_by_sigma(epochs["sigma"])
+        for sigma, panel in axes.items():
+            for method in methods:
+                rows = epochs[(epochs["sigma"] == sigma) & (epochs["method"] == method)]
+                how = look[method]
+                models = [seed for _, seed in rows.groupby("trial_id", sort=False)]
+                for seed in models if len(models) > 1 else []:
+                    panel.plot(seed["number"], seed["percent"], color=how.colour, linewidth=THIN, alpha=0.7)
+                mean = rows.groupby("number")["percent"].mean()
+                [line] = panel.plot(mean.index, mean, **{**how.points, **how.line}, markevery=max(1, len(mean) // 8))
+                entries.setdefault(titles.get(method, method), line)
+            panel.set(xlabel="epoch", ylabel="noisy test accuracy (%)")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if epochs.duplicated(["sigma", "method", "epoch"]).any():
+            entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
+        legend_below(figure, entries)
+    return figure
+
+
+def figure_cost(run: Run) -> Figure:
+    """ACR and accuracy of each method and σ against what it took to train and to certify, summed over workers.
+
+    Means over the seeds. Trials trained elsewhere are left out, for nobody knows what they cost.
+    """
+    groups = [known for group in certified_groups(run) if (known := _trained_here(group))]
+    look = looks(run)
+    fills = dict(zip(sorted({group.sigma for group in groups}), FILLS * len(groups), strict=False))
+    accelerated = all((group.trials["memory_kind"] == "accelerator").all() for group in groups)
+    entries: dict[str, Artist] = {}
+    with styled():
+        figure, axes = panels(2)
+        for group in groups:
+            how, hours = look[group.method], worker_hours(group.trials).mean()
+            radii = group.certificates["radius"] * group.certificates["correct"]
+            shape: dict[str, Any] = {"color": how.colour, "marker": how.marker, "linestyle": "none", "markersize": 7}
+            for panel, value in zip(axes, (radii.mean(), 100 * group.certificates["correct"].mean()), strict=True):
+                panel.plot(hours, value, **shape, fillstyle=fills[group.sigma])
+            entries.setdefault(group.title, Line2D([], [], **shape))
+        for sigma, fill in fills.items():
+            entries[f"σ = {sigma:g}"] = Line2D([], [], color="grey", marker="o", linestyle="none", fillstyle=fill)
+        unit = "accelerator-hours" if accelerated else "worker-hours"
+        for panel, name in zip(axes, ("ACR", "certified accuracy at radius 0 (%)"), strict=True):
+            panel.set(xscale="log", xlabel=f"{unit} of training and certification", ylabel=name)
+            plain_log_ticks(panel.xaxis)
+        legend_below(figure, entries)
+    return figure
+
+
+def _trained_here(group: Group) -> Group | None:
+    """The group's trials whose training time is known, with their certificates; None where there are none."""
+    trials = group.trials[group.trials["train_seconds"].notna()]
+    rows = group.certificates["trial_id"].isin(trials["trial_id"])
+    return replace(group, trials=trials, certificates=group.certificates[rows]) if len(trials) else None

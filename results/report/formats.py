@@ -1,0 +1,249 @@
+"""A table as Markdown, CSV, LaTeX (booktabs) and on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from results.report.table import Column, ResultTable, Row
+from results.report.terminal import Heading, Sheet
+
+DAGGER = "†"
+NOTES = "Of the published numbers"
+SHORTEST_TITLE = len("Consistency")
+"""The room that titles of methods have on a terminal; longer ones go over several lines where it is narrow."""
+_SUFFIXES = (
+    "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_difference_lower",
+    "_difference_upper", "_published_outside",
+)  # fmt: skip
+
+
+def number(value: float | None, column: Column) -> str:
+    """A value as readers see it; empty where there is none."""
+    if value is None:
+        return ""
+    if column.decimals is not None:
+        return f"{value:.{column.decimals}f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def to_markdown(table: ResultTable) -> str:
+    """Measured, best in bold, sd over seeds, [interval], (published, difference)."""
+    headings = ["σ", "method", *(_heading(column) for column in table.columns)]
+    lines = [f"**{table.title}**", "", _pipes(headings), _pipes(["---:", "---", *["---:"] * len(table.columns)])]
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            value = number(row.measured.get(column.key), column)
+            parts = [f"**{value}**" if table.best(row, column) else value, spread(row, column)]
+            parts += [_brackets(interval(row, column)), _parentheses(reference(row, column))]
+            cells.append(" ".join(part for part in parts if part))
+        lines.append(_pipes([f"{row.sigma:.2f}", _inert(row.title), *cells]))
+    lines += ["", " ".join([*_legend(table), *map(_inert, [*table.setting, *table.caption])])]
+    if table.notes:
+        lines += ["", f"{NOTES}:", "", *(f"- {note}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: ResultTable) -> str:
+    """Full precision. For each column of the table: the measured value, the ends of its interval, standard deviation
+    and values of the seeds, the published value, measured minus published, the ends of the interval of that, and
+    whether it leaves out 0; all but the first only where known."""
+    header, values = ["sigma", "method"], [[str(row.sigma), row.method] for row in table.rows]
+    for key in (column.key for column in table.columns):
+        cells: list[dict[str, object]] = [_csv_cell(row, key) for row in table.rows]
+        for suffix in _SUFFIXES:
+            if suffix == "" or any(cell[suffix] is not None for cell in cells):
+                header.append(key + suffix)
+                for line, cell in zip(values, cells, strict=True):
+                    line.append("" if cell[suffix] is None else str(cell[suffix]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *values])
+    return text.getvalue()
+
+
+def to_latex(table: ResultTable) -> str:
+    """A table environment that needs the package booktabs: intervals and published numbers small, in lines of their
+    own below the measured ones."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(table.title)}. {_escape(' '.join([*_legend(table), *table.setting, *table.caption]))}}}",
+    ]
+    lines += [rf"\label{{tab:{table.name.replace('_', '-')}}}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}"]
+    headings = [r"$\sigma$", "method", *(_escape(_heading(column)) for column in table.columns)]
+    lines += [r"\toprule", " & ".join(headings) + r" \\", r"\midrule"]
+    for position, row in enumerate(table.rows):
+        new = position == 0 or table.rows[position - 1].sigma != row.sigma
+        if new and position:
+            lines.append(r"\midrule")
+        cells = []
+        for column in table.columns:
+            value = number(row.measured.get(column.key), column)
+            bold = rf"\textbf{{{value}}}" if table.best(row, column) else value
+            cells.append(f"{bold} {_escape(spread(row, column))}".strip())
+        lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
+        intervals = [_brackets(interval(row, column)) for column in table.columns]
+        published = [_parentheses(reference(row, column)) for column in table.columns]
+        for below in (intervals, published):
+            if any(below):
+                small = [rf"{{\scriptsize {_escape(cell)}}}" if cell else "" for cell in below]
+                lines.append(" & ".join(["", "", *small]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        lines += ["", r"\medskip\footnotesize", _escape(f"{NOTES}: {' '.join(table.notes)}")]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def to_terminal(table: ResultTable) -> RenderableType:
+    """Measured, below it the wider half of its interval, below that the published number, so that the table fits 80
+    columns; differences, exact intervals and the setting, the same for every table of a run, are in the files."""
+    headings = [Heading("σ", once=True), Heading("method", least=SHORTEST_TITLE)]
+    headings += [
+        Heading(_heading(column).replace(" ", "\n"), _heading(column, column.alone), right=True)
+        for column in table.columns
+    ]
+    rows: list[list[str | Text]] = []
+    with_intervals, with_published = any(row.intervals for row in table.rows), any(row.published for row in table.rows)
+    # Where a † stands in a column, the other lines keep its place free.
+    padding = {column.key: " " * any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            value = number(row.measured.get(column.key), column) + padding[column.key]
+            cell = Text(value, "bold green" if table.best(row, column) else "")
+            if row.intervals:
+                cell.append(f"\n{_half_width(row, column)}{padding[column.key]}", "dim not bold")
+            if row.published:
+                shown = as_printed(row.published.get(column.key), column)
+                mark = DAGGER if row.is_outside(column.key) else padding[column.key]
+                cell.append(f"\n{shown}{mark}", "dim not bold")
+            cells.append(cell)
+        rows.append([f"{row.sigma:.2f}", row.title, *cells])
+    below = ["± the wider half of its interval"] * with_intervals + ["the published number"] * with_published
+    legend = [f"Below each number: {', then '.join(below)}."] if below else []
+    if any(row.seeds for row in table.rows):
+        legend.append("Numbers are means over the training seeds, whose spread is in the files.")
+    notes = ["What is odd about the published numbers stands under the table's file."] if table.notes else []
+    sheet = Sheet(headings, rows, gap=1)
+    return Group(Text(table.title, "bold"), sheet, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
+
+
+def as_printed(value: float | None, column: Column) -> str:
+    """A published value with the digits of its source; empty where there is none."""
+    return f"{value:g}" if value is not None and column.decimals is None else number(value, column)
+
+
+def interval(row: Row, column: Column) -> str:
+    """ "0.531, 0.553"; empty where there is none."""
+    found = row.intervals.get(column.key)
+    if not found:
+        return ""
+    return f"{number(found.lower, column)}, {number(found.upper, column)}"
+
+
+def spread(row: Row, column: Column) -> str:
+    """ "sd 0.004", the standard deviation over seeds; empty for one seed."""
+    value = row.spread(column.key)
+    return "" if value is None else f"sd {number(value, column)}"
+
+
+def reference(row: Row, column: Column) -> str:
+    """ "0.542, −0.184†": the published number, measured minus published, † where the images do not explain it."""
+    if column.key not in row.published:
+        return ""
+    difference = row.difference(column.key)
+    signed = ""
+    if difference is not None:
+        signed = f", {'−' if difference < 0 else '+'}{number(abs(difference), column)}"
+    return as_printed(row.published[column.key], column) + signed + (DAGGER if row.is_outside(column.key) else "")
+
+
+def _legend(table: ResultTable) -> list[str]:
+    """What a cell of a file holds, in a sentence; nothing where it holds one number."""
+    seeds = any(row.seeds for row in table.rows)
+    parts = {
+        "mean over the training seeds" if seeds else "measured": True,
+        "sd over the seeds": seeds,
+        "[interval]": any(row.intervals for row in table.rows),
+        "(published, measured − published)": any(row.published for row in table.rows),
+    }
+    shown = [part for part, there in parts.items() if there]
+    apart = " The intervals do not cover the uncertainty of training, which the seeds show." if seeds else ""
+    return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
+
+
+def _csv_cell(row: Row, key: str) -> dict[str, object]:
+    found, apart = row.intervals.get(key), row.difference_intervals.get(key)
+    values: tuple[object, ...] = (
+        row.measured.get(key),
+        found.lower if found else None,
+        found.upper if found else None,
+        row.spread(key),
+        " ".join(map(str, row.seeds[key])) if row.seeds.get(key) else None,
+        row.published.get(key),
+        row.difference(key),
+        apart.lower if apart else None,
+        apart.upper if apart else None,
+        row.is_outside(key) if apart is not None else None,
+    )
+    return dict(zip(_SUFFIXES, values, strict=True))
+
+
+def _half_width(row: Row, column: Column) -> str:
+    found = row.intervals.get(column.key)
+    if not found:
+        return ""
+    value = row.measured[column.key]
+    return f"±{number(max(found.upper - value, value - found.lower), column)}"
+
+
+def _heading(column: Column, alone: str = "") -> str:
+    """The heading with its unit.
+
+    Args:
+        alone: what stands in the heading's place.
+    """
+    heading = alone or column.heading
+    return f"{heading} ({column.unit})" if column.unit else heading
+
+
+def _brackets(text: str) -> str:
+    return f"[{text}]" if text else ""
+
+
+def _parentheses(text: str) -> str:
+    return f"({text})" if text else ""
+
+
+def _inert(text: str) -> str:
+    """The text in Markdown, with nothing in it that is a link, HTML or the end of a cell."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
+
+
+def _pipes(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+LATEX = {"\\": r"\textbackslash{}", "σ": r"$\sigma$", "λ": r"$\lambda$", "η": r"$\eta$", "²": r"$^2$", "×": r"$\times$"}
+LATEX |= {
+    "Φ": r"$\Phi$",
+    "⁻": "$^{-}$",
+    "¹": "$^{1}$",
+    "\u00a0": "~",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "−": r"$-$",
+    ">": r"$>$",
+    "á": r"\'a",
+}
+LATEX |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+LATEX |= {character: "\\" + character for character in "&%$#_{}"}
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)

@@ -1,0 +1,102 @@
+"""report.html: one file that shows a run in a browser, without a network.
+
+Python puts numbers and words in as JSON and packed bytes; the scripts beside this file build the page from them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html import escape
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+
+from results.analysis.groups import certified_groups
+from results.report.page.charts import charts, methods
+from results.report.page.images import packed_images
+from results.report.page.settings import environment, settings
+from results.report.page.thumbnails import sprite_sheets
+from results.report.page.words import caveats, page_title, summary, table_content
+from results.report.table import ResultTable
+from results.store.folder import AnyPath, write_text
+from results.store.run import Run
+
+SCRIPTS = (
+    "dom",
+    "tables",
+    "scale",
+    "plot",
+    "chart",
+    "scatter",
+    "charts",
+    "words",
+    "images",
+    "verdicts",
+    "explorer",
+    "main",
+)
+"""In the order in which they use each other."""
+# < and & end a script element or begin a character of HTML; U+2028 and U+2029 end a line of JavaScript.
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: AnyPath) -> None:
+    """Write the page.
+
+    Args:
+        run: with at least one finished trial.
+        tables: those to show, in order; one without rows is left out.
+        thumbnails: columns `dataset`, `index`, `png`, each picture at most 64 pixels wide and high; may have no rows.
+        path: of the file; an existing one is replaced.
+    """
+    groups = certified_groups(run)
+    packed, images = packed_images(run, groups)
+    sheets, tiles = sprite_sheets(thumbnails, images)
+    content = {
+        "summary": summary(run, tables),
+        "tables": [table_content(table) for table in tables if table.rows],
+        "methods": methods(run, groups),
+        "charts": charts(run, groups, tables),
+        "images": images,
+        "tiles": tiles,
+        "settings": settings(groups),
+        "environment": environment(run),
+        "caveats": caveats(run),
+    }
+    data = [_data("content", "application/json", _json(content))]
+    data += [
+        _data(name, "application/octet-stream", base64.b64encode(block).decode())
+        for name, block in {"certificates": packed, **sheets}.items()
+    ]
+    head, script = _file("theme.js"), "\n".join(_file(f"{name}.js") for name in SCRIPTS)
+    parts = {
+        "title": escape(page_title(run)),
+        "hashes": f"{_hash(head)} {_hash(script)}",
+        "style": _file("page.css"),
+        "head": head,
+        "data": "\n".join(data),
+        "script": script,
+    }
+    # In one pass, so that a name in braces inside the data stays what it is.
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("page.html")))
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def _data(name: str, kind: str, text: str) -> str:
+    return f'<script type="{kind}" id="{name}">{text}</script>'
+
+
+def _hash(script: str) -> str:
+    """A script that the policy of the page lets run; any other, wherever it came from, it does not."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _file(name: str) -> str:
+    return (resources.files(__name__) / name).read_text(encoding="utf-8")

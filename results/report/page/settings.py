@@ -1,0 +1,97 @@
+"""What the trials were told to do and what they ran on, as keys and values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from results.analysis.groups import Group
+from results.report.caption import distinct
+from results.store.run import Run
+
+# They are how a trial is called on the page.
+_NAMES = ("name", "sigma", "seed")
+Trial = tuple[str, float, int]
+"""Title, σ, seed."""
+
+
+def settings(groups: list[Group]) -> dict[str, Any]:
+    """`shared`: the keys on which all trials agree; `differing`: the others, each with its values and whose they are.
+
+    A key that some trials lack, such as those imported, differs; it stands below those with several values.
+    """
+    trials: dict[Trial, dict[str, str]] = {}
+    for group in groups:
+        for seed, text in zip(group.trials["seed"], group.trials["settings"], strict=True):
+            trials[group.title, group.sigma, int(seed)] = dict(_flatten(json.loads(text)))
+    differing: list[dict[str, Any]] = []
+    shared: list[tuple[str, str]] = []
+    for key in dict.fromkeys(key for flat in trials.values() for key in flat if key not in _NAMES):
+        owners: dict[str, list[Trial]] = {}
+        for trial, flat in trials.items():
+            if key in flat:
+                owners.setdefault(flat[key], []).append(trial)
+        if len(owners) == 1 and len(next(iter(owners.values()))) == len(trials):
+            shared.append((key, next(iter(owners))))
+        else:
+            values = [[value, _whose(own, list(trials))] for value, own in owners.items()]
+            differing.append({"key": key, "values": values})
+    return {"differing": sorted(differing, key=lambda row: len(row["values"]) == 1), "shared": shared}
+
+
+def environment(run: Run) -> list[dict[str, Any]]:
+    """Titled lists of names and values: the machines, then run.json of each run."""
+    trials, certificates = run.trials, run.certificates
+    machines = {
+        "Trained on": distinct(trials["device"]),
+        "Training precision": distinct(trials["train_precision"]),
+        "Workers of a trial": distinct(trials["workers"]),
+        "Certified on": distinct(certificates["device"]),
+        "Certification precision": distinct(certificates["precision"]),
+        "Engine": distinct(certificates["engine"]),
+        "torch": distinct(certificates["torch_version"]),
+    }
+    blocks = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
+    for number, description in enumerate(run.descriptions, 1):
+        details = {key: value for key, value in description.items() if key not in ("trials", "members", "versions")}
+        entries = [(key, _command(value) if key == "command" else _text(value)) for key, value in details.items()]
+        entries += [(key, _text(value)) for key, value in (description.get("versions") or {}).items()]
+        title = "Run" if len(run.descriptions) == 1 else f"Run {number}"
+        blocks.append({"title": title, "entries": entries})
+    return blocks
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _command(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else _text(value)
+
+
+def _whose(own: list[Trial], trials: list[Trial]) -> str:
+    """The trials in few words: all of a σ, all of a method, or one by one."""
+    rest = [trial for trial in trials if trial not in own]
+    if not {sigma for _, sigma, _ in own} & {sigma for _, sigma, _ in rest}:
+        return f"all with σ = {' or '.join(f'{sigma:g}' for sigma in sorted({sigma for _, sigma, _ in own}))}"
+    titles, cells = {title for title, _, _ in rest}, {(title, sigma) for title, sigma, _ in rest}
+    names = []
+    for title, sigma, seed in own:
+        if title not in titles:
+            names.append(title)
+        elif (title, sigma) not in cells:
+            names.append(f"{title} (σ = {sigma:g})")
+        else:
+            names.append(f"{title} (σ = {sigma:g}, seed {seed})")
+    return ", ".join(dict.fromkeys(names))

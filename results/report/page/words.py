@@ -1,0 +1,124 @@
+"""The tables, the summary and the caveats of the page, formatted as in the other files of a report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from results.report import formats
+from results.report.caption import caption, distinct
+from results.report.table import Column, ResultTable, Row
+from results.store.run import Run
+
+
+def page_title(run: Run) -> str:
+    return f"{distinct(run.trials['model'])} on {distinct(run.trials['dataset'])}"
+
+
+def table_content(table: ResultTable) -> dict[str, Any]:
+    """A table with its cells as text, and the measured values to sort by."""
+    return {
+        "name": table.name,
+        "title": table.title,
+        "columns": [
+            {"heading": column.heading, "unit": column.unit, "ascending": column.best == "min"}
+            for column in table.columns
+        ],
+        "rows": [
+            {"sigma": row.sigma, "title": row.title, "cells": [_cell(table, row, column) for column in table.columns]}
+            for row in table.rows
+        ],
+        "caption": [*_legend(table), *table.caption],
+        "notes": table.notes,
+    }
+
+
+def summary(run: Run, tables: list[ResultTable]) -> dict[str, Any]:
+    """Facts by name, and the largest ACR at each σ."""
+    trials, certificates = run.trials, run.certificates
+    unfinished = f", {len(run.missing)} not finished" if run.missing else ""
+    facts = {
+        "Data": distinct(trials["dataset"]),
+        "Network": distinct(trials["model"]),
+        "Methods": str(trials["method"].nunique()),
+        "σ": ", ".join(f"{sigma:g}" for sigma in sorted(trials["sigma"].unique())),
+        "Test images": distinct(trials["images"]),
+        "Noisy copies n": distinct(trials["n"]),
+        "alpha": distinct(trials["alpha"]),
+        "Trials": f"{len(trials)} finished{unfinished}",
+        "Trained on": distinct(trials["device"]) or "elsewhere",
+        "Certified on": distinct(certificates["device"]),
+    }
+    return {"title": page_title(run), "facts": list(facts.items()), "best": _best(tables), "caption": caption(run)}
+
+
+def caveats(run: Run) -> list[str]:
+    """What the numbers do not say."""
+    wrong = (run.trials["images"] * run.trials["alpha"]).max()
+    sentences = [
+        "Each certificate may be wrong with probability alpha, each on its own: of the images of one trial, at most "
+        f"images · alpha are expected to be, here {wrong:.3g}.",
+        "A radius is an ℓ2 distance, with pixel values in [0, 1]. It holds for the smoothed classifier, not for the "
+        "network alone, and says nothing about other changes of an image.",
+        "The intervals are for the uncertainty of the test images: what the numbers might be on other images of the "
+        "same kind. They do not cover that of the training seed, which only several seeds show.",
+        "ACR favours easy images: a large radius on a few of them outweighs many images without any (Sun et al. 2025). "
+        "The curves and the distribution of p_A show what it hides. It also grows with n.",
+    ]
+    if (run.certificates["estimator"] == "imported").any():
+        sentences.append(
+            "Imported certificates are of other programs' logs: their radii are rounded, their counts unknown, and "
+            "their n and alpha are as stated for them."
+        )
+    return [*sentences, *caption(run)]
+
+
+def _cell(table: ResultTable, row: Row, column: Column) -> dict[str, Any]:
+    value = row.measured.get(column.key, math.nan)
+    if math.isnan(value):
+        return {"value": None, "text": "", "published": formats.reference(row, column)}
+    return {
+        "value": value,
+        "text": formats.number(value, column),
+        "best": table.best(row, column),
+        "spread": formats.spread(row, column),
+        "seeds": [formats.number(seed, column) for seed in row.seeds.get(column.key, [])],
+        "interval": formats.interval(row, column),
+        "published": formats.reference(row, column),
+    }
+
+
+def _legend(table: ResultTable) -> list[str]:
+    parts = ["its 95 % interval"] * any(row.intervals for row in table.rows)
+    parts += ["the published number and measured minus published"] * any(row.published for row in table.rows)
+    below = [f"Below each number: {', then '.join(parts)}."] if parts else []
+    spread = [
+        "After sd: the standard deviation over the training seeds, whose uncertainty the interval does not cover; "
+        "open it for the number of each."
+    ]
+    return below + spread * any(row.seeds for row in table.rows)
+
+
+def _best(tables: list[ResultTable]) -> list[dict[str, str]]:
+    """The row with the largest ACR at each σ, of the first table that has one, among those that compare with its first
+    row there: an imported log may be of other data or another n."""
+    found = [(table, column) for table in tables for column in table.columns if column.key == "acr"]
+    if not found:
+        return []
+    table, column = found[0]
+    best: dict[float, Row] = {}
+    for row in table.rows:
+        value, leader = row.measured.get("acr"), best.get(row.sigma)
+        if value is None:
+            continue
+        if leader is None or (leader.setting == row.setting and value > leader.measured["acr"]):
+            best[row.sigma] = row
+    return [
+        {
+            "sigma": f"{sigma:g}",
+            "title": row.title,
+            "acr": formats.number(row.measured["acr"], column),
+            "interval": formats.interval(row, column),
+        }
+        for sigma, row in best.items()
+    ]

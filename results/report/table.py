@@ -1,0 +1,96 @@
+"""A table of results, before it is formatted: columns, rows of measured and published numbers, sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from results.analysis.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers."""
+
+    key: str
+    heading: str
+    decimals: int | None
+    """None: three significant digits."""
+    best: str = ""
+    """"max" or "min": which value is set in bold; empty for none."""
+    unit: str = ""
+    alone: str = ""
+    """The heading where no other column stands beside it; empty: the same."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one σ. Every dictionary is keyed by the column's key."""
+
+    sigma: float
+    method: str
+    title: str
+    measured: dict[str, float]
+    """The mean over the training seeds."""
+    published: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 %, for the uncertainty of the test images."""
+    seeds: dict[str, list[float]] = field(default_factory=dict)
+    """The number of each training seed; empty where there is one."""
+    setting: tuple[object, ...] = ()
+    """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
+    difference_intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 %, of measured minus published, for the uncertainty of the test images of both; of accuracies and ACR, where
+    the data is that of the published numbers."""
+    published_images: int = 0
+    """Test images of the published numbers, as far as known or assumed."""
+    of_published_data: bool = True
+    """Whether the data is that of the published numbers."""
+
+    def difference(self, key: str) -> float | None:
+        """Measured minus published."""
+        if key not in self.measured or key not in self.published:
+            return None
+        return self.measured[key] - self.published[key]
+
+    def is_outside(self, key: str) -> bool:
+        """Whether the measured number differs from the published one by more than the test images of both explain."""
+        interval = self.difference_intervals.get(key)
+        return bool(interval and 0 not in interval)
+
+    def spread(self, key: str) -> float | None:
+        """Standard deviation over the training seeds."""
+        values = self.seeds.get(key, [])
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table, before it is formatted."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    setting: list[str]
+    """Sentences: how the numbers were measured; the same for all tables of a run."""
+    caption: list[str]
+    """Sentences: what the columns of this one are."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences: what is odd about the published ones."""
+
+    def best(self, row: Row, column: Column) -> bool:
+        """Whether the row's measured value is the best of its σ and setting."""
+        if not column.best or column.key not in row.measured:
+            return False
+        values = [other.measured[column.key] for other in rivals(self.rows, row, column.key)]
+        best = max(values) if column.best == "max" else min(values)
+        return len(set(values)) > 1 and row.measured[column.key] == best
+
+
+def rivals(rows: list[Row], row: Row, key: str) -> list[Row]:
+    """The rows, this one among them, whose number compares with the row's: same σ and setting."""
+    return [
+        other for other in rows if (other.sigma, other.setting) == (row.sigma, row.setting) and key in other.measured
+    ]

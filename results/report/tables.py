@@ -1,0 +1,343 @@
+"""Tables 5.1 and 5.2 of the thesis, measured beside published, and a table of what ACR does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from results.analysis import published
+from results.analysis.budget import BUDGETS, MOST, at_budget
+from results.analysis.groups import SAME, Group, certified_groups, of_published_data
+from results.analysis.metrics import (
+    RADII,
+    average_certified_radius,
+    certified_accuracy,
+    label_probabilities,
+    worker_hours,
+)
+from results.analysis.statistics import Interval, accuracy_interval, acr_interval, difference_interval, wilson
+from results.bounds.radius import largest_radius
+from results.report.caption import caption, distinct
+from results.report.table import Column, ResultTable, Row, rivals
+from results.store.run import Run
+
+INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: Wilson; ACR: studentised bootstrap)."
+SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
+
+
+def table_5_1(run: Run, source: str | None = None) -> ResultTable:
+    """Certified accuracy (percent) and ACR of every method and σ, with intervals; several seeds are averaged.
+
+    Args:
+        source: whose published numbers stand beside ours (`published.SOURCES`); the thesis's where not given. With a
+            source given, its methods that the run lacks get rows of their own.
+
+    Raises:
+        ValueError: an unknown source.
+    """
+    columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
+    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
+    reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
+    sizes = published.image_counts(source or "thesis")
+    groups = certified_groups(run)
+    rows = [_accuracy_row(group, reference, sizes) for group in groups]
+    if source is not None:
+        measured = {(row.sigma, row.method) for row in rows}
+        sigmas = {row.sigma for row in rows if row.of_published_data}
+        rows += [
+            Row(sigma, method, f"{method} (published)", {}, numbers)
+            for (sigma, method), numbers in reference.items()
+            if sigma in sigmas and (sigma, method) not in measured
+        ]
+        rows.sort(key=lambda row: row.sigma)
+    return ResultTable(
+        "table_5_1",
+        "Table 5.1: certified accuracy (%) and average certified radius (ACR)",
+        columns,
+        rows,
+        caption(run),
+        [INTERVALS, *_limits(groups), *_published_sentence(rows, origin, origin.setting)],
+        [*origin.notes] if any(row.published for row in rows) else [],
+    )
+
+
+def table_5_2(run: Run, source: str | None = None) -> ResultTable:
+    """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
+    that were trained in it.
+
+    Args:
+        source: whose published ACR and accuracy stand beside ours; the thesis's, with its costs, where not given.
+    """
+    trained_here = run.trials[run.trials["train_seconds"].notna()]
+    rows_here = run.certificates["trial_id"].isin(trained_here["trial_id"])
+    run = replace(run, trials=trained_here, certificates=run.certificates[rows_here])
+    sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
+    hours = "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
+    columns = [
+        Column("acr", "ACR", 3, "max"),
+        Column("accuracy_percent", "ACC", 1, "max", "%"),
+        Column("memory_gb", "Memory", None, "min", "GB"),
+        Column("member_memory_gb", "one member", None, "", "GB", "Memory of one member"),
+        Column("runtime_hours", "Runtime", None, "min", "h"),
+        Column("train_rate", "train", None, "max", "/s"),
+        Column("certify_rate", "certify", None, "max", "/s"),
+        Column("worker_hours", hours, None, "min"),
+        Column("energy_kwh", "Energy", None, "min", "kWh"),
+    ]
+    origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
+    sizes = published.image_counts(source or "thesis")
+    groups = certified_groups(run, published.TABLE_5_2_ORDER)
+    rows = [_cost_row(group, reference, sizes) for group in groups if group.sigma == sigma]
+    columns = [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
+    kinds = {
+        "accelerator": "peak accelerator memory",
+        "resident": "peak resident memory of the training processes, which includes the libraries they load",
+    }
+    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"
+    workers = distinct(run.trials["workers"])
+    energy = "Energy: training and certification, by the accelerators' own counters, whatever else used them. "
+    measured = (
+        f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
+        "Runtime: training, wall clock. Train and certify: noisy copies per second, of all workers in training and of "
+        f"one in certification. {hours}: training and certification, summed over workers. "
+        f"{energy if any('energy_kwh' in row.measured for row in rows) else ''}"
+    ).strip()
+    return ResultTable(
+        "table_5_2",
+        f"Table 5.2: cost of training and certification at σ = {sigma:g}",
+        columns,
+        rows,
+        caption(run),
+        [
+            measured,
+            INTERVALS,
+            *_published_sentence(rows, origin, "Table 5.2" if origin.short == "thesis" else origin.setting),
+        ],
+        list(published.NOTES_5_2) if origin.short == "thesis" and any(row.published for row in rows) else [],
+    )
+
+
+def table_beyond_acr(run: Run) -> ResultTable:
+    """ACR with fewer copies and the ranking at each budget, and how probable the right class is: ACR alone can be
+    raised on easy images at the cost of the others (Sun et al. 2025)."""
+    groups = [group for group in certified_groups(run) if group.certificates["count_top"].notna().all()]
+    own = {int(n) for group in groups for n in group.trials["n"]}
+    budgets = sorted(own | {n for n in BUDGETS if n < max(own)})
+    columns = []
+    for n in budgets:
+        at = f"n\u00a0=\u00a0{_grouped(n)}"
+        columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
+    columns.append(Column("two_sided", "two sided", 3, "max", alone="two-sided ACR"))
+    shares = (0.5, 0.9, 0.99, 0.999)
+    columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
+    rows = [
+        Row(
+            group.sigma,
+            group.method,
+            group.title,
+            _budgets(group, budgets) | {"two_sided": _two_sided_acr(group)} | _probable(group, shares),
+            setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
+        )
+        for group in groups
+    ]
+    for n in budgets:
+        for row in (row for row in rows if f"acr_{n}" in row.measured):
+            acrs = [other.measured[f"acr_{n}"] for other in rivals(rows, row, f"acr_{n}")]
+            row.measured[f"rank_{n}"] = 1 + sum(acr > row.measured[f"acr_{n}"] for acr in acrs)
+    return ResultTable(
+        "beyond_acr",
+        "Beyond ACR: smaller budgets, and how many images the right class is probable on",
+        columns,
+        rows,
+        caption(run),
+        [
+            "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among "
+            "the methods at the same σ. Two-sided ACR: with all copies and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from "
+            "a lower bound of p_A and an upper bound of the runner-up's p_B that hold together with probability "
+            "1 − alpha. p_A: share of an image's copies that are classified as its label; the columns give "
+            "the share of images above; where nothing was estimated, it counts as 0.",
+        ],
+    )
+
+
+def _accuracy_row(
+    group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]
+) -> Row:
+    quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
+    intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
+    limit = _limit(group)
+    for radius in (0.0, *RADII):
+        key = f"r{radius:.2f}"
+        quantities[key] = lambda rows, radius=radius: 100 * certified_accuracy(rows, radius)  # type: ignore[misc]
+        intervals[key] = _percent(accuracy_interval(group.certificates, radius))
+        if radius > limit and group.certificates["radius"].max() < radius:
+            intervals[key] = Interval(0.0, 0.0)  # no image whatever could be certified with this n
+    seeds = {key: [measure(rows) for rows in group.seeds] for key, measure in quantities.items()}
+    return _row(group, seeds, intervals, reference, sizes)
+
+
+def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]) -> Row:
+    trials = group.trials
+    costs = {
+        "memory_gb": trials["memory_bytes"] / 1e9,
+        "runtime_hours": trials["train_seconds"] / 3600,
+        "train_rate": trials["train_copies_per_second"],
+        "certify_rate": trials["certify_copies_per_second"],
+        "worker_hours": worker_hours(trials),
+    }
+    if (trials["memory_bytes"] > trials["member_memory_bytes"]).any():
+        costs["member_memory_gb"] = trials["member_memory_bytes"] / 1e9
+    if trials["train_joules"].notna().all() and trials["certify_joules"].notna().all():
+        costs["energy_kwh"] = (trials["train_joules"] + trials["certify_joules"]) / 3.6e6
+    seeds = {key: [float(value) for value in values] for key, values in costs.items()}
+    seeds["acr"] = [average_certified_radius(rows) for rows in group.seeds]
+    seeds["accuracy_percent"] = [100 * certified_accuracy(rows, 0) for rows in group.seeds]
+    intervals = {
+        "acr": acr_interval(group.certificates, np.random.default_rng(SEED)),
+        "accuracy_percent": _percent(accuracy_interval(group.certificates, 0)),
+    }
+    return _row(group, seeds, intervals, reference, sizes)
+
+
+def _row(
+    group: Group,
+    seeds: dict[str, list[float]],
+    intervals: dict[str, Interval],
+    reference: dict[published.Key, dict[str, float]],
+    sizes: dict[published.Key, int],
+) -> Row:
+    measured = {key: sum(values) / len(values) for key, values in seeds.items()}
+    several = seeds if len(group.trials) > 1 else {}
+    numbers = group.published_among(reference)
+    theirs, ours = sizes.get((group.sigma, group.method), 0), group.certificates["index"].nunique()
+    differences = {}
+    same_data = bool(of_published_data(group.trials).all())
+    if same_data:
+        differences = {
+            key: difference_interval(
+                measured[key],
+                intervals[key],
+                number,
+                _published_interval(key, number, theirs, measured, intervals, ours),
+            )
+            for key, number in numbers.items()
+            if key in intervals
+        }
+    return Row(
+        group.sigma,
+        group.method,
+        group.title,
+        measured,
+        published=numbers,
+        intervals=intervals,
+        seeds=several,
+        setting=_setting(group, *SAME),
+        difference_intervals=differences,
+        published_images=theirs,
+        of_published_data=same_data,
+    )
+
+
+def _published_interval(
+    key: str, number: float, images: int, measured: dict[str, float], intervals: dict[str, Interval], own_images: int
+) -> Interval:
+    """95 % interval of a published number for the uncertainty of its own test images. Accuracy (percent): Wilson. Of an
+    ACR only the mean is published: its images are taken to spread as ours."""
+    if key != "acr":
+        lower, upper = wilson(number / 100 * images, images)
+        return _percent(Interval(float(lower), float(upper)))
+    scale, own = np.sqrt(own_images / images), intervals[key]
+    return Interval(number - scale * (measured[key] - own.lower), number + scale * (own.upper - measured[key]))
+
+
+def _setting(group: Group, *names: str) -> tuple[object, ...]:
+    """Of the group's trials, which agree in it."""
+    return tuple(group.trials[list(names)].iloc[0])
+
+
+def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
+    generator = np.random.default_rng(SEED)
+    found = {}
+    for n in budgets:
+        own = group.trials["n"].min()  # of all its trials
+        if n == own or n < own < MOST:
+            thinned = [
+                at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
+                for rows in group.seeds
+            ]
+            found[f"acr_{n}"] = sum(average_certified_radius(rows) for rows in thinned) / len(thinned)
+    return found
+
+
+def _two_sided_acr(group: Group) -> float:
+    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0."""
+    rows = group.certificates
+    return float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())
+
+
+def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
+    p_a = label_probabilities(group.certificates)
+    return {f"above_{share}": 100 * float((p_a > share).mean()) for share in shares}
+
+
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.lower, 100 * interval.upper)
+
+
+def _limits(groups: list[Group]) -> list[str]:
+    """Why columns are empty that no method could fill. Not said of a σ with a log whose radii are above their limit."""
+    limits: dict[float, float] = {}
+    for group in groups:
+        limit = _limit(group)
+        if group.certificates["radius"].max() > limit * (1 + 1e-9):
+            limit = np.inf
+        limits[group.sigma] = max(limit, limits.get(group.sigma, 0.0))
+    short = [f"{limit:.3f} at σ = {sigma:g}" for sigma, limit in sorted(limits.items()) if limit < RADII[-1]]
+    if not short:
+        return []
+    return [
+        f"No radius can be above σ Φ⁻¹(alpha^(1/n)), which is {' and '.join(short)}: beyond it all is 0, whatever the "
+        "method, and so is the interval."
+    ]
+
+
+def _limit(group: Group) -> float:
+    """The largest radius that the group's n can certify."""
+    return float(largest_radius(group.trials["n"], group.trials["alpha"], group.sigma).max())
+
+
+def _published_sentence(rows: list[Row], origin: published.Source, where: str) -> list[str]:
+    if not any(row.of_published_data for row in rows):
+        return ["No published numbers stand here: they are of CIFAR-10."]
+    if not any(row.published for row in rows):
+        return [f"Published: {origin.short} has no number of these methods and σ."]
+    mark = ""
+    if any(row.is_outside(key) for row in rows for key in row.published):
+        sizes: dict[int, list[str]] = {}
+        for row in rows:
+            if row.difference_intervals and row.title not in sizes.setdefault(row.published_images, []):
+                sizes[row.published_images].append(row.title)
+        theirs = " and ".join(f"{_grouped(size)} ({', '.join(titles)})" for size, titles in sorted(sizes.items()))
+        mark = (
+            " † marks a number that differs from ours by more than the test images of both explain: the 95 % interval "
+            "of the difference leaves out 0, as it does for one in twenty by chance alone (accuracy: Newcombe's hybrid "
+            f"score; ACR: with the spread of our images for theirs). Published test images: {theirs}; "
+            f"{_grouped(published.ASSUMED_IMAGES)} are assumed where a source does not say."
+        )
+    return [f"Published: {origin.short}; {where}.{mark}"]
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}".replace(",", "\u00a0")
+
+
+def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
+    """The tables that a run has data for."""
+    yield table_5_1(run, source)
+    if run.trials["train_seconds"].notna().any():
+        yield table_5_2(run, source)
+    if run.certificates["count_top"].notna().any():
+        yield table_beyond_acr(run)

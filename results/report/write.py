@@ -1,0 +1,38 @@
+"""Everything a run shows, from its Parquet files alone."""
+
+from __future__ import annotations
+
+from results.report.figures import figures_of, save_figure
+from results.report.formats import to_csv, to_latex, to_markdown
+from results.report.page import write_page
+from results.report.table import ResultTable
+from results.report.tables import tables_of
+from results.store.folder import RunFolder, remove_leftovers, write_text
+from results.store.run import read_run, read_thumbnails
+
+
+def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
+    """Write tables/, figures/ and report.html of a merged run; returns the tables.
+
+    Args:
+        source: as for `tables.table_5_1`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_run`; ValueError also where no trial is finished, or for an unknown
+            source.
+    """
+    run = read_run(folder.path)
+    if run.trials.empty:
+        missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
+        raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
+    tables, figures = list(tables_of(run, source)), list(figures_of(run, source or "thesis"))
+    for place in (folder.path, folder.tables, folder.figures):
+        remove_leftovers(place)
+    # What can still be refused comes before the first file is written.
+    write_page(run, tables, read_thumbnails(folder.path), folder.page)
+    for table in tables:
+        for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+            write_text(folder.tables / f"{table.name}.{suffix}", text)
+    for name, figure in figures:
+        save_figure(figure, folder.figures, name)
+    return tables

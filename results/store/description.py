@@ -1,0 +1,182 @@
+"""run.json: which trials form a run, and how it came about."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from results.printable import as_utf8, shortened
+from results.store.folder import AnyPath, RunFolder, remove_leftovers, write_json, write_text
+from results.store.records import read_description, read_settings_record
+from results.store.secrecy import masked
+
+log = logging.getLogger(__name__)
+SHOWN = 3
+"""Settings in which two trials differ that a message names."""
+PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
+
+
+class RunError(ValueError):
+    """A run that cannot start; the message is one sentence for the user."""
+
+
+class Described(Protocol):
+    """The settings of a trial, however they are kept."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def trial_id(self) -> str: ...
+    @property
+    def members(self) -> Sequence[Described]:
+        """Of an ensemble."""
+
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """trial.json."""
+
+
+def make_room(run: RunFolder, *, fresh: bool) -> None:
+    """See that the folder is that of a run, or empty.
+
+    Args:
+        fresh: delete the run that it holds.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if not fresh:
+        _earlier(run)
+        return
+    if run.has_contents() and not run.description.exists():
+        raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
+    run.clear()
+
+
+def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = True, **details: object) -> None:
+    """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
+    for trials that these replace (same method, σ and seed, other settings), of which a warning tells.
+
+    Raises:
+        RunError: the folder holds something else, or a trial to be replaced although `replace` is false.
+    """
+    earlier = _earlier(run)
+    here = {(trial.name, trial.sigma, trial.seed): trial for trial in trials}
+    there = {name: read_settings_record(run.trial(name).settings) for name in earlier.get("trials", [])}
+    kept: list[str] = []
+    replaced: dict[str, list[str]] = {}
+    for name, settings in there.items():
+        trial = here.get((settings["name"], settings["sigma"], settings["seed"]))
+        if trial is None:
+            kept.append(name)
+        elif trial.trial_id != name:
+            replaced.setdefault(_difference(settings, json.loads(trial.model_dump_json())), []).append(name)
+    for difference, names in replaced.items():
+        which = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        if not replace:
+            raise RunError(f"{run.path} has {which} already ({difference}): give another name or --out")
+        log.warning(
+            "%s: %s of an earlier command %s replaced (%s)",
+            run.path,
+            which,
+            "is" if len(names) == 1 else "are",
+            difference,
+        )
+    members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
+    for trial in trials:
+        for part in [trial, *trial.members]:
+            _write_settings(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
+        if trial.members:
+            members[trial.trial_id] = [member.trial_id for member in trial.members]
+    write_json(
+        run.description,
+        {
+            **earlier,
+            "trials": [*kept, *(trial.trial_id for trial in trials)],
+            "members": members,
+            "command": [as_utf8(word) for word in masked(sys.argv)],
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git_commit": git_commit(),
+            "versions": {package: _version(package) for package in PACKAGES},
+            **details,
+        },
+    )
+
+
+def _earlier(run: RunFolder) -> dict[str, Any]:
+    if run.description.exists():
+        return read_description(run.description)
+    # A command that was killed before it wrote run.json leaves trials alone.
+    remove_leftovers(run.path)
+    if run.has_contents():
+        raise RunError(f"{run.path} is not empty and holds no run.json: give --out another folder")
+    return {}
+
+
+def _write_settings(path: AnyPath, text: str) -> None:
+    """Unless they stand there already: by its time a file tells whether the report is older."""
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    write_text(path, text)
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The settings in which two trials differ, as certify.n = 1000 there, 2000 here."""
+    old, new = _flat(there), _flat(here)
+    differing = [
+        f"{key} = {shortened(old[key]) if key in old else 'not given'} there, "
+        f"{shortened(new[key]) if key in new else 'not given'} here"
+        for key in {**new, **old}
+        if key != "data" and (key not in old or key not in new or old[key] != new[key])  # data may move
+    ]
+    more = [f"{len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
+    return "; ".join([*differing[:SHOWN], *more]) or "the same settings by another version of this program"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Without tables in it: what is in them is named as certify.n."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of the program's own checkout, with + where it has changes; None for an installed package. A copy sent to
+    a cluster finds in BENCH_GIT_COMMIT what it is a copy of."""
+    if sent := os.environ.get("BENCH_GIT_COMMIT"):
+        return sent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip()

@@ -1,0 +1,347 @@
+"""Every file name of a run, and the one way in which its files are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from results.store.process import machine, started
+from results.store.remote import AnyPath as AnyPath
+from results.store.remote import RemotePath as RemotePath
+from results.store.remote import location as location  # the way in to a run's folder
+
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{12})\.(?P<pid>\d+)\.[0-9a-f]{8}")
+_CLAIM = re.compile(r"lock-(?P<lock>[a-z]+)-[0-9a-f]{16}\.json")
+Content = TypeVar("Content")
+Place = TypeVar("Place", bound=AnyPath)
+AT_ONCE = 16
+"""Files that are read at the same time from a store, whose answers take long."""
+LEFT_OVER = 3600.0
+"""Seconds after which a temporary file is of nobody, whichever machine wrote it."""
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The files of one trial."""
+
+    path: AnyPath
+
+    @property
+    def settings(self) -> AnyPath:
+        return self.path / "trial.json"
+
+    @property
+    def checkpoint(self) -> AnyPath:
+        """Weights and optimizer state after the last finished epoch. Kept when the training is done, as is the previous
+        one: whatever file of the training is damaged then, it can be written again."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def previous_checkpoint(self) -> AnyPath:
+        """That of the epoch before, should the last one be damaged."""
+        return self.path / "checkpoint-previous.safetensors"
+
+    @property
+    def model(self) -> AnyPath:
+        return self.path / "model.safetensors"
+
+    @property
+    def training(self) -> AnyPath:
+        """Written last: where it exists, the training is done."""
+        return self.path / "training.json"
+
+    @property
+    def epochs(self) -> AnyPath:
+        return self.path / "epochs.parquet"
+
+    @property
+    def spectrum(self) -> AnyPath:
+        """Principal variances of the training images; only where the model has a linear decomposition."""
+        return self.path / "spectrum.parquet"
+
+    @property
+    def batch(self) -> AnyPath:
+        """Images of a forward pass of the certification; only where they are fewer than usual."""
+        return self.path / "batch.json"
+
+    @property
+    def shards(self) -> AnyPath:
+        return self.path / "shards"
+
+    @property
+    def log(self) -> AnyPath:
+        return self.path / "log.txt"
+
+    @property
+    def state(self) -> AnyPath:
+        """Who works on the trial, or why the last attempt failed; absent before the first and after success."""
+        return self.path / "state.json"
+
+    def shard(self, first: int, last: int) -> AnyPath:
+        """Certificates of the test images `first` to `last`, both included."""
+        return self.shards / f"{first:05d}-{last:05d}.parquet"
+
+    def shard_files(self) -> list[AnyPath]:
+        return sorted(self.shards.glob("*.parquet"))
+
+    def shard_times(self) -> dict[AnyPath, int]:
+        """The shards as `shard_files` gives them, each with the time of its writing (ns since 1970); one listing."""
+        found = {path: written for path, written in listing(self.shards) if path.suffix == ".parquet"}
+        return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: AnyPath
+
+    @property
+    def description(self) -> AnyPath:
+        return self.path / "run.json"
+
+    @property
+    def certificates(self) -> AnyPath:
+        return self.path / "certificates.parquet"
+
+    @property
+    def trials(self) -> AnyPath:
+        return self.path / "trials.parquet"
+
+    @property
+    def epochs(self) -> AnyPath:
+        return self.path / "epochs.parquet"
+
+    @property
+    def spectra(self) -> AnyPath:
+        return self.path / "spectra.parquet"
+
+    @property
+    def thumbnails(self) -> AnyPath:
+        return self.path / "thumbnails.parquet"
+
+    @property
+    def page(self) -> AnyPath:
+        return self.path / "report.html"
+
+    @property
+    def report(self) -> AnyPath:
+        """What tables, figures and page were made from, see `results.store.reported`."""
+        return self.path / "report.json"
+
+    @property
+    def tables(self) -> AnyPath:
+        return self.path / "tables"
+
+    @property
+    def figures(self) -> AnyPath:
+        return self.path / "figures"
+
+    def new_claim(self, lock: str) -> AnyPath:
+        """A file for `results.store.lock`, which nobody else is given."""
+        return self.path / f"lock-{lock}-{os.urandom(8).hex()}.json"
+
+    def claims(self, lock: str) -> list[tuple[AnyPath, int]]:
+        """The claims of a lock and the times of their last renewal (ns since 1970)."""
+        names = [(path, written, _CLAIM.fullmatch(path.name)) for path, written in listing(self.path)]
+        return [(path, written) for path, written, match in names if match and match["lock"] == lock]
+
+    def has_contents(self) -> bool:
+        """Whether the folder holds more than trials, locks and what a process has not finished writing."""
+        names = [path.name for path, _ in listing(self.path)]
+        return any(name != "trials" and not _CLAIM.fullmatch(name) and not _TEMPORARY.fullmatch(name) for name in names)
+
+    def clear(self) -> None:
+        """Delete all that the folder holds, except for claims of its locks; run.json last, by which it is a run."""
+        for path, _ in sorted(listing(self.path), key=lambda found: found[0] == self.description):
+            if _CLAIM.fullmatch(path.name):
+                continue
+            if isinstance(path, RemotePath):
+                if path.is_dir():
+                    path.delete_tree()
+                else:
+                    path.unlink(missing_ok=True)
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def trial(self, trial_id: str) -> TrialFolder:
+        """Raises ValueError where that is no trial's id, as a foreign run.json may have it: it would lead elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", trial_id):
+            raise ValueError(f"{self.path}: {trial_id!r} is not the id of a trial")
+        folder = self.path / "trials" / trial_id
+        if isinstance(folder, Path) and folder.is_symlink():
+            raise ValueError(f"{folder}: is a link, and a trial's files must be in the run's folder")
+        return TrialFolder(folder)
+
+    def trial_ids(self) -> list[str]:
+        """The trials of the run, in the order of its grid; members that only an ensemble needs are not among them.
+
+        Raises:
+            FileNotFoundError: no run.json.
+            ValueError: it is not one.
+        """
+        ids = read_json(self.description, "trials")["trials"]
+        if not isinstance(ids, list) or not all(isinstance(trial_id, str) for trial_id in ids):
+            raise ValueError(f"{self.description}: trials must be a list of strings")
+        return ids
+
+
+def write_whole(path: AnyPath, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, then put it in place: a reader sees all of it or nothing.
+
+    In a store that is an upload; on a file system, a file in the same folder that is written to the disk, because a
+    machine may lose its power, and then renamed. Its name tells who wrote it, see `remove_leftovers`.
+    """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, path.name)
+            write(temporary)
+            path.write_bytes(temporary.read_bytes())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{machine()}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def not_merged(path: AnyPath) -> FileNotFoundError:
+    """What to raise where a Parquet file of a run is not there."""
+    return FileNotFoundError(f"{path} does not exist: `bench run` or `bench report` writes it")
+
+
+def refresh(folder: TrialFolder) -> None:
+    """Have a shared file system (NFS) list the folder anew, where other machines wrote: it keeps a listing until this
+    machine writes there."""
+    for place in (folder.path, folder.shards):
+        if isinstance(place, Path) and place.is_dir():
+            marker = place / f".refresh.{machine()}.{os.getpid()}.{os.urandom(4).hex()}"
+            with suppress(OSError):
+                marker.touch()
+                marker.unlink()
+
+
+def remove_leftovers(folder: AnyPath) -> None:
+    """Remove temporary files of `write_whole` whose writer is gone: on this machine its process is no more, or it is
+    of another machine and an hour old. A store has none."""
+    if isinstance(folder, RemotePath) or not folder.is_dir():
+        return
+    for path in folder.glob(".*"):
+        writer = _TEMPORARY.fullmatch(path.name)
+        if not writer:
+            continue
+        try:
+            old = time.time() - path.stat().st_mtime > LEFT_OVER
+        except FileNotFoundError:
+            continue
+        if old or (writer["machine"] == machine() and started(int(writer["pid"])) is None):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: AnyPath) -> None:
+    """Give a file that is not to be trusted a name under which nobody looks for it; it is not deleted."""
+    target = path.with_suffix(".set-aside")
+    while target.exists():
+        target = path.with_suffix(f".{os.urandom(4).hex()}.set-aside")
+    rename(path, target)
+
+
+def rename(path: AnyPath, target: AnyPath) -> None:
+    """Within one folder; what is called so already is replaced.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path.replace(target)  # type: ignore[arg-type]  # both are of one kind
+
+
+def listing(folder: AnyPath) -> list[tuple[AnyPath, int]]:
+    """What a folder holds, each with the time of its writing (ns since 1970); nothing where there is no folder."""
+    if isinstance(folder, RemotePath):
+        return [*folder.listing()]
+    found: list[tuple[AnyPath, int]] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    found.append((folder / entry.name, entry.stat(follow_symlinks=False).st_mtime_ns))
+                except FileNotFoundError:
+                    continue  # it went in between
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def read_each(read: Callable[[Place], Content], paths: Sequence[Place]) -> Iterator[Content]:
+    """What `read` gives for each path, in their order."""
+    if not paths or isinstance(paths[0], Path):
+        yield from map(read, paths)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(read, paths)
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file on this machine, for a library that opens files by itself."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: AnyPath, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_devices(path: AnyPath) -> None:
+    """Raise ValueError for a pipe or a device, which would be read for ever."""
+    if isinstance(path, Path) and path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path}: is neither a file nor a folder")
+
+
+def read_json(path: AnyPath, *keys: str) -> dict[str, Any]:
+    """A JSON object from a file, with at least those keys; ValueError, which names the file, where it holds anything
+    else."""
+    refuse_devices(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: not JSON of ours: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must hold a JSON object")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{path}: lacks {key}")
+    return value
+
+
+def sha256_of(path: AnyPath) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""Shards and training records of a run -> certificates.parquet, trials.parquet, epochs.parquet, spectra.parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
+from results.bounds.two_stage import planned_copies
+from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
+from results.store.logs import check_imported
+from results.store.records import read_settings_record, read_training_record
+from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
+from results.store.shards import evenly_spaced, read_shard
+
+
+class MergeError(ValueError):
+    """Certificates that must not be published; the message names the shard and what is wrong with it."""
+
+
+def merge_run(run: RunFolder) -> list[str]:
+    """Write the run's Parquet files from its finished trials, in the order of the grid.
+
+    Returns:
+        The ids of the trials that are not finished and so not in the files.
+
+    Raises:
+        MergeError: a trial's folder is gone; gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum
+            to n, or numbers that do not follow from the counts.
+    """
+    certificates, trials, unfinished = [], [], []
+    epochs: dict[str, pa.Table] = {}
+    spectra: dict[tuple[str, int], pa.Table] = {}
+    for trial_id in run.trial_ids():
+        folder = run.trial(trial_id)
+        if not folder.settings.exists():
+            raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
+        if not folder.training.exists() or folder.state.exists():
+            unfinished.append(trial_id)
+            continue
+        settings, training = read_settings_record(folder.settings), read_training_record(folder.training)
+        rows = merge_shards(folder, trial_id, settings, training)
+        certificates.append(rows)
+        trials.append(_trial_row(trial_id, settings, training, rows))
+        for trained in training["members"] or [trial_id]:
+            if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
+                epochs.setdefault(trained, read_table(run.trial(trained).epochs, EPOCHS).cast(EPOCHS))
+            if run.trial(trained).spectrum.exists():
+                spectrum = read_table(run.trial(trained).spectrum, SPECTRA).cast(SPECTRA)
+                # The variances are those of the images alone, whatever σ and the model.
+                spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
+    write_table(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
+    write_table(run.trials, pa.Table.from_pylist(trials, TRIALS))
+    write_table(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
+    write_table(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
+    return unfinished
+
+
+def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], training: dict[str, Any]) -> pa.Table:
+    """All certificates of a trial in the order of the test set.
+
+    Raises:
+        MergeError: as `merge_run`.
+    """
+    imported = settings["certify"]["estimator"] == "imported"
+    expected = None if imported else set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
+    holder: dict[int, AnyPath] = {}
+    tables = []
+    paths = folder.shard_files()
+    read = partial(_read, trial_id=trial_id, checkpoint_sha256=training["checkpoint_sha256"])
+    for path, table in zip(paths, read_each(read, paths), strict=True):
+        for index in table["index"].to_pylist():
+            if index in holder:
+                raise MergeError(f"{path}: holds image {index} a second time, after {holder[index].name}")
+            if expected is not None and index not in expected:
+                raise MergeError(f"{path}: holds image {index}, which this trial does not certify")
+            holder[index] = path
+        tables.append(table.replace_schema_metadata(CERTIFICATES.metadata))
+    if imported and len(holder) != training["test_images"]:
+        raise MergeError(f"{folder.shards}: {len(holder)} images, the log had {training['test_images']}")
+    missing = sorted((expected or holder.keys()) - holder.keys())
+    if missing:
+        raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
+    merged = pa.concat_tables(tables).combine_chunks()
+    if imported:
+        check_imported(holder, merged)
+    else:
+        check_numbers(holder, merged, settings)
+    for name in ("precision", "classifier"):
+        kinds = merged[name].unique().to_pylist()
+        if len(kinds) > 1:
+            raise MergeError(f"{folder.shards}: {name} is {' and '.join(kinds)}: these are different classifiers")
+    return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
+
+
+def _read(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
+    try:
+        return read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
+    except ValueError as error:
+        raise MergeError(str(error)) from None
+
+
+def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[str, Any]) -> None:
+    """What always holds for the certificates of a trial, checked from the counts up.
+
+    Args:
+        holder: the file of each image.
+
+    Raises:
+        MergeError: it does not hold.
+    """
+    for name in ("selection_counts", "counts", "selected", "count_top"):
+        if table[name].null_count:
+            index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
+            raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
+    lists = ("selection_counts", "counts")
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
+    refuse = partial(_refuse, holder, column)
+    certify = settings["certify"]
+    for name, expected in (
+        ("n0", certify["n0"]),
+        ("alpha", certify["alpha"]),
+        ("estimator", certify["estimator"]),
+        ("sigma", settings["sigma"]),
+        ("seed", settings["seed"]),
+    ):
+        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
+    classes = widths["counts"][0]
+    refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")
+    refuse(column["selected"] >= classes, "selected is not a class")
+    status, n = column["status"], column["n"]
+    misclassified = status == "misclassified"
+    refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
+    skipped = certify["skip_misclassified"] & (column["selected"] != column["label"])
+    refuse(
+        misclassified != skipped, "misclassified must be where the selected class is not the label, if that is skipped"
+    )
+    refuse(misclassified != (n == 0), "n is 0 where misclassified, and only there")
+    selection, counts = (np.array(table[name].to_pylist(), dtype=np.int64) for name in lists)
+    refuse(selection.min(axis=1) < 0, "a count of the selection is negative")
+    refuse(selection.sum(axis=1) != column["n0"], "the counts of the selection do not sum to n0")
+    refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
+    # Not whichever of the sizes looks best once the copies are drawn: the bound would not hold at alpha.
+    planned = copies_to_draw(selection, certify)
+    refuse((status == "certified") & (n != planned), "n is not the number of copies that its selection asks for")
+    refuse(n > planned, "n is above the number of copies that its selection asks for")
+    refuse(counts.min(axis=1) < 0, "a count is negative")
+    refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
+    top = counts[np.arange(len(counts)), column["selected"]]
+    refuse(top != column["count_top"], "count_top is not the count of the selected class")
+    drawn = np.maximum(n, 1)
+    limit = largest_radius(drawn, column["alpha"], column["sigma"])
+    refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
+    p_lower = lower_confidence_bound(top, drawn, column["alpha"])
+    refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
+    radius = certified_radius(column["p_lower"], column["sigma"])
+    refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
+    certified = column["p_lower"] >= 0.5
+    refuse(certified != (status == "certified"), "its status does not follow from p_lower")
+    refuse(
+        ~np.isclose(column["radius_two_sided"], two_sided_radii(counts, column, planned), 1e-9, 1e-12, equal_nan=True),
+        "radius_two_sided does not follow from counts",
+    )
+    hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
+    refuse((status == "abstained") & (n < planned) & hope, "its estimation stopped before abstention was certain")
+    refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
+    refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+
+
+def copies_to_draw(selection: NDArray[np.int64], certify: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The copies that an estimation was to draw, whatever they answered.
+
+    Args:
+        selection: (images, classes), the counts of the selection.
+        certify: the trial's settings of that name.
+    """
+    if certify["estimator"] == "fixed":
+        return np.full(len(selection), certify["n"])
+    return planned_copies(selection.max(axis=1), certify["n0"], certify["n"], certify["alpha"])
+
+
+def two_sided_radii(
+    counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned copies: the bounds
+    are for a number of copies that does not depend on their answers."""
+    found = np.full(len(counts), np.nan)
+    whole = (column["n"] == planned) & (planned > 0)
+    if whole.any():
+        selected, alpha, sigma = (column[name][whole] for name in ("selected", "alpha", "sigma"))
+        found[whole] = two_sided_radius(counts[whole], selected, alpha, sigma)
+    return found
+
+
+def _refuse(
+    holder: dict[int, AnyPath], column: dict[str, np.ndarray[Any, Any]], wrong: np.ndarray[Any, Any], reason: str
+) -> None:
+    if wrong.any():
+        index = int(column["index"][wrong.argmax()])
+        raise MergeError(f"{holder[index]}: image {index}: {reason}")
+
+
+def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+    seconds = pc.sum(rows["seconds"]).as_py()
+    copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
+    shared = ("sigma", "seed", "dataset", "model", "decomposition_ratio")
+    recorded = set(TRIALS.names) & set(training)
+    return {
+        **{name: settings.get(name) for name in shared},
+        **{name: training[name] for name in recorded},
+        "trial_id": trial_id,
+        "method": settings["name"],
+        "epochs": settings["train"]["epochs"] if "train" in settings else None,
+        "n": settings["certify"]["n"],
+        "n0": settings["certify"]["n0"],
+        "alpha": settings["certify"]["alpha"],
+        "images": rows.num_rows,
+        "certify_seconds": seconds,
+        "certify_copies_per_second": copies / seconds if seconds else 0.0,
+        "certify_joules": None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
+        "settings": json.dumps(settings),
+    }

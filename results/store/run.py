@@ -1,0 +1,114 @@
+"""A merged run, or several together, as pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from results.printable import printable
+from results.store.folder import RunFolder, location, not_merged, read_json
+from results.store.records import DESCRIPTION, DESCRIPTION_MAY, check_record, check_values
+from results.store.remote import RemotePath
+from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, THUMBNAILS, TRIALS, read_table
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run; `results.store.schema` documents their columns and units."""
+
+    certificates: pd.DataFrame
+    """One row per trial and test image."""
+    trials: pd.DataFrame
+    """One row per trial."""
+    epochs: pd.DataFrame
+    """One row per trained model and epoch."""
+    spectra: pd.DataFrame = field(default_factory=lambda: SPECTRA.empty_table().to_pandas())
+    """One row per set of training images and principal component, where a trial has a linear decomposition."""
+    descriptions: tuple[dict[str, Any], ...] = ()
+    """run.json of each run."""
+    missing: tuple[str, ...] = ()
+    """Trials of the runs that are not finished and so not in the tables above."""
+
+
+def read_run(*sources: str | Path | RemotePath) -> Run:
+    """The Parquet files of one run, or of several together.
+
+    Args:
+        sources: folders of runs, or URLs of such folders that pyarrow can open (file://, s3://, gs://, …).
+
+    Returns:
+        A trial that two runs hold with the same weights is there once.
+
+    Raises:
+        FileNotFoundError: no merged run there.
+        ValueError: a file that is not Parquet, not of this schema version, or not to be opened (names it); or two
+            runs hold the same trial with different weights.
+    """
+    if not sources:
+        raise ValueError("give at least one run")
+    runs = [RunFolder(location(source)) for source in sources]
+    descriptions = [_description(run) for run in runs]
+    certificates, trials = _read(runs, "certificates", CERTIFICATES), _read(runs, "trials", TRIALS)
+    for trial_id, same in trials.groupby("trial_id", sort=False):
+        if len(set(same["checkpoint_sha256"])) > 1:
+            raise ValueError(f"two runs hold {trial_id}, each with weights of its own")
+    finished = set(trials["trial_id"])
+    if set(certificates["trial_id"]) != finished:
+        odd = min(set(certificates["trial_id"]) ^ finished)
+        raise ValueError(f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd})")
+    wanted = dict.fromkeys(trial for description in descriptions for trial in description.get("trials", []))
+    return Run(
+        certificates.drop_duplicates(["trial_id", "index"], ignore_index=True),
+        trials.drop_duplicates("trial_id", ignore_index=True),
+        _read(runs, "epochs", EPOCHS).drop_duplicates(["trial_id", "epoch"], ignore_index=True),
+        _read(runs, "spectra", SPECTRA, optional=True).drop_duplicates(
+            ["dataset", "images", "component"], ignore_index=True
+        ),
+        tuple(description for description in descriptions if description),
+        tuple(trial for trial in wanted if trial not in finished),
+    )
+
+
+def read_thumbnails(source: str | Path | RemotePath) -> pd.DataFrame:
+    """The small pictures of a run's test images: columns `dataset`, `index`, `png`; no rows where it has none."""
+    return _read([RunFolder(location(source))], "thumbnails", THUMBNAILS, optional=True)
+
+
+def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: bool = False) -> pd.DataFrame:
+    """The Parquet file of that name in each run, one after the other."""
+    tables = [schema.empty_table()]
+    for run in runs:
+        path = run.path / f"{name}.parquet"
+        try:
+            table = read_table(path, schema)
+        except FileNotFoundError:
+            if not optional:
+                raise not_merged(path) from None
+            continue
+        check_values(table, path)
+        tables.append(table)
+    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    for column in schema:
+        if pa.types.is_string(column.type):
+            frame[column.name] = frame[column.name].map(printable, na_action="ignore")
+        elif column.type == pa.list_(pa.string()):
+            frame[column.name] = frame[column.name].map(_printable_each, na_action="ignore")
+    return frame
+
+
+def _printable_each(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(printable, texts))
+
+
+def _description(run: RunFolder) -> dict[str, Any]:
+    """run.json, which the Parquet files can do without."""
+    try:
+        found = read_json(run.description)
+    except FileNotFoundError:
+        return {}
+    return check_record(run.description, found, {}, {**DESCRIPTION, **DESCRIPTION_MAY})

@@ -1,0 +1,77 @@
+"""Shards of a trial's certificates: which test images are wanted, which are there, and whether to trust them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from results.store.folder import AnyPath, TrialFolder, read_each, remove_leftovers, set_aside
+from results.store.schema import CERTIFICATES, VersionError, read_table, with_identity, write_table
+
+
+def evenly_spaced(available: int, wanted: int | None) -> list[int]:
+    """Which of `available` images are used: all, or `wanted` evenly spaced ones (500 of 10 000: every twentieth, as
+    Cohen et al. 2019 certify).
+
+    Raises:
+        ValueError: more are wanted than there are.
+    """
+    if wanted is None:
+        return list(range(available))
+    if wanted > available:
+        raise ValueError(f"{wanted} images were asked for, the data has {available}")
+    return [position * available // wanted for position in range(wanted)]
+
+
+def write_shard(folder: TrialFolder, table: pa.Table, *, trial_id: str, checkpoint_sha256: str) -> AnyPath:
+    """Write the rows of one shard, with their trial and checkpoint in the file's metadata."""
+    schema = with_identity(CERTIFICATES, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
+    indices = table["index"].to_pylist()
+    path = folder.shard(indices[0], indices[-1])
+    # Dictionaries and statistics are of no use in sixteen rows, and a merge reads thousands of such files.
+    write_table(path, table.cast(schema), use_dictionary=False, write_statistics=False)
+    return path
+
+
+def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
+    """The rows of one shard.
+
+    Raises:
+        ValueError: unreadable, damaged, of another schema version, trial or checkpoint; names the file.
+    """
+    table = read_table(path, CERTIFICATES)
+    for key, expected in (("trial_id", trial_id), ("checkpoint_sha256", checkpoint_sha256)):
+        found = {(table.schema.metadata or {}).get(key.encode(), b"none").decode(), *table[key].unique().to_pylist()}
+        if found != {expected}:
+            other = ", ".join(sorted(found - {expected}))
+            raise ValueError(f"{path}: is of another {key.split('_')[0]} ({other}, expected {expected})")
+    return table
+
+
+def finished_indices(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: str) -> set[int]:
+    """Test images that valid shards already hold; also removes what a killed process left.
+
+    Shards that do not read back as they were written, are of another checkpoint, or repeat an image of another shard
+    are set aside under another name, never deleted: their images are certified again.
+
+    Raises:
+        VersionError: a shard of another version of this program.
+    """
+
+    def indices_of(path: AnyPath) -> set[int]:
+        try:
+            table = read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
+        except VersionError:
+            raise
+        except ValueError:
+            return set()
+        return set(table["index"].to_pylist())
+
+    remove_leftovers(folder.shards)
+    finished: set[int] = set()
+    paths = folder.shard_files()
+    for path, indices in zip(paths, read_each(indices_of, paths), strict=True):
+        if not indices or indices & finished:
+            set_aside(path)
+            continue
+        finished |= indices
+    return finished

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._inductor import config as inductor
+
+from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
+from bench.certify.smoothing import Smoothed
+from bench.machine.randomness import Role
+from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model, kind_of
+
+CPU = torch.device("cpu")
+SHAPE = torch.Size((3, 32, 32))
+
+
+def trained(name: str = "resnet8", seed: int = 0) -> Classifier:
+    """A network whose batch norms hold statistics, and whose classes are level on noise."""
+    torch.manual_seed(seed)
+    model = build_model(name, num_classes=10, width=8)
+    for _ in range(20):
+        model(torch.rand(32, *SHAPE))
+    model.eval()
+    with torch.no_grad():
+        head = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        head.bias.sub_(model(torch.rand(64, *SHAPE) * 0.5 + 0.25).mean(dim=0))
+    return model
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@torch.no_grad()
+def test_batch_norm_is_folded_and_the_outputs_stay() -> None:
+    images = torch.rand(16, *SHAPE)
+    members = [trained(seed=seed) for seed in range(3)]
+    for model in (*members, MeanLogits(members).eval(), Consensus(members, 2).eval()):
+        assert norms(model) > 0
+        folded = fold_batch_norm(model, images)
+        assert norms(folded) == 0
+        assert torch.allclose(folded(images), model(images), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_that_tracing_would_change_is_left_as_it_is() -> None:
+    class Fickle(nn.Module):
+        """Its own noise would become a constant."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.layers(images + torch.randn(3, 32, 32))
+            return logits
+
+    model = Fickle().eval()
+    assert fold_batch_norm(model, torch.rand(2, *SHAPE)) is model
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_compiled_classifiers_answer_like_eager_ones(precision: str) -> None:
+    """Two networks of one architecture, compiled one after the other: what is kept on disk must not mix them up."""
+    images = torch.rand(2, *SHAPE)
+    for seed in (0, 1):
+        engine = Engine(trained(seed=seed), CPU, precision)
+        eager, name = engine.classifier(SHAPE, 1)
+        assert name == "eager"
+        fast, name = engine.classifier(SHAPE, COMPILE_FROM)
+        assert name == "inductor"
+        batch = images[:1] + 0.5 * torch.randn(
+            (engine.batch(SHAPE), *SHAPE), generator=torch.Generator().manual_seed(seed)
+        )
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected, found = eager(batch), fast(batch)
+        assert found.dtype == torch.float32
+        tolerance = {"fp32": 1e-4, "bf16": 5e-2}[precision] * float(expected.abs().max())
+        assert torch.allclose(found, expected, atol=tolerance)
+        assert len(expected.argmax(dim=1).unique()) > 1  # otherwise the next line would say nothing
+        assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9
+
+
+def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    model = trained("tiny")
+    image = torch.rand(*SHAPE)
+    no_compiler = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with inductor.patch(no_compiler), caplog.at_level(logging.INFO, "bench"):
+        smoothed = Smoothed(model, 0.5, 10, precision="fp32", device="cpu")
+        counts = [smoothed.class_counts(image, COMPILE_FROM, 0, Role.ESTIMATE, index) for index in (0, 0, 1)]
+    assert len([line for line in caplog.messages if "without compilation, which failed" in line]) == 1
+    assert smoothed.engine.classifier(SHAPE, COMPILE_FROM)[1] == "eager"
+    assert counts[0].tolist() == counts[1].tolist() != counts[2].tolist()
+
+
+def test_few_copies_are_not_compiled_for_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    smoothed = Smoothed(trained("tiny"), 0.5, 10, device="cpu")
+    with caplog.at_level(logging.INFO, "bench"):
+        certificates = smoothed.certify(torch.rand(2, *SHAPE), n=100)
+    assert [certificate.engine for certificate in certificates] == ["eager", "eager"]
+    assert caplog.messages == ["certifying without compilation: n = 100 is below 10000"]
+
+
+@torch.no_grad()
+def test_k_consensus_answers_as_the_first_members_do_where_they_agree() -> None:
+    members = [trained("tiny", seed=seed) for seed in range(3)]
+    images = torch.rand(64, *SHAPE)
+    logits = torch.stack([member(images) for member in members])
+    answers = logits.argmax(dim=2)
+    agree = answers[0] == answers[1]
+    assert 0 < int(agree.sum()) < 64
+    asked: list[int] = []
+    members[2].register_forward_hook(lambda _module, inputs, _outputs: asked.append(len(inputs[0])))
+    model = Consensus(members, 2)
+    found = model(images).argmax(dim=1)
+    assert torch.equal(found[agree], answers[0][agree])
+    assert torch.equal(found[~agree], logits.mean(dim=0).argmax(dim=1)[~agree])
+    assert asked == [int((~agree).sum())]  # and only there
+    assert kind_of(model) == "2-consensus of 3"
+    assert kind_of(MeanLogits(members)) == "mean of 3 logits"
+    assert kind_of(members[0]) == "network"
+
+
+@pytest.mark.slow
+def test_ensembles_certify_compiled() -> None:
+    members = [trained("tiny", seed=seed) for seed in range(3)]
+    image = torch.rand(1, *SHAPE)
+    for model in (MeanLogits(members), Consensus(members, 2)):
+        smoothed = Smoothed(model, 0.5, 10, precision="fp32", device="cpu")
+        [fast] = smoothed.certify(image, n0=10, n=COMPILE_FROM)
+        [slow] = smoothed.certify(image, n0=10, n=COMPILE_FROM - 1)
+        assert (fast.engine, slow.engine) == ("inductor", "eager")
+        assert fast.selected == slow.selected
+        if fast.n == COMPILE_FROM and slow.n == COMPILE_FROM - 1:
+            assert abs(fast.count_top - slow.count_top) <= 5  # the same noise but for the last copy

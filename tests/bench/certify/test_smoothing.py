@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from bench.audit.attack import Attack
+from bench.certify.smoothing import Smoothed
+from bench.machine.randomness import Role
+from bench.models.classifier import build_model
+from bench.models.decomposition import LinearDecomposition
+from results.bounds.radius import largest_radius
+
+IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class HalfSpace(nn.Module):
+    """Class 1 where the mean pixel exceeds a threshold: its smoothed probabilities are known exactly."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        distance = images.mean(dim=(1, 2, 3)) - self.threshold
+        return torch.stack([-distance, distance], dim=1)
+
+
+def half_space(threshold: float = 0.45, sigma: float = 0.5) -> Smoothed:
+    return Smoothed(HalfSpace(threshold), sigma, 2, precision="fp32", device="cpu")
+
+
+def test_half_space_radii_are_sound_and_close() -> None:
+    smoothed = half_space()
+    for image, certificate in zip(IMAGES, smoothed.certify(IMAGES, n=9000), strict=True):
+        # the boundary is a plane: the true radius is the distance to it, √d · |mean − threshold|
+        distance = math.sqrt(image.numel()) * (float(image.mean()) - 0.45)
+        true_radius = min(abs(distance), float(largest_radius(9000, 0.001, 0.5)))
+        assert certificate.predicted == int(distance > 0)
+        assert certificate.radius <= abs(distance)
+        assert certificate.radius == pytest.approx(true_radius, rel=0.1)
+        assert certificate.p_lower <= norm.cdf(abs(distance) / 0.5)
+
+
+def test_certificate_invariants() -> None:
+    smoothed = Smoothed(build_model("tiny", num_classes=10), 0.25, 10, device="cpu")
+    for certificate in smoothed.certify(torch.rand(3, 3, 32, 32), n0=20, n=300, alpha=0.01):
+        assert sum(certificate.counts) == certificate.n <= 300
+        assert certificate.n == 300 or certificate.predicted == -1
+        assert certificate.count_top == certificate.counts[certificate.selected]
+        assert (certificate.predicted == -1) == (certificate.p_lower < 0.5) == (certificate.radius == 0)
+        assert certificate.radius <= largest_radius(300, 0.01, 0.25)
+
+
+def test_counts_of_an_image_depend_on_its_index_alone() -> None:
+    smoothed = half_space()
+    together = smoothed.certify(IMAGES, n=700, seed=3)
+    backwards = smoothed.certify(IMAGES.flip(0), n=700, seed=3, indices=[4, 3, 2, 1, 0])[::-1]
+    alone = [smoothed.certify(IMAGES[i : i + 1], n=700, seed=3, indices=[i])[0] for i in range(5)]
+    counts = [[certificate.counts for certificate in found] for found in (together, backwards, alone)]
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_streams_differ_between_seeds_images_stages_and_blocks() -> None:
+    drawn: list[bytes] = []
+
+    class Recorder(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            drawn.append(images[0].numpy().tobytes())
+            return torch.zeros(len(images), 2)
+
+    smoothed = Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu")
+    image = torch.full((3, 4, 4), 0.5)
+    smoothed.engine.classifier(image.shape, 1)  # which tries the model
+    drawn.clear()
+    for seed in (0, 1):
+        for role in (Role.SELECT, Role.ESTIMATE):
+            for index in (0, 1):
+                smoothed.class_counts(image, 3 * 64, seed, role, index)
+    assert len(drawn) == 2 * 2 * 2 * 3
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_more_copies_extend_the_same_stream() -> None:
+    smoothed = half_space()
+    first = smoothed.class_counts(IMAGES[0], 64, 0, Role.ESTIMATE, 0)
+    both = smoothed.class_counts(IMAGES[0], 2 * 64, 0, Role.ESTIMATE, 0)
+    assert bool((both >= first).all())
+
+
+def test_noise_is_gaussian_with_sigma_and_not_clipped() -> None:
+    seen: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.clone())
+            return torch.zeros(len(images), 2)
+
+    smoothed = Smoothed(Recorder(), 0.5, 2, precision="fp32", device="cpu")
+    smoothed.engine.classifier(IMAGES.shape[1:], 1)  # which tries the model
+    seen.clear()
+    smoothed.class_counts(IMAGES[0], 512, 0, Role.ESTIMATE, 0)
+    noise = (torch.cat(seen) - IMAGES[0]) / 0.5
+    values = np.sort(noise.flatten().numpy())
+    assert values.mean() == pytest.approx(0, abs=0.02)
+    assert values.std() == pytest.approx(1, abs=0.02)
+    assert float(torch.cat(seen).min()) < -0.5
+    empirical = np.searchsorted(values, [-2, -1, 0, 1, 2]) / len(values)
+    assert empirical == pytest.approx(norm.cdf([-2, -1, 0, 1, 2]), abs=0.01)
+
+
+def test_noise_in_the_kept_subspace_has_the_distribution_of_projected_noise() -> None:
+    """Both ways give the first logit its exact probability; they draw different numbers, so equality is statistical."""
+    basis = torch.linalg.qr(torch.randn(3072, 50, generator=torch.Generator().manual_seed(0))).Q
+    layer = LinearDecomposition(torch.full((3072,), 0.5), basis)
+    torch.manual_seed(0)
+    model = build_model("tiny", num_classes=10, decomposition=layer).eval()
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # an untrained model has one favourite class: level them
+        head = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        head.bias.sub_(model(image + 0.5 * torch.randn(500, 3, 32, 32)).mean(dim=0))
+
+    class Opaque(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = model(images)
+            return logits
+
+    n = 9000
+    shares = [
+        Smoothed(each, 0.5, 10, precision="fp32", device="cpu").class_counts(image, n, 0, Role.ESTIMATE, 0) / n
+        for each in (model, Opaque())
+    ]
+    assert shares[0].max() < 0.9  # otherwise the comparison would say nothing
+    assert torch.allclose(shares[0], shares[1], atol=5 * math.sqrt(0.25 / n) * math.sqrt(2))
+
+
+def test_outcomes_that_are_fixed_beforehand_are_refused() -> None:
+    image = torch.full((1, 3, 8, 8), 0.5)
+    for n, alpha in ((9, 0.001), (1, 0.4), (16, 1e-5)):
+        with pytest.raises(ValueError, match="certifies no image"):
+            half_space(0.2).certify(image, n=n, alpha=alpha)
+    assert half_space(0.0).certify(image, n=10, alpha=0.001)[0].status == "certified"
+    for n, alpha in ((10, 0.001), (1, 0.999)):
+        with pytest.raises(ValueError, match="abstains on every image"):
+            half_space(0.2).predict(image, n=n, alpha=alpha)
+    assert half_space(0.0).predict(image, n=11, alpha=0.001) == [1]
+    with pytest.raises(ValueError, match="abstains on every image"):
+        Attack(n=5)
+
+
+def test_predict_answers_where_the_classes_are_far_apart_and_abstains_on_the_boundary() -> None:
+    image = torch.full((1, 3, 8, 8), 0.5)
+    assert half_space(0.2).predict(image, n=200) == [1]
+    assert half_space(0.8).predict(image, n=200) == [0]
+    assert half_space(0.5).predict(image, n=200, alpha=1e-6) == [-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"n": 0}, "n = 0"), ({"n0": 0}, "n0 = 0"), ({"alpha": 0.0}, "alpha = 0.0"), ({"alpha": 1.0}, "alpha = 1.0")],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        half_space().certify(IMAGES, **arguments)  # type: ignore[arg-type]
+
+
+def test_wrong_inputs_and_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        half_space().certify(IMAGES * 255)
+    with pytest.raises(ValueError, match="must lie in"):
+        half_space().certify(torch.full((1, 3, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="sigma = 0"):
+        half_space(sigma=0)
+    with pytest.raises(ValueError, match="expected"):
+        Smoothed(HalfSpace(0.5), 0.5, 10, device="cpu").certify(IMAGES)
+    with pytest.raises(ValueError, match="NaN"):
+        half_space(float("nan")).certify(IMAGES, n=10)

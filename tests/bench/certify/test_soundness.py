@@ -1,0 +1,249 @@
+"""Certificates against the truth, where the truth is known exactly.
+
+How often a bound on p_A may be wrong is alpha; how often that of Clopper and Pearson is wrong at a given p_A follows
+from the binomial tail alone, which scipy knows. So the number of wrong certificates is held against its own
+expectation, from both sides, at an alpha at which 3000 points show a bound that is 1.3 × alpha; 100 000 points show
+one that is 1.05 × alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binom, binomtest, ncx2, norm
+from torch import Tensor, nn
+
+import bench.certify.smoothing
+from bench.certify.smoothing import Certificate, Smoothed
+from bench.machine.randomness import Role
+from bench.settings.trial import Estimator
+from results.bounds.radius import certifying_count, largest_radius, lower_confidence_bound
+from results.bounds.two_stage import sufficient_copies
+
+SIGMA = 0.5
+ALPHA = 0.3
+N, N0 = 60, 10
+Floats = NDArray[np.float64]
+
+
+class Base(nn.Module):
+    """Class 1 where `inside` holds for a point of the plane."""
+
+    def __init__(self, inside: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, points: Tensor) -> Tensor:
+        one = self.inside(points).float()
+        return torch.stack([1 - one, one], dim=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # batches are tiny
+
+
+@pytest.fixture(params=[3000, pytest.param(100_000, marks=pytest.mark.slow)])
+def count(request: pytest.FixtureRequest) -> int:
+    """Points of the plane."""
+    return int(request.param)
+
+
+def points(count: int, seed: int, low: float, high: float) -> Tensor:
+    """Points of the plane, their first coordinates between low and high."""
+    drawn = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn[:, 0] = low + (high - low) * drawn[:, 0]
+    return drawn.float()
+
+
+def smoothed(inside: Callable[[Tensor], Tensor]) -> Smoothed:
+    return Smoothed(Base(inside), SIGMA, 2, precision="fp32", device="cpu")
+
+
+def certify(
+    inside: Callable[[Tensor], Tensor], images: Tensor, n: int = N, estimator: Estimator = "fixed", seed: int = 0
+) -> list[Certificate]:
+    return smoothed(inside).certify(images, n0=N0, n=n, alpha=ALPHA, estimator=estimator, seed=seed)
+
+
+def column(certificates: list[Certificate], name: str) -> Floats:
+    return np.array([getattr(certificate, name) for certificate in certificates], dtype=np.float64)
+
+
+def probability_of_selected(certificates: list[Certificate], p_one: Floats) -> Floats:
+    return np.where(column(certificates, "selected") == 1, p_one, 1 - p_one)
+
+
+def wrong_certificates(certificates: list[Certificate], p_selected: Floats) -> NDArray[np.bool_]:
+    """Where a radius is certified that a smaller probability than the true one would not have."""
+    return (column(certificates, "predicted") >= 0) & (column(certificates, "p_lower") > p_selected)
+
+
+def expected_to_be_wrong(p_selected: Floats, n: NDArray[np.int64]) -> Floats:
+    """The probability of a wrong certificate at each point: that so many of n copies are of the selected class as have
+    a probability below alpha where p_A is p_selected, or 1/2 if that is more."""
+    chance = np.zeros(len(n))
+    for size in np.unique(n):
+        here, k = n == size, np.arange(size + 2)
+        tails = binom.sf(k - 1, size, np.maximum(p_selected[here], 0.5)[:, None])
+        least = (tails < ALPHA).argmax(axis=1)
+        chance[here] = binom.sf(least - 1, size, p_selected[here])
+    return chance
+
+
+def surprise(wrong: NDArray[np.bool_], chance: Floats) -> float:
+    """How many standard deviations more are wrong than expected."""
+    return float((wrong.sum() - chance.sum()) / math.sqrt((chance * (1 - chance)).sum()))
+
+
+def half_space(images: Tensor) -> Tensor:
+    return images[:, 0] > 0.5
+
+
+@pytest.mark.parametrize("estimator", ["fixed", "two-stage"])
+def test_half_space(estimator: Estimator, count: int, seed: int) -> None:
+    n = N
+    if estimator == "two-stage":
+        n, count = 640, count // 2
+    images = points(count, seed, 0.2, 0.8)
+    found = certify(half_space, images, n, estimator, seed)
+    distance = images[:, 0].double().numpy() - 0.5
+    p_selected = probability_of_selected(found, norm.cdf(distance / SIGMA))
+    wrong = wrong_certificates(found, p_selected)
+    # the boundary is a line: the true radius of the class on a point's side is its distance, of the other class none
+    true_radius = np.where(column(found, "predicted") == (distance > 0), np.abs(distance), 0.0)
+    certified = column(found, "predicted") >= 0
+    assert np.array_equal(wrong, certified & (column(found, "radius") > true_radius))
+    assert certified.mean() > 0.2
+    sizes = np.full(count, n)
+    if estimator == "two-stage":  # an estimation decided from the selection, which is drawn here again
+        model = smoothed(half_space)
+        tops = [
+            int(model.class_counts(image, N0, seed, Role.SELECT, index)[certificate.selected])
+            for index, (image, certificate) in enumerate(zip(images, found, strict=True))
+        ]
+        sizes = np.array([sufficient_copies(top, N0, n, ALPHA) for top in tops])
+        assert len(np.unique(sizes)) >= 3
+        assert (column(found, "n")[certified] == sizes[certified]).all()
+    assert abs(surprise(wrong, expected_to_be_wrong(p_selected, sizes))) < 4
+
+
+def test_ball(count: int, seed: int) -> None:
+    radius = 0.9
+    found = certify(
+        lambda x: ((x - 0.5) ** 2).sum(dim=1) < radius**2, images := points(count, seed, 0.0, 1.0), seed=seed
+    )
+    offset = ((images.double() - 0.5) ** 2).sum(dim=1).sqrt().numpy()
+
+    def p_one(distance: float | Floats) -> Floats:
+        """ε is N(0, σ²I), so |x + ε − centre|² / σ² is noncentral chi-squared."""
+        return np.asarray(ncx2.cdf((radius / SIGMA) ** 2, 2, (np.asarray(distance) / SIGMA) ** 2))
+
+    edge = brentq(lambda distance: float(p_one(distance)) - 0.5, 1e-6, 2)  # where the smoothed class changes
+    true_radius = np.where(column(found, "predicted") == (offset < edge), np.abs(offset - edge), 0.0)
+    too_large = (column(found, "predicted") >= 0) & (column(found, "radius") > true_radius)
+    assert (column(found, "predicted") >= 0).mean() > 0.5
+    p_selected = probability_of_selected(found, p_one(offset))
+    wrong = wrong_certificates(found, p_selected)
+    assert not (too_large & ~wrong).any()  # the theorem: where the probability is right, so is the radius
+    assert abs(surprise(wrong, expected_to_be_wrong(p_selected, np.full(count, N)))) < 4
+
+
+def test_constant() -> None:
+    found = certify(lambda x: torch.ones(len(x), dtype=torch.bool), points(300, 2, 0.0, 1.0))
+    assert {certificate.predicted for certificate in found} == {1}
+    assert {certificate.count_top for certificate in found} == {N}
+    assert column(found, "radius") == pytest.approx(float(largest_radius(N, ALPHA, SIGMA)), rel=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.52, 0.7])
+def test_coin(bias: float, count: int, seed: int) -> None:
+    """Class 1 with the same probability everywhere: a smoothed classifier that never changes, seen through noise."""
+    found = certify(lambda x: (x[:, 0].double() * 1e4) % 1 < bias, points(count, seed, 0.0, 1.0), seed=seed)
+    p_selected = probability_of_selected(found, np.full(count, bias))
+    wrong = wrong_certificates(found, p_selected)
+    assert abs(surprise(wrong, expected_to_be_wrong(p_selected, np.full(count, N)))) < 4
+    shares = np.array([certificate.counts[1] / certificate.n for certificate in found if certificate.n == N])
+    if bias == 0.7:  # at .52 the copies are few where abstention was certain
+        assert shares.mean() == pytest.approx(bias, abs=0.005)
+
+
+def test_predict(count: int, seed: int) -> None:
+    """Right beside the boundary half of all counts point the wrong way; few of them may be an answer, and it is known
+    how few."""
+    images = torch.full((count, 2), 0.5)
+    images[:, 0] += 0.001
+    answers = np.array(smoothed(half_space).predict(images, n=N, alpha=ALPHA, seed=seed))
+    sure = [zeros for zeros in range(N // 2 + 1, N + 1) if binomtest(zeros, N, 0.5).pvalue <= ALPHA]
+    chance = binom.sf(sure[0] - 1, N, norm.cdf(-0.001 / SIGMA))
+    assert 0.2 * ALPHA / 2 < chance <= ALPHA / 2
+    assert abs(surprise(answers == 0, np.full(count, chance))) < 4
+    assert (answers == -1).mean() > 1 - 1.2 * ALPHA
+
+
+@pytest.mark.parametrize("estimator", ["fixed", "two-stage"])
+def test_a_bound_that_is_1_3_times_too_bold_is_caught(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        bench.certify.smoothing, "lower_confidence_bound", lambda k, n, alpha: lower_confidence_bound(k, n, 1.3 * alpha)
+    )
+    monkeypatch.setattr(bench.certify.smoothing, "certifying_count", lambda n, alpha: certifying_count(n, 1.3 * alpha))
+    with pytest.raises(AssertionError, match=r"assert \d+\.\d+ < 4"):
+        test_half_space(estimator, 3000, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 100])
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3, 0.7])
+def test_abstention_ends_where_the_binomial_tail_says(n: int, alpha: float) -> None:
+    k = certifying_count(n, alpha)
+    tail = [
+        sum(math.comb(n, i) for i in range(count, n + 1)) / 2**n for count in range(n + 2)
+    ]  # P(X >= count), p = 1/2
+    assert k == next(count for count in range(n + 2) if tail[count] <= alpha)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_all_or_nothing(n: int) -> None:
+    always = Base(lambda x: torch.ones(len(x), dtype=torch.bool))
+    [sure] = Smoothed(always, SIGMA, 2, precision="fp32", device="cpu").certify(torch.rand(1, 2), n0=1, n=n, alpha=0.6)
+    assert sure.counts == (0, n)
+    assert sure.p_lower == pytest.approx(0.6 ** (1 / n))
+    assert sure.radius == pytest.approx(SIGMA * norm.ppf(0.6 ** (1 / n)))
+
+    calls: list[int] = []
+
+    class Late(Base):
+        """Class 1 in the selection, class 0 ever after."""
+
+        def forward(self, points: Tensor) -> Tensor:
+            calls.append(1)
+            return super().forward(points) if len(calls) <= 1 else super().forward(points).flip(1)
+
+    late = Smoothed(Late(always.inside), SIGMA, 2, precision="fp32", device="cpu")
+    calls += [1]
+    late.engine.classifier(torch.Size([2]), n)  # which wants a function of the points, as class 0 always is
+    calls.clear()
+    [none] = late.certify(torch.rand(1, 2), n0=1, n=n, alpha=0.6)
+    assert (none.selected, none.count_top, none.p_lower, none.predicted) == (1, 0, 0.0, -1)
+    assert sum(none.counts) == none.n == none.counts[0]
+
+
+def test_a_tie_in_the_selection_falls_to_the_lower_class() -> None:
+    opened: list[bool] = []
+
+    class Tied(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            return nn.functional.one_hot(torch.arange(len(points)) % 3 * len(opened), 3).float()
+
+    smoothed = Smoothed(Tied(), SIGMA, 3, precision="fp32", device="cpu")
+    smoothed.engine.classifier(torch.Size([2]), 63)  # which wants a function of the points
+    opened.append(True)
+    [certificate] = smoothed.certify(torch.rand(1, 2), n0=3, n=63)
+    assert certificate.selected == 0
+    assert certificate.status == "abstained"
+    assert sum(certificate.counts) == certificate.n

@@ -1,0 +1,243 @@
+"""Models as they are out there: what they do must be certified rightly, or refused in a sentence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.audit.attack import Attack, smoothed_pgd
+from bench.certify.engine import COMPILE_FROM, Engine
+from bench.certify.smoothing import Smoothed
+from bench.models.external import ModelError
+
+CPU = torch.device("cpu")
+SHAPE = torch.Size((3, 8, 8))
+
+
+class Plain(nn.Module):
+    """With a view that takes no channels-last images, as in much published code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 8 * 8, 10)
+
+    def forward(self, images: Tensor) -> Any:
+        features = self.convolution(images).relu()
+        return self.head(features.view(features.shape[0], -1))
+
+
+class Locked(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, images: Tensor) -> Any:
+        with self.lock:
+            return super().forward(images)
+
+
+class Remembers(Plain):
+    def forward(self, images: Tensor) -> Any:
+        self.last = super().forward(images)
+        return self.last
+
+
+class Gives(Plain):
+    def __init__(self, wrapped: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, images: Tensor) -> Any:
+        return self.wrapped(super().forward(images))
+
+
+class AtMost(Plain):
+    """Fails on more images at once."""
+
+    def __init__(self, most: int, failure: Exception) -> None:
+        super().__init__()
+        self.most, self.failure = most, failure
+
+    def forward(self, images: Tensor) -> Any:
+        if len(images) > self.most:
+            raise self.failure
+        return super().forward(images)
+
+
+class Exactly(Plain):
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def forward(self, images: Tensor) -> Any:
+        if len(images) != self.batch:
+            raise AssertionError(f"Guard failed: x.size()[0] == {self.batch}")
+        return super().forward(images)
+
+
+def called(model: nn.Module) -> nn.Module:
+    """After a forward pass with gradients, as at the end of a training."""
+    model(torch.rand(2, *SHAPE))
+    return model
+
+
+def old_norm(norm: Callable[..., nn.Module]) -> nn.Module:
+    model = Plain()
+    norm(model.convolution)
+    return called(model)
+
+
+def exported(batch: int) -> nn.Module:
+    module: nn.Module = torch.export.export(Plain().eval(), (torch.rand(batch, *SHAPE),)).module()
+    return module
+
+
+def traced() -> nn.Module:
+    module: nn.Module = torch.jit.trace(Plain().eval(), torch.rand(2, *SHAPE))
+    return module
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": Plain,
+    "weight_norm": lambda: old_norm(nn.utils.weight_norm),
+    "spectral_norm": lambda: old_norm(nn.utils.spectral_norm),
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)).eval()),
+    "frozen": lambda: torch.jit.freeze(traced()),
+    "traced": traced,
+    "exported for 8 images": lambda: exported(8),
+    "locked": Locked,
+    "remembers": lambda: called(Remembers()),
+    "tuple": lambda: Gives(lambda logits: (logits, logits.new_zeros(3), None)),
+    "dictionary": lambda: Gives(lambda logits: {"logits": logits, "features": logits}),
+    "object": lambda: Gives(lambda logits: SimpleNamespace(logits=logits, loss=None)),
+    "one by one": lambda: AtMost(1, RuntimeError("The size of tensor a must match the size of tensor b")),
+    "out of memory": lambda: AtMost(16, torch.OutOfMemoryError("CUDA out of memory.")),
+    "no memory": lambda: AtMost(16, RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+}
+PASSES = {"exported for 8 images": 8, "one by one": 1, "out of memory": 16, "no memory": 16}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_all_kinds_are_certified_by_their_own_logits(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    engine = Engine(model, CPU, "fp32")
+    classify, _ = engine.classifier(SHAPE, 1)
+    assert engine.passes(SHAPE) == PASSES.get(name, engine.batch(SHAPE))
+    images = torch.rand(24, *SHAPE)
+    with torch.inference_mode():
+        found = classify(images)
+        if name not in ("exported for 8 images", "spectral_norm"):
+            model.eval()
+        expected = torch.cat([unwrapped(model(part)) for part in images.split(min(8, engine.passes(SHAPE)))])
+    assert torch.allclose(found, expected, atol=1e-5)
+    [certificate] = Smoothed(model, 0.25, 10, precision="fp32", device="cpu").certify(torch.rand(1, *SHAPE), n=100)
+    assert certificate.batch == engine.passes(SHAPE)
+    assert sum(certificate.counts) == certificate.n
+
+
+def unwrapped(answers: Any) -> Tensor:
+    if isinstance(answers, dict | tuple):
+        answers = answers["logits"] if isinstance(answers, dict) else answers[0]
+    logits: Tensor = getattr(answers, "logits", answers)
+    return logits
+
+
+@pytest.mark.parametrize("name", ["locked", "dictionary", "one by one", "exported for 8 images"])
+def test_models_of_all_kinds_can_be_attacked(name: str) -> None:
+    torch.manual_seed(0)
+    model = Engine(MODELS[name](), CPU, "fp32").differentiable(SHAPE)
+    image, draw = torch.rand(SHAPE), torch.Generator().manual_seed(0)
+    label = int(model(image[None]).argmax())
+    moved = smoothed_pgd(model, image, label, sigma=0.1, radius=2.0, attack=Attack(steps=4, copies=3), draw=draw)
+    assert float((moved - image).norm()) == pytest.approx(2.0, rel=1e-3)
+    assert model(moved[None]).softmax(dim=1)[0, label] < model(image[None]).softmax(dim=1)[0, label]
+
+
+def test_a_given_batch_lets_a_model_of_that_batch_be_certified() -> None:
+    engine = Engine(Exactly(10), CPU, "fp32")
+    with pytest.raises(ModelError, match=r"not even one by one: AssertionError: Guard failed.*give --batch"):
+        engine.classifier(SHAPE, 1)
+    engine.limit(10)
+    classify, _ = engine.classifier(SHAPE, 1)
+    with torch.inference_mode():
+        assert classify(torch.rand(64, *SHAPE)).shape == (64, 10)  # 10 does not divide 64
+
+
+@pytest.mark.slow
+def test_small_passes_are_compiled_too() -> None:
+    torch.manual_seed(0)
+    engine = Engine(AtMost(16, MemoryError()), CPU, "fp32")
+    images = torch.rand(64, *SHAPE)
+    answers = []
+    for copies, expected in ((1, "eager"), (COMPILE_FROM, "inductor")):
+        classify, name = engine.classifier(SHAPE, copies)
+        assert name == expected
+        with torch.inference_mode():
+            answers.append(classify(images))
+    assert torch.allclose(answers[0], answers[1], atol=1e-5)
+
+
+class OwnBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
+        self.head = nn.Linear(144, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(images))
+        return logits
+
+
+class Drops(Plain):
+    def forward(self, images: Tensor) -> Any:
+        return nn.functional.dropout(super().forward(images), 0.01, training=True)
+
+
+class Alternates(Plain):
+    calls = 0
+
+    def forward(self, images: Tensor) -> Any:
+        self.calls += 1
+        return super().forward(images) * (-1) ** self.calls
+
+
+class Fails(Plain):
+    def forward(self, images: Tensor) -> Any:  # noqa: ARG002
+        raise KeyError("pixel_values")
+
+
+class Late(Plain):
+    """Fails on what noise at the edge of [0, 1] does not show."""
+
+    def forward(self, images: Tensor) -> Any:
+        if images.min() < -1:
+            raise RuntimeError("out of range")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (OwnBatch(), "depends on the other images of the batch"),
+        (Drops(), "answers the same images differently each time"),
+        (Alternates(), "answers the same images differently each time"),
+        (Fails(), r"cannot take images \(3, 8, 8\), not even one by one: KeyError: 'pixel_values'"),
+        (Late(), "the model failed: RuntimeError: out of range"),
+        (Gives(lambda logits: (logits, logits)), "gave a tuple with 2 tensors"),
+        (Gives(lambda _: "cat"), "gave a str with no tensors"),
+        (Gives(lambda logits: logits[0]), r"gave \(10,\) for"),
+    ],
+)
+def test_what_is_no_classifier_of_single_images_is_refused(model: nn.Module, message: str) -> None:
+    smoothed = Smoothed(model, 1.0, 10, precision="fp32", device="cpu")
+    with pytest.raises(ModelError, match=message):
+        smoothed.certify(torch.rand(1, *SHAPE), n=1000)

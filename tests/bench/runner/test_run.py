@@ -1,0 +1,139 @@
+"""What a run plans to do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.machine import resources
+from bench.runner import grid, work
+from bench.runner.stages import unfinished
+from bench.runner.state import trial_task
+from bench.settings.trial import ForeignModel
+from results.store.description import RunError, add_trials
+from results.store.folder import RunFolder, read_json, write_json
+from tests.conftest import SMALL, small_trial
+
+
+def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    trials = [small_trial(name, sigma) for sigma in (0.25, 0.5) for name in ("ensemble", "consistency")]
+    add_trials(folder, trials)
+    jobs = grid.plan_jobs(unfinished(trials, folder), folder, shard_size=4)
+    assert len(jobs) == 4 + 2 * 2  # seeds 1 and 2 at each σ; seed 0 is the consistency trial
+    members = [job for job in jobs if not job.task["certify"]]
+    assert [job.task["settings"].count('"name":"consistency"') for job in members] == [1] * 4
+    for ensemble in jobs[-2:]:
+        assert len(ensemble.after) == 3
+        assert set(ensemble.after) <= {job.name for job in jobs[:-2]}
+
+
+def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path) -> None:
+    folder, trial = RunFolder(tmp_path), small_trial(certify={"n": 20, "n0": 5, "images": 3})
+    add_trials(folder, [trial])
+    task = trial_task(trial, folder, certify=True, shard_size=2)
+    work.train_trial(task)
+    [job] = grid.plan_jobs(unfinished([trial], folder), folder, shard_size=2)
+    for shard in work.shards_left(task):
+        work.certify(task, shard)
+    assert folder.trial(job.name).state.exists()  # as after a kill between the last shard and the end
+    assert unfinished([trial], folder) == {}
+    assert not folder.trial(job.name).state.exists()
+
+
+def test_a_retrained_member_makes_another_ensemble(tmp_path: Path) -> None:
+    folder, ensemble = RunFolder(tmp_path), small_trial("ensemble")
+    for member in ensemble.members:
+        work.train_trial(trial_task(member, folder, certify=False, shard_size=1))
+    task = trial_task(ensemble, folder, certify=True, shard_size=5)
+    assert not work.epochs_left(task)
+    for shard in work.shards_left(task):
+        work.certify(task, shard)
+    assert work.shards_left(task) == []
+    record = folder.trial(ensemble.members[1].trial_id).training
+    write_json(record, read_json(record) | {"checkpoint_sha256": "0" * 64})  # weights that do not match: damaged
+    assert work.epochs_left({**task, "settings": ensemble.members[1].model_dump_json()})
+    with pytest.raises(RuntimeError, match="members are not trained"):
+        work.epochs_left(task)
+
+
+def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    add_trials(folder, [small_trial("gaussian"), small_trial("ours")])
+    changed = small_trial("ours", certify={"n": 50})
+    add_trials(folder, [changed, small_trial("macer")])
+    names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in folder.trial_ids()]
+    assert names == ["gaussian", "ours", "macer"]
+    assert changed.trial_id in folder.trial_ids()
+
+
+def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_not(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    add_trials(RunFolder(tmp_path), [small_trial()])
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"holds no run\.json"):
+        add_trials(RunFolder(tmp_path), [small_trial()])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        ([(2, 0)], (None, None, None), (2, 1, 0)),
+        ([(16, 0)], (None, None, None), (2, 8, 0)),
+        ([(1, 0)], (None, None, None), (1, 1, 0)),
+        ([(64, 8)], (None, None, None), (8, 8, 1)),
+        ([(64, 8)], (1, None, 1.0), (1, 8, 1)),  # eight such gangs fit
+        ([(16, 1)], (1, None, 0.25), (1, 4, 0.25)),
+        ([(64, 8)], (4, 2.0, 0.0), (4, 2, 0)),
+        ([(4, 0), (64, 8), (64, 8)], (None, None, None), (8, 8, 1)),  # a head without GPUs
+        ([(64, 8), (64, 8)], (16, None, None), (16, 8, 1)),  # over two nodes
+        ([(0, 0), (1, 0), (1, 0), (1, 0)], (3, None, None), (3, 1, 0)),
+    ],
+)
+def test_defaults_are_read_from_the_largest_node(
+    nodes: list[tuple[float, float]],
+    asked: tuple[int | None, float | None, float | None],
+    expected: tuple[int, float, float],
+) -> None:
+    size = grid.default_gang(*asked, nodes)
+    assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
+
+
+def test_parts_of_gpus_are_refused_for_several_workers() -> None:
+    with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
+        grid.default_gang(2, None, 0.5, [(64, 8)])
+
+
+def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(resources, "CPU_QUOTA", quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    assert resources.usable_cores() == 64  # no such file
+    for text, cores in (("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1)):
+        quota.write_text(text + "\n")
+        assert resources.usable_cores() == cores
+
+
+def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    trials = [small_trial("gaussian"), small_trial("macer")]
+    add_trials(folder, trials)
+    changed = [small_trial(trial.name, certify={**SMALL["certify"], "n": 50}, data="elsewhere") for trial in trials]
+    add_trials(folder, changed)
+    add_trials(folder, changed)
+    [told] = [record.getMessage() for record in caplog.records]
+    which = f"{trials[0].trial_id} and 1 more of an earlier command are replaced"
+    assert told == f"{tmp_path}: {which} (certify.n = 40 there, 50 here)"
+    foreign = ForeignModel(name="macer", sigma=0.25, model="a:b", weights="0" * 64)
+    with pytest.raises(
+        RunError, match=r"already \(dataset = 'synthetic' there, '' here; .*; \d+ more\): give another name or"
+    ):
+        add_trials(folder, [foreign], replace=False)
+    options = small_trial("ours", options={"strength": 5.0})
+    add_trials(folder, [small_trial("ours"), *changed])
+    with pytest.raises(RunError, match=r"\(options\.strength = not given there, 5\.0 here\)"):
+        add_trials(folder, [options], replace=False)

@@ -1,0 +1,295 @@
+"""What is done with a trained model: certified in other ways, certified again, attacked, and certified in bf16."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from bench.audit.attack import Attack, attack_run, smoothed_pgd
+from bench.audit.perf import compare_precisions
+from bench.certify.smoothing import Smoothed
+from bench.data import load_images
+from bench.machine.hardware import peak_memory_bytes, resolve_precision, restart_peak_memory
+from bench.models.sources import SourceError, open_model
+from results import read_run
+from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.store.folder import RunFolder, read_json
+from results.store.merge import merge_run
+from tests.bench.cli.test_cli import bench
+from tests.conftest import here, small_trial, two_sided
+
+CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
+TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A residual network on synthetic images, certified on 30."""
+    folder = tmp_path_factory.mktemp("trained")
+    trial = small_trial(model="resnet8", width=8, certify=CERTIFY, train=TRAIN)
+    (folder / "trial.json").write_text(trial.model_dump_json())
+    assert bench("trial", str(folder / "trial.json"), "--out", str(folder / "run")) == 0
+    return RunFolder(folder / "run")
+
+
+def name_of(run: RunFolder) -> str:
+    return f"{run.path}/{run.trial_ids()[0]}"
+
+
+def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
+    rows = read_run(trained.path).certificates
+    assert rows["correct"].mean() > 0.4
+    assert (rows["status"] == "misclassified").any()
+    assert rows.loc[rows["status"] == "certified", "radius"].nunique() > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # where bf16 is emulated it takes a hundred times as long
+def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
+    found = compare_precisions(open_model(name_of(trained)), 0.25, 250, n=2000)
+    assert found["acr_fp32"] > 0.1
+    assert found["acr_fp32"] != found["acr_bf16"]  # another classifier, if only just
+    assert abs(found["acr_difference"]) < 0.002
+
+
+def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_path: Path) -> None:
+    arguments = ["--n", "400", "--n0", "30", "--images", "30", "--precision", "fp32", "--name", "same"]
+    for folder, more in (("skipped", []), ("full", ["--full"])):
+        assert bench("certify", "--model", name_of(trained), "--out", str(tmp_path / folder), *arguments, *more) == 0
+    skipped, full = (read_run(tmp_path / folder).certificates for folder in ("skipped", "full"))
+    left_out = skipped["status"] == "misclassified"
+    assert left_out.any()
+    assert (full["n"] > 0).all()
+    assert not (full["status"] == "misclassified").any()
+    assert not full.loc[left_out, "correct"].any()
+    assert (skipped["radius"] * skipped["correct"]).tolist() == (full["radius"] * full["correct"]).tolist()
+    tables = [(tmp_path / folder / "tables" / "table_5_1.csv").read_text() for folder in ("skipped", "full")]
+    assert tables[0] == tables[1]
+
+
+def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    arguments = ["--n", "960", "--images", "30", "--estimator", "two-stage"]
+    assert bench("certify", "--model", name_of(trained), "--out", out, *arguments) == 0
+    rows = read_run(out).certificates
+    assert set(rows["estimator"]) == {"two-stage"}
+    assert (rows["counts"].map(sum) == rows["n"]).all()
+    assert (
+        "n = 960 at most (curtailed two-stage sampling)" in (tmp_path / "run" / "tables" / "table_5_1.md").read_text()
+    )
+
+
+def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert bench("certify", "--model", name_of(trained), "--n", "100", "--images", "5", "--out", out) == 0
+    row = read_run(out).trials.iloc[0]
+    original = read_run(trained.path).trials.iloc[0]
+    for key in ("train_seconds", "memory_bytes", "checkpoint_sha256", "model", "sigma", "seed"):
+        assert row[key] == original[key]
+
+
+@pytest.fixture
+def forged(trained: RunFolder, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path]:
+    """Writes a copy of the run whose rows are changed; gives its folder."""
+
+    def forge(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+        folder = tmp_path / "forged"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(here(trained.path), folder)
+        table = pq.read_table(RunFolder(folder).certificates)
+        rows = [row | change(row) for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), here(RunFolder(folder).certificates))
+        return folder
+
+    return forge
+
+
+GPU = {"device": "another GPU", "device_kind": "cuda"}
+OTHER_CPU = {"device": "another processor"}
+
+
+def consistent(row: dict[str, Any], counts: list[int]) -> dict[str, Any]:
+    """All that follows from other counts of the copies that were drawn."""
+    n, top = sum(counts), counts[row["selected"]]
+    p_lower = float(lower_confidence_bound(top, n, row["alpha"])) if n else 0.0
+    predicted = row["selected"] if p_lower >= 0.5 else -1
+    status = "misclassified" if not n else "certified" if predicted >= 0 else "abstained"
+    radius = float(certified_radius(p_lower, row["sigma"]))
+    beside = two_sided(counts, row["selected"], row["alpha"], row["sigma"]) if n == 400 else None
+    return {
+        "radius_two_sided": beside,
+        "counts": counts, "n": n, "count_top": top, "p_lower": p_lower, "predicted": predicted, "radius": radius,
+        "status": status, "correct": predicted == row["label"],
+    }  # fmt: skip
+
+
+def moved(row: dict[str, Any], by: int) -> dict[str, Any]:
+    """With some copies of the selected class given to the next one."""
+    counts = list(row["counts"])
+    if row["status"] == "certified" and counts[row["selected"]] - by > 0.6 * row["n"]:
+        counts[row["selected"]] -= by
+        counts[(row["selected"] + 1) % 10] += by
+    return consistent(row, counts)
+
+
+def half_the_errors(row: dict[str, Any]) -> dict[str, Any]:
+    """Every count raised by half of its errors."""
+    if row["status"] != "certified":
+        return {}
+    counts = [count // 2 for count in row["counts"]]
+    counts[row["selected"]] = row["n"] - sum(counts) + counts[row["selected"]]
+    return consistent(row, counts)
+
+
+def claimed(row: dict[str, Any]) -> dict[str, Any]:
+    """A misclassified image, claimed as certified."""
+    if row["status"] != "misclassified":
+        return {}
+    everything = [row["n0"] if k == row["label"] else 0 for k in range(10)]
+    row = row | {"selected": row["label"], "selection_counts": everything}
+    return row | consistent(row, [400 if k == row["label"] else 0 for k in range(10)])
+
+
+def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
+    """Counts as another kind of device may have drawn them."""
+    random = np.random.default_rng(row["index"])
+    if row["status"] != "certified" or row["count_top"] < 320:
+        return {}
+    return consistent(row, random.multinomial(row["n"], np.array(row["counts"]) / row["n"]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        (lambda _: {}, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
+        (lambda _: OTHER_CPU, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
+        (lambda row: moved(row, 1) | OTHER_CPU, 0, "within rounding: no row is wrong"),
+        (lambda row: moved(row, 6) | OTHER_CPU, 1, "at least 6 of the same 400 copies are classified otherwise"),
+        (lambda row: moved(row, 1), 1, " different"),
+        (lambda row: drawn_again(row) | GPU, 0, "within binomial error: no row is wrong"),
+        (lambda row: moved(row, 60) | GPU, 1, "no probabilities give both counts"),
+        (lambda row: moved(row, 8) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: claimed(row) | GPU, 1, "no probabilities give both counts"),
+        (lambda row: claimed(row) | OTHER_CPU, 1, "of the same 30 copies are classified otherwise"),
+        (lambda row: half_the_errors(row) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: {"radius": 0.99 * row["radius"]}, 2, "radius does not follow from p_lower"),
+    ],
+)
+def test_verify_tells_what_may_be_from_what_cannot(
+    forged: Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    folder = forged(change)
+    capsys.readouterr()
+    assert bench("verify", str(folder)) == status
+    output = capsys.readouterr()
+    assert said in " ".join((output.out + output.err).split())
+
+
+def test_verify_names_labels_that_the_data_has_not(
+    forged: Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def relabelled(row: dict[str, Any]) -> dict[str, Any]:
+        """A misclassified image, with the class that was selected for its label, and estimated."""
+        if row["status"] != "misclassified":
+            return {}
+        row = row | {"label": row["selected"]}
+        return row | consistent(row, [400 if k == row["selected"] else 0 for k in range(10)])
+
+    assert bench("verify", str(forged(relabelled)), "--images", "3") == 2
+    assert "its label is not that of synthetic" in capsys.readouterr().err
+
+
+def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
+    inside, accuracy = attack_run(trained, 30, Attack(steps=8, copies=8), seed=0)
+    rows = read_run(trained.path).certificates
+    assert len(inside) == (rows["status"] == "certified").sum()
+    assert not inside["fallen"].any()
+    assert (accuracy["empirical"] >= accuracy["certified"]).all()
+    # beyond its radius an image may fall, and most do when it is doubled again and again
+    source = open_model(name_of(trained))
+    smoothed = Smoothed(source.model, 0.25, 10, precision="fp32", device="cpu")
+    weakest = inside.sort_values("radius").iloc[:5]
+    fallen = 0
+    for index in weakest["index"]:
+        image = images()[index]
+        label = int(rows.set_index("index").loc[index, "predicted"])
+        draw = torch.Generator().manual_seed(0)
+        moved_far = smoothed_pgd(
+            source.model, image, label, sigma=0.25, radius=2.0, attack=Attack(steps=8, copies=8), draw=draw
+        )
+        assert float((moved_far - image).norm()) <= 2.0 * (1 + 1e-5)
+        fallen += smoothed.predict_moved(moved_far, n=500, seed=0, index=int(index)) not in (label, -1)
+    assert fallen >= 3
+
+
+def images() -> torch.Tensor:
+    return torch.from_numpy(load_images("synthetic", "test").images).float() / 255
+
+
+def test_memory_does_not_grow_with_n_or_images(trained: RunFolder) -> None:
+    smoothed = Smoothed(open_model(name_of(trained)).model, 0.25, 10, precision="fp32", device="cpu")
+    batch = images()
+    smoothed.certify(batch[:2], n=500, n0=10)
+    restart_peak_memory(torch.device("cpu"))
+    smoothed.certify(batch[:2], n=500, n0=10)
+    few = peak_memory_bytes(torch.device("cpu"))
+    restart_peak_memory(torch.device("cpu"))
+    smoothed.certify(batch[:2], n=9000, n0=10)
+    smoothed.certify(batch[:40], n=500, n0=10)
+    assert peak_memory_bytes(torch.device("cpu")) < few + 30e6
+
+
+def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(here(trained.path), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    folder = run.trial(run.trial_ids()[0])
+    tensors = load(folder.model.read_bytes())
+    record = read_json(folder.training)
+
+    def put(content: bytes, record: dict[str, object]) -> None:
+        folder.model.write_bytes(content)
+        here(folder.training).write_text(json.dumps(record))
+
+    cut = folder.model.read_bytes()[:1000]
+    put(cut, record)
+    with pytest.raises(ValueError, match="is not the file that its training wrote"):
+        open_model(name_of(run))
+    put(cut, record | {"checkpoint_sha256": hashlib.sha256(cut).hexdigest()})
+    with pytest.raises(ValueError, match="not readable as safetensors"):
+        open_model(name_of(run))
+    del tensors["network.head.bias"]
+    headless = save(tensors, {"training_id": str(record["training_id"])})
+    put(headless, record | {"checkpoint_sha256": hashlib.sha256(headless).hexdigest()})
+    with pytest.raises(ValueError, match="not the weights of a resnet8"):
+        open_model(name_of(run))
+    folder.training.unlink()
+    with pytest.raises(SourceError, match="its training is not finished"):
+        open_model(name_of(run))
+    assert merge_run(run) == run.trial_ids()
+
+
+@pytest.mark.slow
+def test_perf_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("perf", "certify", "--model", "tiny", "--rounds", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "tiny, untrained"
+    precision = resolve_precision("auto", torch.device("cpu"))  # bf16 where the machine has units for it
+    assert found["copies_per_second"][f"certify_{precision}"] > 0
+    assert found["ratios"][f"certify_{precision} / its network alone"] > 0

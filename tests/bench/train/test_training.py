@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from bench.data import load_images
+from bench.models.checkpoint import CheckpointError, load_model, save_tensors
+from bench.runner import work
+from bench.runner.stages import is_trained
+from bench.runner.state import Task, trial_task
+from bench.settings.trial import Trial
+from bench.train import loop
+from bench.train.batches import batches
+from results.store.folder import RunFolder, read_json, sha256_of
+from tests.conftest import small_trial
+
+
+def ranks(count: int) -> list[Accelerator]:
+    """Stand-ins for the accelerators of a group: `batches` asks them only who and where they are."""
+    return [
+        SimpleNamespace(device=torch.device("cpu"), num_processes=count, process_index=rank) for rank in range(count)
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 7, 64, 201])
+@pytest.mark.parametrize("method", ["gaussian", "consistency", "macer"])
+def test_each_image_comes_once_per_epoch_over_all_workers(workers: int, count: int, method: str) -> None:
+    trial = small_trial(method)
+    parts = [list(batches(trial, 0, count, (3, 2, 2), rank)) for rank in ranks(workers)]
+    assert len({len(steps) for steps in parts}) == 1
+    seen = [index for steps in parts for batch in steps if batch.weight for index in batch.indices.tolist()]
+    assert sorted(seen) == list(range(count))
+    for step in zip(*parts, strict=True):
+        assert sum(batch.weight for batch in step) / workers == pytest.approx(1)
+        assert sum(len(batch.indices) for batch in step if batch.weight) == step[0].global_size
+    per_step = trial.train.batch // (trial.objective.copies if trial.objective.minibatches else 1)
+    assert parts[0][0].global_size == min(count, per_step)
+
+
+def test_the_global_batch_is_the_same_for_any_number_of_workers() -> None:
+    trial = small_trial("consistency")
+    [alone] = [list(batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(1)]
+    pair = [list(batches(trial, 3, 50, (3, 2, 2), rank)) for rank in ranks(2)]
+    for whole, *halves in zip(alone, *pair, strict=True):
+        assert torch.equal(whole.noise, torch.cat([half.noise for half in halves], dim=1))
+        assert torch.equal(whole.indices, torch.cat([half.indices for half in halves]))
+        assert torch.equal(whole.offsets, torch.cat([half.offsets for half in halves]))
+
+
+def test_epochs_differ_in_order_and_noise() -> None:
+    first, second = (next(batches(small_trial(), epoch, 50, (3, 2, 2), ranks(1)[0])) for epoch in (0, 1))
+    assert not torch.equal(first.indices, second.indices)
+    assert not torch.equal(first.noise, second.noise)
+
+
+def test_learning_rate_decays_at_its_epochs() -> None:
+    trial = small_trial(train={"epochs": 90, "decay_epochs": [30, 60], "learning_rate": 0.01})
+    rates = [loop.learning_rate(trial, epoch) for epoch in (0, 29, 30, 59, 60, 89)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def run_task(trial: Trial, folder: Path) -> Task:
+    return trial_task(trial, RunFolder(folder), certify=True, shard_size=5)
+
+
+def train(trial: Trial, folder: Path) -> RunFolder:
+    work.train_trial(run_task(trial, folder))
+    return RunFolder(folder)
+
+
+def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
+    trial = small_trial(
+        train={"epochs": 4, "decay_epochs": [3], "learning_rate": 0.1, "batch": 64, "images": 1000}, width=8
+    )
+    run = train(trial, tmp_path)
+    folder = run.trial(trial.trial_id)
+    epochs = pq.read_table(folder.epochs).to_pylist()
+    assert [row["epoch"] for row in epochs] == [0, 1, 2, 3]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert epochs[-1]["noisy_test_accuracy"] > 0.25  # ten classes
+    record = read_json(folder.training)
+    assert record["checkpoint_sha256"] == sha256_of(folder.model)
+    assert record["train_seconds"] > 0
+    assert 2e8 < record["memory_bytes"] < 4e9
+    assert record["train_copies_per_second"] == pytest.approx(4 * 1000 / record["train_seconds"])
+    assert is_trained(trial, run)
+
+
+@pytest.mark.parametrize("method", ["gaussian", "ours"])
+def test_an_interrupted_training_continues_exactly(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "train": {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 200}
+    }
+    trial = small_trial(method, decomposition_ratio=0.2 if method == "ours" else None, **options)
+    undisturbed = train(trial, tmp_path / "a").trial(trial.trial_id)
+
+    evaluate = loop.noisy_accuracy
+
+    def killed(trial: Trial, epoch: int, *rest: Any) -> float:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return evaluate(trial, epoch, *rest)
+
+    monkeypatch.setattr(loop, "noisy_accuracy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(trial, tmp_path / "b")
+    monkeypatch.undo()
+    folder = RunFolder(tmp_path / "b").trial(trial.trial_id)
+    assert len(pq.read_table(folder.epochs)) == 2
+    assert not is_trained(trial, RunFolder(tmp_path / "b"))
+    trained: list[int] = []
+    one_epoch = loop.train_epoch
+
+    def recorded(trial: Trial, epoch: int, *rest: Any) -> float:
+        trained.append(epoch)
+        return one_epoch(trial, epoch, *rest)
+
+    monkeypatch.setattr(loop, "train_epoch", recorded)
+    train(trial, tmp_path / "b")
+    assert trained == [2, 3]
+    assert sha256_of(folder.model) == sha256_of(undisturbed.model)
+    keep = ["epoch", "learning_rate", "loss", "noisy_test_accuracy"]
+    assert pq.read_table(folder.epochs, columns=keep) == pq.read_table(undisturbed.epochs, columns=keep)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    trial = small_trial()
+    run = train(trial, tmp_path)
+    wide = trial.model_copy(update={"width": 8})
+    monkey = run.trial(wide.trial_id)
+    monkey.path.mkdir()
+    tensors = load_file(run.trial(trial.trial_id).model)
+    save_tensors(monkey.model, tensors, {"training_id": wide.training_id})
+    with pytest.raises(CheckpointError, match="not the weights of a tiny of width 8"):
+        load_model(run, wide, 10)
+
+
+def test_the_same_training_is_not_done_twice_for_other_certification_settings(tmp_path: Path) -> None:
+    trial, other = small_trial(), small_trial(certify={"n": 60, "n0": 5, "images": 4})
+    run = train(trial, tmp_path)
+    assert not run.trial(other.trial_id).training.exists()
+    assert is_trained(other, run)
+    assert sha256_of(run.trial(other.trial_id).model) == sha256_of(run.trial(trial.trial_id).model)
+
+
+def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
+    ensemble = small_trial("ensemble")
+    run = RunFolder(tmp_path)
+    for member in ensemble.members:
+        assert not is_trained(ensemble, run)
+        train(member, tmp_path)
+    assert is_trained(ensemble, run)
+    record = read_json(run.trial(ensemble.trial_id).training)
+    parts = [read_json(run.trial(member.trial_id).training) for member in ensemble.members]
+    assert record["memory_bytes"] == sum(part["memory_bytes"] for part in parts)
+    assert record["member_memory_bytes"] == max(part["memory_bytes"] for part in parts)
+    assert record["train_seconds"] == sum(part["train_seconds"] for part in parts)
+    images = torch.from_numpy(load_images("synthetic", "test").images[:4]).float() / 255
+    logits = [load_model(run, member, 10)(images) for member in ensemble.members]
+    assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_members_with_only_one_file_missing_are_trained_again(tmp_path: Path) -> None:
+    trial = small_trial()
+    run = train(trial, tmp_path)
+    with run.trial(trial.trial_id).model.open("ab") as file:
+        file.write(b"x")
+    assert not is_trained(trial, run)
+
+
+GROUP = """
+import sys, torch
+from torch import nn
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from bench.data import load_images
+from bench.train.loop import make_accelerator, train_epoch
+from bench.runner.work import leave_group
+from tests.conftest import small_trial
+
+def main():
+    trial = small_trial(sys.argv[1], train={"batch": 48, "precision": "fp32"})
+    accelerator = make_accelerator(trial)
+    images = load_images("synthetic", "train").evenly(int(sys.argv[2]))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+    parallel = accelerator.prepare(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
+    losses = [train_epoch(trial, epoch, parallel, optimizer, *data, accelerator) for epoch in (0, 1)]
+    took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
+    if accelerator.is_main_process:
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors | {"losses": torch.tensor(losses), "ranks": torch.tensor(took_part)}, sys.argv[3])
+
+main()
+leave_group()
+"""
+
+
+def train_in_group(workers: int, method: str, images: int, file: Path) -> dict[str, torch.Tensor]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", GROUP, method, str(images), str(file)],
+            env={**os.environ, **(group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if workers > 1 else {})},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(workers)
+    ]
+    assert [process.wait(120) for process in processes] == [0] * workers
+    tensors: dict[str, torch.Tensor] = load_file(file)
+    return tensors
+
+
+@pytest.mark.parametrize("method", ["consistency", "macer"])
+def test_two_workers_equal_one_without_batch_norm(method: str, tmp_path: Path) -> None:
+    """A ragged last batch included: 101 images in batches of 24 or 48."""
+    one = train_in_group(1, method, 101, tmp_path / "one")
+    two = train_in_group(2, method, 101, tmp_path / "two")
+    assert one.pop("ranks").tolist() == [0]
+    assert two.pop("ranks").tolist() == [0, 1]
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], rtol=1e-4, atol=1e-5), name

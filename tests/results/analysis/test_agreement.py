@@ -1,0 +1,82 @@
+"""The tests of `bench verify`: how often they accuse the innocent, and what they find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from results.analysis.agreement import ALARM, disagreement, fewest_flips, homogeneity, pooled, share_that_may_be_wrong
+
+
+def row(counts: Any, selection: Any = None) -> dict[str, Any]:
+    counts = np.asarray(counts)
+    selection = np.zeros_like(counts) if selection is None else np.asarray(selection)
+    return {"counts": counts, "selection_counts": selection, "selected": 0, "precision": "fp32"}
+
+
+def probabilities(top: float) -> list[float]:
+    return [top, 0.7 * (1 - top), *[0.3 * (1 - top) / 8] * 8]
+
+
+@pytest.mark.parametrize("top", [0.4, 0.9, 0.999])
+@pytest.mark.parametrize("copies", [(1100, 1100), (100_100, 100)])
+def test_counts_of_one_distribution_are_seldom_told_apart(top: float, copies: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found = [homogeneity(*(random.multinomial(n, probabilities(top)) for n in copies)) for _ in range(150)]
+    for level in (0.05, 0.01):
+        assert sum(p < level for p in found) <= binom.isf(1e-6, 150, level)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 299])
+def test_rows_of_one_distribution_are_seldom_biased_together(rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tops = random.beta(8, 1, size=rows)
+
+    def p_value() -> float:
+        counts = random.binomial(1000, np.tile(tops, (2, 1)))
+        pairs = [[row([k, 1000 - k]) for k in both] for both in counts.T.tolist()]
+        return pooled([(stored, found) for stored, found in pairs])
+
+    found = [p_value() for _ in range(100)]
+    assert sum(p < 0.05 for p in found) <= binom.isf(1e-6, 100, 0.05)
+
+
+def test_what_passed_is_found() -> None:
+    """A row with a radius of 3.216 σ for 3.000 σ among 5; a misclassified image claimed as certified; a bias of one
+    direction over 50 rows that shows in none of them; and counts raised by half their errors."""
+    n = 100_000
+    true, forged = (round(n * norm.cdf(radius)) for radius in (3.0, 3.216))
+    assert disagreement(row([forged, n - forged]), row([true, n - true]), ALARM / 2 / 5, same_noise=False)
+    claimed = row([n] + [0] * 9, [100] + [0] * 9)
+    assert disagreement(claimed, row([0] * 10, [0] * 5 + [100] + [0] * 4), ALARM / 2 / 299, same_noise=False)
+    biased = [(row([905, 95]), row([895, 105]))] * 50
+    assert not any(disagreement(*pair, ALARM / 2 / 50, same_noise=False) for pair in biased)
+    assert pooled(biased) < ALARM / 2
+    random = np.random.default_rng(0)
+    errors = random.binomial(1000, 0.02, size=(2, 40))
+    assert pooled([(row([1000 - k // 2, k // 2]), row([1000 - m, m])) for k, m in errors.T.tolist()]) < ALARM / 2
+
+
+def test_of_the_same_noise_only_few_copies_may_flip() -> None:
+    n = 100_000
+    near, far = row([n - 99_000 + 20, 98_980]), row([n - 99_000 + 60, 98_940])
+    stored = row([n - 99_000, 99_000])
+    assert not disagreement(stored, near, ALARM / 299, same_noise=True)
+    assert "at least 60 of the same 100000 copies" in disagreement(stored, far, ALARM / 299, same_noise=True)
+    assert not disagreement(stored, far, ALARM / 299, same_noise=False)
+    assert fewest_flips(np.array([5, 3, 2]), np.array([4, 3, 3])) == 1
+    assert fewest_flips(np.array([10, 3, 2]), np.array([4, 3, 0])) == 0  # the beginning of the longer one
+    assert fewest_flips(np.array([10, 3, 2]), np.array([4, 0, 3])) == 1
+
+
+def test_the_share_that_may_be_wrong() -> None:
+    assert share_that_may_be_wrong(299, 10**6) == pytest.approx(0.01, abs=1e-4)
+    assert share_that_may_be_wrong(5, 10**6) == pytest.approx(1 - 0.05 ** (1 / 5), abs=1e-4)
+    assert share_that_may_be_wrong(7, 7) == 0
+    for checked, rows in ((3, 10), (20, 50)):
+        wrong = round(share_that_may_be_wrong(checked, rows) * rows)
+        missed = [np.prod([(rows - k - i) / (rows - i) for i in range(checked)]) for k in (wrong, wrong + 1)]
+        assert missed[0] >= 0.05 > missed[1]

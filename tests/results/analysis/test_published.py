@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from results.analysis import published
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the sources are not part of the repository")
+
+
+def test_numbers_are_as_printed() -> None:
+    assert published.reference()[0.5, "ours"]["r1.75"] == 23.5
+    assert published.costs()[0.25, "macer"] == {
+        "acr": 0.449, "accuracy_percent": 71.4, "memory_gb": 9.4, "runtime_hours": 7.6,
+    }  # fmt: skip
+    assert published.costs()[0.25, "ensemble"]["acr"] == 0.532
+    assert published.reference("zhai2020")[0.25, "macer"]["acr"] == 0.556
+
+
+def test_every_source_has_numbers_and_a_citation() -> None:
+    assert set(published.numbers()["source"]) == set(published.SOURCES)
+    for name, source in published.SOURCES.items():
+        assert published.reference(name)
+        assert source.citation
+        assert source.setting
+
+
+def test_a_reference_is_of_one_recipe() -> None:
+    rows = published.numbers()
+    plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
+    assert not rows[plain].duplicated(["source", "method", "sigma"]).any()
+    assert published.reference("jeong2020_logs")[0.25, "consistency"]["acr"] == 0.5519  # λ = 20, not 10
+
+
+@needs_reference
+def test_all_published_logs_are_there_digit_by_digit() -> None:
+    theirs = pd.read_csv(REFERENCE / "published_logs.csv").sort_values("path", ignore_index=True)
+    ours = published.numbers()
+    ours = ours[ours["source"].str.endswith("_logs")].sort_values("where", ignore_index=True)
+    assert ours["where"].tolist() == theirs["path"].tolist()
+    same = {"acr": "acr", "sigma": "certify_sigma", "images": "n_rows", "largest_radius": "max_radius"}
+    same |= {"network": "arch"} | {name: name for name in published.RADIUS_COLUMNS}
+    for name, column in same.items():
+        assert ours[name].tolist() == theirs[column].tolist(), name
+
+
+@needs_reference
+def test_the_thesis_and_the_papers_are_there_cell_by_cell() -> None:
+    for number, found in (("5_1", published.reference()), ("5_2", published.costs())):
+        for row in pd.read_csv(REFERENCE / f"thesis_table_{number}.csv").to_dict("records"):
+            cell = found[row.pop("sigma"), row.pop("method")]
+            assert cell == row
+    printed = pd.read_csv(REFERENCE / "published_tables.csv", dtype={"sigma": str})
+    printed = printed[(printed["sigma"] != "best") & ~printed["source"].str.contains("commented-out")]
+    ours = published.numbers()
+    for part, source in (("RuntianZ", "zhai2020"), ("Sun", "sun2025"), ("locuslab", "cohen2019")):
+        theirs = printed[printed["source"].str.startswith(part)]
+        for name in ("acr", *published.RADIUS_COLUMNS):
+            expected, there = theirs[name].dropna(), ours.loc[ours["source"] == source, name].dropna()
+            assert sorted(there) == sorted(expected), (source, name)

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
+from scipy.special import ndtr, ndtri
+from statsmodels.stats.proportion import proportion_confint
+
+from results.analysis.metrics import label_probabilities, worker_hours
+from results.analysis.statistics import accuracy_interval
+from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.report.figures import curve, figures_of, save_figure
+from results.report.figures.curves import figure_5_1, figure_5_3, figure_p_a
+from results.report.figures.steps import CELLS, band, distribution, thinned
+from results.report.figures.style import looks
+from results.report.figures.theory import (
+    component_range,
+    figure_4_3,
+    kept_components,
+    robustness_gradient,
+    softmax_gradient,
+    threshold_name,
+    thresholded_gradient,
+)
+from results.report.figures.training import figure_5_2, figure_cost
+from results.store.run import Run
+from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
+
+N, ALPHA = 1000, 0.001
+TITLES = {"gaussian_ld": "Gaussian+LD", "ours": "Ours", "generalised_per_sample": "Generalised consistency"}
+
+
+def certificates_of(method: str, sigma: float, seed: int, images: int) -> pd.DataFrame:
+    """Drawn by a coin whose sides belong to the image."""
+    random = np.random.default_rng([seed, images, len(method), int(100 * sigma)])
+    index = np.arange(images)
+    count = random.binomial(N, random.uniform(0.3, 1, images))
+    wrong = index % 5 == 0
+    n = np.where(wrong, 0, N)
+    count = np.where(wrong, 0, count)
+    p_lower = np.where(wrong, 0.0, lower_confidence_bound(count, N, ALPHA))
+    certified = p_lower >= 0.5
+    columns = {
+        "trial_id": f"{method}-{sigma:g}-{seed}", "method": method, "sigma": sigma, "seed": seed, "index": index,
+        "label": index % 10, "selected": (index + wrong) % 10, "predicted": np.where(certified, index % 10, -1),
+        "status": np.where(wrong, "misclassified", np.where(certified, "certified", "abstained")),
+        "correct": certified, "radius": certified_radius(p_lower, sigma), "p_lower": p_lower, "count_top": count,
+        "n": n, "estimator": "fixed",
+    }  # fmt: skip
+    return pd.DataFrame(columns).reindex(columns=CERTIFICATES.names)
+
+
+def make_run(
+    methods: list[str], sigmas: tuple[float, ...] = (0.25, 0.5), seeds: int = 1, images: int = 60, components: int = 0
+) -> Run:
+    """A run as `read_run` gives it, with the columns that figures read."""
+    certificates, trials, epochs = [], [], []
+    for method in methods:
+        for sigma in sigmas:
+            for seed in range(seeds):
+                certificates.append(certificates_of(method, sigma, seed, images))
+                same = {"trial_id": f"{method}-{sigma:g}-{seed}", "method": method, "sigma": sigma, "seed": seed}
+                ratio = 0.1 if method.endswith("_tenth") else 0.2 if "_ld" in method else np.nan
+                trials.append(
+                    {
+                        **same, "dataset": "cifar10", "classes": None, "title": TITLES.get(method, method),
+                        "decomposition_ratio": ratio,
+                        "decomposition_kept": 1000 * ratio * sigma, "train_seconds": 3600.0 * len(method),
+                        "workers": 2, "certify_seconds": 1800.0, "memory_kind": "resident",
+                    }
+                )  # fmt: skip
+                epochs += [{**same, "epoch": epoch, "noisy_test_accuracy": 0.1 * epoch + 0.01} for epoch in range(5)]
+    spectra = pd.DataFrame(
+        {"dataset": "toy", "images": 200, "component": range(components), "variance": falling(components)}
+    )
+    return Run(
+        pd.concat(certificates, ignore_index=True),
+        pd.DataFrame(trials).reindex(columns=TRIALS.names),
+        pd.DataFrame(epochs).reindex(columns=EPOCHS.names),
+        spectra.reindex(columns=SPECTRA.names),
+    )
+
+
+def falling(components: int) -> np.ndarray[Any, Any]:
+    return 30 / (1.0 + np.arange(components)) ** 1.5
+
+
+def imported(run: Run) -> Run:
+    """The run as if it were read from another program's logs, which hold neither counts nor how it was trained."""
+    unknown = {"selected": np.nan, "count_top": np.nan, "counts": None, "n": N, "estimator": "imported"}
+    status = np.where(run.certificates["radius"] > 0, "certified", "abstained")
+    trials = run.trials.assign(train_seconds=np.nan, workers=np.nan, memory_kind=None)
+    return Run(run.certificates.assign(**unknown, status=status), trials, EPOCHS.empty_table().to_pandas())
+
+
+def lines_of(panel: Axes, colour: str) -> list[np.ndarray[Any, Any]]:
+    """(points, 2) of every line of that colour that has one, thick or thin, without markers alone."""
+    return [
+        np.asarray(line.get_xydata())
+        for line in panel.lines
+        if to_hex(line.get_color()) == colour.lower() and line.get_linestyle() != "None"
+    ]
+
+
+def texts_of(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
+
+
+def test_the_area_under_the_curve_is_the_acr_and_it_never_rises() -> None:
+    random = np.random.default_rng(0)
+    radii, correct = random.uniform(0, 1, 500), random.random(500) < 0.7
+    at, accuracy = curve(radii, correct)
+    assert (np.diff(at) >= 0).all()
+    assert (np.diff(accuracy) <= 0).all()
+    assert (np.diff(at) * accuracy[1:]).sum() == pytest.approx((radii * correct).mean())
+    for radius in (0.0, 0.3, float(radii[correct][0])):  # a step holds up to and with its radius
+        assert accuracy[np.searchsorted(at, radius)] == (correct & (radii >= radius)).mean()
+
+
+def test_a_curve_without_a_correct_image_is_zero() -> None:
+    at, accuracy = curve(np.array([0.3, 0.0]), np.array([False, False]))
+    assert at.tolist() == [0, 0]
+    assert accuracy.tolist() == [0, 0]
+
+
+def test_a_thinned_curve_is_short_and_stays_within_a_cell() -> None:
+    random = np.random.default_rng(1)
+    radii = np.minimum(np.abs(random.normal(0, 0.5, 20_000)), 0.9)  # 7 % end at the largest radius
+    x, y = curve(radii, random.random(20_000) < 0.8)
+    thin_x, thin_y = thinned(x, y)
+    assert len(thin_x) < 700 < len(x)
+    assert (thin_x[0], thin_y[0], thin_x[-1], thin_y[-1]) == (x[0], y[0], x[-1], y[-1])
+    near = np.abs(x[:, None] - thin_x) <= x[-1] / CELLS
+    near &= np.abs(y[:, None] - thin_y) <= 1 / CELLS
+    assert near.any(axis=1).all()
+    assert {(0.9, y[-2]), (0.9, 0.0)} <= set(zip(thin_x, thin_y, strict=True))  # the last fall, whole and in its place
+    few = curve(np.array([0.1, 0.2, 0.4]), np.array([True, True, True]))
+    assert [values.tolist() for values in thinned(*few)] == [values.tolist() for values in few]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_band_is_the_wilson_interval_of_the_tables(seeds: int) -> None:
+    rows = make_run(["ours"], (0.25,), seeds).certificates
+    at, accuracy = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
+    lower, upper = band(accuracy, rows["index"].nunique())
+    assert ((lower <= accuracy + 1e-12) & (accuracy <= upper)).all()
+    assert (np.diff(lower) <= 1e-12).all()
+    for place in (0, len(at) // 3, len(at) - 2):
+        expected = accuracy_interval(rows, at[place])
+        assert (lower[place], upper[place]) == pytest.approx((expected.lower, expected.upper))
+        by_hand = proportion_confint(accuracy[place] * 60, 60, 0.05, method="wilson")
+        assert (lower[place], upper[place]) == pytest.approx(by_hand)
+
+
+def test_figure_5_1_draws_the_curve_of_each_method_and_the_published_values() -> None:
+    run = make_run(["gaussian", "ours"])
+    figure = figure_5_1(run)
+    assert [panel.get_title() for panel in figure.axes] == ["σ = 0.25", "σ = 0.5"]
+    rows = run.certificates[(run.certificates["method"] == "ours") & (run.certificates["sigma"] == 0.5)]
+    [line] = lines_of(figure.axes[1], looks(run)["ours"].colour)
+    x, y = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
+    assert np.allclose(line, np.stack([x, 100 * y], axis=1))
+    points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    assert sorted(float(np.asarray(line.get_ydata())[0]) for line in points) == [74.8, 75.8]
+    assert all(len(np.asarray(line.get_ydata())) == 4 for line in points)  # zeros are not drawn
+    assert "published: thesis" in texts_of(figure)
+
+
+def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:
+    assert "published: logs of Jeong & Shin 2020" in texts_of(figure_5_1(make_run(["consistency"]), "jeong2020_logs"))
+    assert "published" not in texts_of(figure_5_1(make_run(["own_method"])))
+    with pytest.raises(ValueError, match="unknown source"):
+        figure_5_1(make_run(["gaussian"]), "thesys")
+
+
+def test_several_seeds_are_thin_lines_and_their_mean_a_thick_one() -> None:
+    run = make_run(["ours"], (0.25,), seeds=3)
+    figure = figure_5_1(run)
+    *thin, mean = lines_of(figure.axes[0], looks(run)["ours"].colour)
+    assert len(thin) == 3
+    assert mean[0, 1] == pytest.approx(np.mean([line[0, 1] for line in thin]))
+    assert "one training seed" in texts_of(figure)
+    assert "one training seed" not in texts_of(figure_5_1(make_run(["ours"])))
+
+
+def test_a_method_looks_the_same_in_every_figure() -> None:
+    run = make_run(["gaussian_ld_tenth", "gaussian", "consistency", "generalised", "generalised_per_sample"])
+    look = looks(run)
+    assert list(look)[:2] == ["consistency", "gaussian"]  # the thesis's own first
+    drawn = {name: {to_hex(line.get_color()) for panel in figure.axes for line in panel.lines}
+             for name, figure in figures_of(run)}  # fmt: skip
+    consistency, gaussian = (look[method].colour.lower() for method in ("consistency", "gaussian"))
+    for name in ("figure_5_1", "figure_5_2", "p_a_ecdf", "cost"):
+        assert consistency in drawn[name]
+    assert gaussian in drawn["figure_5_3"]
+    assert not {gaussian} & drawn["figure_5_2"]
+    assert not {consistency} & drawn["figure_5_3"]
+    # Costs are not known of all methods: the others keep their looks.
+    run.trials.loc[run.trials["method"] == "consistency", "train_seconds"] = np.nan
+    [points, _] = figure_cost(run).axes
+    assert {to_hex(line.get_color()) for line in points.lines} == {
+        how.colour.lower() for method, how in look.items() if method != "consistency"
+    }
+
+
+def test_many_methods_all_look_different() -> None:
+    run = make_run([f"method{number}" for number in range(20)], (0.25,), images=5)
+    assert len({(how.colour, how.dash) for how in looks(run).values()}) == 20
+    assert len({(how.colour, how.marker) for how in looks(run).values()}) == 20
+
+
+def test_the_variants_of_the_ablation_differ_in_grey() -> None:
+    variants = ["generalised", "generalised_probabilities", "generalised_per_sample"]
+    look = looks(make_run(["ours", "ours_tenth", *variants, "consistency", "gaussian_ld", "gaussian_ld_tenth",
+                           "gaussian"], (0.25,), images=5))  # fmt: skip
+    for compared in (["consistency", *variants], ["gaussian", "gaussian_ld", "gaussian_ld_tenth"]):
+        assert len({look[method].dash for method in compared}) == len(compared)
+        assert len({look[method].marker for method in compared}) == len(compared)
+
+
+def test_label_probabilities_by_hand() -> None:
+    rows = pd.DataFrame(
+        [  # certified; abstained; another class, estimated; misclassified; imported: correct, wrong, abstained
+            ("fixed", "certified", 3, 3, 900, 1000, True, 0.8),
+            ("fixed", "abstained", 3, 3, 300, 500, False, 0.4),
+            ("fixed", "certified", 4, 3, 990, 1000, False, 0.9),
+            ("fixed", "misclassified", 4, 3, 0, 0, False, 0.0),
+            ("imported", "certified", np.nan, 3, np.nan, 1000, True, 0.7),
+            ("imported", "certified", np.nan, 3, np.nan, 1000, False, 0.9),
+            ("imported", "abstained", np.nan, 3, np.nan, 1000, False, 0.0),
+        ],
+        columns=["estimator", "status", "selected", "label", "count_top", "n", "correct", "p_lower"],
+    )
+    counts = [[100, 0, 0, 900], [200, 0, 0, 300], [1, 2, 3, 4, 990], [0] * 5, None, None, None]
+    assert label_probabilities(rows.assign(counts=pd.Series(counts))).tolist() == [0.9, 0.6, 0.004, 0, 0.7, 0, 0]
+
+
+def test_the_distribution_function_by_hand() -> None:
+    x, share = distribution(np.array([0.0, 0.5, 0.6, 0.6, 1.0, 0.2, 0.9, 0.0]))
+    assert x.tolist() == [0.5, 0.6, 0.9, 1.0]
+    assert share.tolist() == [4 / 8, 6 / 8, 7 / 8, 1]
+
+
+def test_the_figure_of_p_a_starts_with_the_lost_images_and_ends_with_all() -> None:
+    run = make_run(["ours"], (0.25,))
+    [line] = lines_of(figure_p_a(run).axes[0], looks(run)["ours"].colour)
+    below = label_probabilities(run.certificates) <= 0.5
+    assert line[0].tolist() == [0.5, 100 * below.mean()]
+    assert line[-1].tolist() == [1, 100]
+    assert (np.diff(line[:, 1]) >= 0).all()
+    assert "Imported" not in texts_of(figure_p_a(run))
+
+
+def test_imported_certificates_show_their_lower_bounds_and_say_so() -> None:
+    run = imported(make_run(["ours"], (0.25,)))
+    figure = figure_p_a(run)
+    [line] = lines_of(figure.axes[0], looks(run)["ours"].colour)
+    assert line[0, 1] == 100 * (1 - run.certificates["correct"].mean())
+    assert "Imported certificates have no counts" in texts_of(figure)
+    assert [name for name, _ in figures_of(run)] == ["figure_5_1", "figure_3_1", "p_a_ecdf"]
+
+
+def test_figure_5_2_shows_percent_by_finished_epochs() -> None:
+    run = make_run(["consistency", "generalised", "gaussian"], (0.25,))
+    figure = figure_5_2(run)
+    [line] = lines_of(figure.axes[0], looks(run)["consistency"].colour)
+    assert np.allclose(line, [[1, 1], [2, 11], [3, 21], [4, 31], [5, 41]])
+    assert len(figure.axes[0].lines) == 2
+
+
+def test_figure_5_3_says_which_directions_are_kept() -> None:
+    figure = figure_5_3(make_run(["gaussian", "gaussian_ld", "gaussian_ld_tenth", "ours"]))
+    assert [panel.get_title() for panel in figure.axes] == [
+        "σ = 0.25\ndirections kept: 50 (σ²/5), 25 (σ²/10)",
+        "σ = 0.5\ndirections kept: 100 (σ²/5), 50 (σ²/10)",
+    ]
+    assert "Gaussian+LD, variances above σ²/5" in texts_of(figure)
+    assert "Ours" not in texts_of(figure)
+    assert [threshold_name(ratio) for ratio in (1.0, 0.2, 0.1, 1 / 3, 0.3)] == ["σ²", "σ²/5", "σ²/10", "σ²/3", "0.3 σ²"]
+
+
+def test_the_gradient_is_the_derivative() -> None:
+    p, step = np.linspace(0.01, 0.985, 40), 1e-6
+    assert robustness_gradient(p) == pytest.approx((ndtri(p + step) - ndtri(p - step)) / (2 * step), rel=1e-4)
+    assert (thresholded_gradient(p) == robustness_gradient(p)).all()
+    assert thresholded_gradient([0.99, 0.9901, 1.0]).tolist() == [float(robustness_gradient(0.99)), 0, 0]
+    logit = np.log(p / (1 - p))  # a softmax of two classes, the other's logit 0
+    around = [ndtri(1 / (1 + np.exp(-(logit + sign * step)))) for sign in (1, -1)]
+    assert softmax_gradient(p) == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
+    assert softmax_gradient(0.5) == pytest.approx(np.sqrt(2 * np.pi) / 4)
+    assert ndtr(0) == 0.5
+
+
+def test_figure_4_3_marks_as_many_components_as_exceed_each_threshold() -> None:
+    run = make_run(["gaussian_ld"], components=1000)
+    figure = figure_4_3(run)
+    for panel, sigma in zip(figure.axes, (0.25, 0.5), strict=True):
+        kept = [int((30 / k**1.5 > ratio * sigma**2).sum()) for ratio in (1, 0.2, 0.1) for k in [np.arange(1, 1001)]]
+        assert kept_components(falling(1000), sigma) == kept
+        text = panel.get_legend().get_texts()  # type: ignore[union-attr]
+        assert [int(entry.get_text().split()[-3]) for entry in text] == kept
+        spectrum = np.asarray(panel.lines[0].get_xydata())
+        first, last = spectrum[[0, -1], 0].astype(int)
+        assert np.allclose(spectrum[:, 1], falling(1000)[first - 1 : last])
+        assert any(first <= count <= last for count in kept[1:])
+    assert "toy, 200 training images" in texts_of(figure)
+
+
+def test_the_range_of_components_is_the_thesiss_where_the_thresholds_lie_in_it() -> None:
+    assert component_range(falling(1000), 0.5) == (50, 450)
+    assert component_range(falling(150), 0.5) == (50, 150)  # there are no more
+    first, last = component_range(falling(1000), 0.12)
+    _, fifth, tenth = kept_components(falling(1000), 0.12)
+    assert first < fifth <= tenth <= last <= 1000
+    assert component_range(falling(4), 100.0)[0] < component_range(falling(4), 100.0)[1] == 4
+
+
+def test_of_two_spectra_the_larger_set_of_images_is_shown() -> None:
+    run = make_run(["gaussian_ld"], components=300)
+    larger = run.spectra.assign(images=1234)
+    both = replace(run, spectra=pd.concat([run.spectra, larger], ignore_index=True))
+    assert "toy, 1 234 training images" in texts_of(figure_4_3(both))
+
+
+def test_worker_hours_by_hand() -> None:
+    trials = pd.DataFrame({"train_seconds": [7200.0], "workers": [4.0], "certify_seconds": [1800.0]})
+    assert worker_hours(trials).tolist() == [8.5]
+
+
+def test_costs_are_of_the_trials_trained_here() -> None:
+    here, there = make_run(["ours"], (0.25,)), imported(make_run(["gaussian"], (0.25,)))
+    both = Run(pd.concat([here.certificates, there.certificates]), pd.concat([here.trials, there.trials]), here.epochs)
+    figure = figure_cost(both)
+    [point] = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
+    assert point.tolist() == [[2 * 4 + 0.5, (here.certificates["radius"] * here.certificates["correct"]).mean()]]
+    assert "worker-hours" in texts_of(figure)
+    here.trials["memory_kind"] = "accelerator"
+    assert "accelerator-hours" in texts_of(figure_cost(here))
+
+
+@pytest.mark.parametrize(
+    ("methods", "components", "names"),
+    [
+        (["own_method"], 0, ["figure_5_1", "figure_3_1", "p_a_ecdf", "cost"]),
+        (["generalised"], 0, ["figure_5_1", "figure_3_1", "p_a_ecdf", "cost"]),
+        (["gaussian_ld"], 30, ["figure_5_1", "figure_3_1", "figure_4_3", "p_a_ecdf", "cost"]),
+        (
+            ["gaussian", "gaussian_ld", "consistency", "generalised_per_sample"],
+            30,
+            ["figure_5_1", "figure_5_2", "figure_5_3", "figure_3_1", "figure_4_3", "p_a_ecdf", "cost"],
+        ),
+    ],
+)
+def test_a_run_has_the_figures_it_has_data_for(methods: list[str], components: int, names: list[str]) -> None:
+    assert [name for name, _ in figures_of(make_run(methods, components=components))] == names
+
+
+def test_pictures_are_written_not_blank_and_equal_when_written_again(tmp_path: Path) -> None:
+    settings = dict(mpl.rcParams)
+    run = make_run(["gaussian", "gaussian_ld", "consistency", "generalised"], components=30)
+    for folder in ("a", "b"):
+        for name, figure in figures_of(run):
+            save_figure(figure, tmp_path / folder, name)
+    written = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(written) == 14
+    for name in written:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        if name.endswith(".png"):
+            picture = imread(tmp_path / "a" / name)
+            assert picture.shape[1] == 2 * 660 if name != "figure_3_1.png" else 3 * 660
+            assert picture.std() > 0.02
+    assert dict(mpl.rcParams) == settings  # other people's figures keep their style

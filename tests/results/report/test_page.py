@@ -1,0 +1,352 @@
+"""What is in the file, without a browser; tests/results/report/test_page_in_browser.py opens it in one."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from results import certified_accuracy
+from results.analysis.groups import certified_groups
+from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.report.page import write_page
+from results.report.page.charts import POINTS, radius_step
+from results.report.page.images import STATUSES
+from results.report.page.words import summary
+from results.report.table import Column, ResultTable, Row
+from results.report.tables import table_5_1, tables_of
+from results.store.run import Run
+from results.store.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
+
+N, ALPHA = 100_000, 0.001
+HOSTILE = '</script><img src=x onerror="alert(1)">\u2028{{script}}<!--'
+NO_THUMBNAILS = THUMBNAILS.empty_table().to_pandas()
+Cell = tuple[str, float, int]
+"""Method, σ, seed."""
+CELLS: tuple[Cell, ...] = (
+    ("ours", 0.25, 0), ("gaussian", 0.25, 0), ("gaussian", 0.25, 1),
+    ("ours", 0.5, 0), ("gaussian", 0.5, 0), ("gaussian", 0.5, 1),
+)  # fmt: skip
+
+
+def random_run(images: int = 40, cells: tuple[Cell, ...] = CELLS, imported: tuple[Cell, ...] = (), **texts: str) -> Run:
+    """A run in memory, whose counts are multinomial draws of random class probabilities.
+
+    Args:
+        imported: cells without counts, as of another program's log.
+        texts: `title` of the first cell's method, `dataset`, `command`.
+    """
+    certificates = [_rows(cell, images, place) for place, cell in enumerate(cells)]
+    certificates += [_without_counts(_rows(cell, images, 99)) for cell in imported]
+    dataset = texts.get("dataset", "cifar10")
+    names = {"ours": "Ours", "gaussian": "Gaussian", (cells + imported)[0][0]: texts.get("title", "Ours")}
+    epochs = [
+        {"trial_id": _trial_id(cell), "method": cell[0], "sigma": cell[1], "seed": cell[2], "epoch": epoch}
+        | {"learning_rate": 0.1, "loss": 2.0 / (epoch + 1), "noisy_test_accuracy": 0.1 * epoch, "seconds": 1.0}
+        for cell in cells
+        for epoch in range(4 if cell[0] == "ours" else 6)
+    ]
+    trials = [_trial(cell, names.get(cell[0], cell[0]), dataset, images) for cell in cells]
+    unknown = ("train_seconds", "workers", "device", "memory_bytes", "member_memory_bytes", "memory_kind")
+    trials += [_trial(cell, names.get(cell[0], cell[0]), dataset, images) | dict.fromkeys(unknown) for cell in imported]
+    description = {"trials": [], "command": ["bench", texts.get("command", "run")], "versions": {"torch": "2.11"}}
+    return Run(
+        pd.concat(certificates, ignore_index=True).assign(dataset=dataset)[CERTIFICATES.names],
+        pd.DataFrame(trials).reindex(columns=TRIALS.names),
+        pd.DataFrame(epochs, columns=EPOCHS.names),
+        descriptions=(description,),
+        missing=("a-trial-that-is-not-finished",),
+    )
+
+
+def thumbnails(images: int, dataset: str = "cifar10") -> pd.DataFrame:
+    """Pictures of one colour each, which differs from image to image."""
+    rows = []
+    for index in range(images):
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), colour_of(index)).save(file, "PNG")
+        rows.append({"dataset": dataset, "index": 3 * index, "png": file.getvalue()})
+    return pd.DataFrame(rows, columns=THUMBNAILS.names)
+
+
+def write(run: Run, path: Path, pictures: pd.DataFrame = NO_THUMBNAILS) -> Path:
+    write_page(run, list(tables_of(run)), pictures, path)
+    return path
+
+
+def _trial_id(cell: Cell) -> str:
+    return f"{cell[0]}-sigma{cell[1]:g}-seed{cell[2]}"
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    return (index * 37 % 200 + 20, index * 91 % 200 + 20, 128)
+
+
+def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
+    random = np.random.default_rng([place, images])
+    labels = np.random.default_rng(images).integers(10, size=images)
+    weights = 1.5 * random.gumbel(size=(images, 10))
+    weights[np.arange(images), labels] += 4 + random.normal(size=images) * 2
+    probabilities = np.exp(weights) / np.exp(weights).sum(axis=1, keepdims=True)
+    counts = random.multinomial(N, probabilities)
+    selected = probabilities.argmax(axis=1)
+    skipped = selected != labels
+    counts[skipped] = 0
+    top = counts[np.arange(images), selected]
+    p_lower = np.where(skipped, 0.0, lower_confidence_bound(top, N, ALPHA))
+    certified = p_lower >= 0.5
+    predicted = np.where(certified, selected, -1)
+    return pd.DataFrame(
+        {
+            "trial_id": _trial_id(cell),
+            "method": cell[0],
+            "sigma": cell[1],
+            "seed": cell[2],
+            "split": "test",
+            "index": 3 * np.arange(images),
+            "label": labels,
+            "predicted": predicted,
+            "status": np.where(skipped, "misclassified", np.where(certified, "certified", "abstained")),
+            "correct": predicted == labels,
+            "radius": certified_radius(p_lower, cell[1]),
+            "radius_two_sided": np.nan,
+            "p_lower": p_lower,
+            "selected": selected,
+            "count_top": top,
+            "n": np.where(skipped, 0, N),
+            "n0": 100,
+            "alpha": ALPHA,
+            "estimator": "fixed",
+            "classifier": "network",
+            "selection_counts": list(counts),
+            "counts": list(counts),
+            "seconds": 0.5,
+            "joules": np.nan,
+            "precision": "fp32",
+            "engine": "eager",
+            "batch": 64,
+            "device": "a machine",
+            "device_kind": "cpu",
+            "torch_version": "2.11",
+            "checkpoint_sha256": "0" * 64,
+        }
+    )
+
+
+def _without_counts(rows: pd.DataFrame) -> pd.DataFrame:
+    status = np.where(rows["predicted"] >= 0, "certified", "abstained")
+    return rows.assign(status=status, n=N, selected=np.nan, count_top=np.nan, counts=None, estimator="imported")
+
+
+def _trial(cell: Cell, title: str, dataset: str, images: int) -> dict[str, Any]:
+    settings = {"name": cell[0], "sigma": cell[1], "seed": cell[2], "dataset": dataset, "options": {"of": title}}
+    return {
+        "trial_id": _trial_id(cell),
+        "method": cell[0],
+        "title": title,
+        "sigma": cell[1],
+        "seed": cell[2],
+        "dataset": dataset,
+        "model": "resnet20",
+        "n": N,
+        "n0": 100,
+        "alpha": ALPHA,
+        "images": images,
+        "members": [],
+        "train_seconds": 3600.0 * (1 + cell[2]),
+        "train_copies_per_second": 1000.0,
+        "memory_bytes": 2_000_000_000,
+        "member_memory_bytes": 2_000_000_000,
+        "memory_kind": "resident",
+        "certify_seconds": 1800.0,
+        "certify_copies_per_second": 900.0,
+        "workers": 1,
+        "device": "a machine",
+        "train_precision": "fp32",
+        "torch_version": "2.11",
+        "checkpoint_sha256": "0" * 64,
+        "settings": json.dumps(settings),
+    }
+
+
+class Parts(HTMLParser):
+    """The elements of a page, as a browser's parser finds them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append((f"/{tag}", {}))
+
+    def data(self, name: str) -> str:
+        return next(text for attributes, text in self.scripts if attributes.get("id") == name)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.data("content"))
+        return content
+
+
+def test_packed_certificates_are_those_of_the_run(tmp_path: Path) -> None:
+    whole = random_run(imported=(("log", 0.25, 0),))
+    run = replace(whole, certificates=whole.certificates.drop(index=5))  # one trial lacks an image
+    parts = Parts(write(run, tmp_path / "report.html"))
+    packed = gzip.decompress(base64.b64decode(parts.data("certificates")))
+
+    def array(place: dict[str, Any]) -> np.ndarray[Any, Any]:
+        return np.frombuffer(packed, np.dtype(place["type"]), place["length"], place["offset"])
+
+    [dataset] = parts.content["images"]
+    index, label = array(dataset["index"]), array(dataset["label"])
+    assert len(dataset["trials"]) == run.certificates["trial_id"].nunique()
+    for trial in dataset["trials"]:
+        rows = run.certificates[run.certificates["trial_id"] == trial["trial"]]
+        at = np.searchsorted(index, rows["index"])
+        assert (np.delete(array(trial["status"]), at) == 0).all()
+        assert (label[at] == rows["label"]).all()
+        assert [STATUSES[code] for code in array(trial["status"])[at]] == rows["status"].tolist()
+        for name in ("radius", "p_lower", "predicted", "n"):
+            assert (array(trial[name])[at] == rows[name]).all()
+        assert (array(trial["selected"])[at] == rows["selected"].fillna(-1)).all()
+        if trial["counts"] is None:
+            assert trial["trial"].startswith("log")
+        else:
+            counts = array(trial["counts"]).reshape(len(index), trial["num_classes"])
+            assert counts[at].tolist() == [list(row) for row in rows["counts"]]
+
+
+def test_lines_are_the_metric_at_every_radius(tmp_path: Path) -> None:
+    run = random_run()
+    panels = Parts(write(run, tmp_path / "report.html")).content["charts"]["certified"]
+    for group in certified_groups(run):
+        panel = next(panel for panel in panels if panel["title"] == f"σ = {group.sigma:g}")
+        line = next(line for line in panel["lines"] if line["method"] == group.method)
+        for place, value in enumerate(line["values"]):
+            radius = round(place * panel["step"], 12)
+            expected = np.mean([certified_accuracy(rows, radius) for rows in group.seeds])
+            assert value == pytest.approx(100 * expected, abs=0.0501)
+        assert line["values"][-1] == 0
+        assert (np.array(line["lower"]) <= line["values"]).all()
+        assert (np.array(line["upper"]) >= line["values"]).all()
+
+
+@pytest.mark.parametrize("largest", [1e-4, 0.25, 0.953, 1.0, 1.906, 3.81, 381.0])
+def test_the_step_of_radii_is_round_and_fine_enough(largest: float) -> None:
+    step = radius_step(largest)
+    assert largest / POINTS <= step < 2.6 * largest / POINTS
+    assert round(100 / step) * step == pytest.approx(100)
+
+
+def test_text_of_the_run_stays_text(tmp_path: Path) -> None:
+    run = random_run(title=HOSTILE, dataset=HOSTILE, command=HOSTILE)
+    path = write(run, tmp_path / "report.html", thumbnails(4, HOSTILE))
+    parts, text = Parts(path), path.read_text(encoding="utf-8")
+    assert not any(tag == "img" for tag, _ in parts.tags)
+    assert not any(name.startswith("on") for _, attributes in parts.tags for name in attributes)
+    assert text.count("<script") == text.count("</script>") == len(parts.scripts)
+    assert not any("\u2028" in script for _, script in parts.scripts)
+    assert parts.content["tables"][0]["rows"][0]["title"] == HOSTILE
+    assert parts.content["images"][0]["name"] == HOSTILE
+
+
+def test_nothing_is_loaded_and_no_other_script_may_run(tmp_path: Path) -> None:
+    parts = Parts(write(random_run(), tmp_path / "report.html", thumbnails(3)))
+    for _, attributes in parts.tags:
+        for name in ("src", "href", "srcset", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,"))
+    [policy] = [
+        meta["content"] or "" for tag, meta in parts.tags if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none';")
+    running = [text for attributes, text in parts.scripts if "type" not in attributes]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in running]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert f"script-src {allowed};" in policy
+    assert "@import" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_equal_runs_give_equal_pages(tmp_path: Path) -> None:
+    first, second = (write(random_run(), tmp_path / name, thumbnails(40)) for name in ("one.html", "two.html"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_page_is_small(tmp_path: Path) -> None:
+    images, pictures = 1500, 1100
+    path = write(random_run(images), tmp_path / "report.html", thumbnails(pictures))
+    # With 450 bytes for each photograph, 12 trials of 10 000 images stay below 10 MB.
+    assert path.stat().st_size < 300_000 + 40 * images * len(CELLS)
+
+
+def test_tiles_hold_the_thumbnails(tmp_path: Path) -> None:
+    count = 1100  # more than a sheet
+    parts = Parts(write(random_run(), tmp_path / "report.html", thumbnails(count)))
+    tiles = parts.content["tiles"]["cifar10"]
+    assert tiles["index"] == [3 * place for place in range(count)]
+    sheets = [Image.open(io.BytesIO(base64.b64decode(parts.data(name)))) for name in tiles["sheets"]]
+    for place in (0, 39, 40, 999, 1000, 1099):
+        within = place % tiles["tiles"]
+        left, top = within % tiles["columns"] * tiles["pitch"], within // tiles["columns"] * tiles["pitch"]
+        tile = sheets[place // tiles["tiles"]].crop((left, top, left + tiles["size"], top + tiles["size"]))
+        assert np.asarray(tile).mean(axis=(0, 1)) == pytest.approx(colour_of(place), abs=4)
+
+
+def test_pages_of_runs_that_lack_things(tmp_path: Path) -> None:
+    imported = Parts(write(random_run(cells=(), imported=(("log", 0.25, 0),)), tmp_path / "imported.html")).content
+    assert imported["images"][0]["trials"][0]["counts"] is None
+    assert imported["charts"]["accuracy"] == imported["charts"]["cost"] == []
+    assert any("Imported certificates" in sentence for sentence in imported["caveats"])
+    whole = random_run()
+    abstained: dict[str, Any] = {
+        "radius": 0.0,
+        "p_lower": 0.0,
+        "predicted": -1,
+        "correct": False,
+        "status": "abstained",
+    }
+    run = replace(whole, certificates=whole.certificates.assign(**abstained))
+    write_page(run, [table_5_1(run)], NO_THUMBNAILS, tmp_path / "abstained.html")
+    charts = Parts(tmp_path / "abstained.html").content["charts"]
+    assert all(line["values"] == [0.0] * len(line["values"]) for line in charts["certified"][0]["lines"])
+
+
+def test_settings_say_what_differs_and_whose_it_is(tmp_path: Path) -> None:
+    content = Parts(write(random_run(title="First"), tmp_path / "report.html")).content["settings"]
+    assert content["shared"] == [["dataset", "cifar10"]]
+    assert content["differing"] == [{"key": "options.of", "values": [["First", "First"], ["Gaussian", "Gaussian"]]}]
+
+
+def test_a_page_says_what_is_missing(tmp_path: Path) -> None:
+    content = Parts(write(random_run(), tmp_path / "report.html")).content
+    assert any("a-trial-that-is-not-finished" in sentence for sentence in content["caveats"])
+    assert ["Trials", "6 finished, 1 not finished"] in content["summary"]["facts"]
+
+
+def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
+    settings = {"a": ("data", 1000), "b": ("data", 1000), "log": ("data", 100_000)}
+    acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
+    rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
+    table = ResultTable("table_5_1", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
+    assert [best["title"] for best in summary(random_run(), [table])["best"]] == ["b"]

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from results import Interval, average_certified_radius, certified_accuracy, read_run
+from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
+from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
+from results.report.tables import table_5_1, table_5_2, table_beyond_acr
+from results.report.write import write_report
+from results.store.folder import RunFolder, read_json, write_json
+from results.store.merge import merge_run
+from results.store.run import Run
+from tests.conftest import here, small_trial, write_fake_run
+
+
+@pytest.fixture
+def run(fake_run: RunFolder) -> Run:
+    merge_run(fake_run)
+    return on(read_run(fake_run.path), "cifar10")
+
+
+def on(run: Run, dataset: str) -> Run:
+    """The same numbers, as if of other data; published ones are of cifar10."""
+    rows, trials = (frame.assign(dataset=dataset) for frame in (run.certificates, run.trials))
+    return replace(run, certificates=rows, trials=trials)
+
+
+def certificates(radii: list[float], correct: list[bool]) -> pd.DataFrame:
+    return pd.DataFrame({"trial_id": "t", "radius": radii, "correct": correct})
+
+
+def test_metrics_by_hand() -> None:
+    rows = certificates([0.5, 0.49996, 0.8, 0.0], [True, True, False, False])
+    assert certified_accuracy(rows, 0) == 0.5
+    assert certified_accuracy(rows, 0.5) == 0.25  # .49996 is not .5
+    assert certified_accuracy(rows, 0.51) == 0
+    assert average_certified_radius(rows) == pytest.approx((0.5 + 0.49996) / 4)
+
+
+def test_metrics_refuse_what_has_no_answer() -> None:
+    with pytest.raises(ValueError, match="no certificates"):
+        certified_accuracy(certificates([], []), 0)
+    with pytest.raises(ValueError, match="radius = -1"):
+        certified_accuracy(certificates([0.1], [True]), -1)
+    two = pd.concat([certificates([0.1], [True]), certificates([0.2], [True]).assign(trial_id="u")])
+    with pytest.raises(ValueError, match="several trials"):
+        average_certified_radius(two)
+
+
+def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
+    table = table_5_1(run)
+    assert [(row.sigma, row.method) for row in table.rows] == [
+        (0.25, "ours"), (0.25, "gaussian"), (0.5, "ours"), (0.5, "gaussian"),
+    ]  # fmt: skip
+    headings = [column.heading for column in table.columns]
+    assert headings == ["ACR", "ACC", "0.25", "0.50", "0.75", "1.00", "1.25", "1.50", "1.75"]
+    assert table.rows[0].published["acr"] == 0.542
+    assert "n = 2 000, n0 = 10, alpha = 0.001" in table.setting[0]
+    assert "12 test images" in table.setting[0]
+    assert "the network is not ResNet-110" in table.setting[1]
+    for row in table.rows:
+        rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
+        assert row.measured["acr"] == average_certified_radius(rows)
+        assert row.measured["r0.50"] == 100 * certified_accuracy(rows, 0.5)
+
+
+def test_table_5_2_has_costs_at_the_smallest_sigma(run: Run) -> None:
+    table = table_5_2(run)
+    assert [row.method for row in table.rows] == ["gaussian", "ours"]
+    assert table.rows[0].measured["runtime_hours"] == pytest.approx(0.01)
+    assert table.rows[0].measured["memory_gb"] == pytest.approx(2)
+    assert table.rows[0].published["memory_gb"] == 2.9
+    assert any("resident" in sentence for sentence in table.caption)
+
+
+def test_the_best_value_of_each_sigma_is_bold_and_a_tie_of_all_is_not(run: Run) -> None:
+    table = table_5_1(run)
+    acr, last = table.columns[0], table.columns[-1]
+    for sigma in (0.25, 0.5):
+        rows = [row for row in table.rows if row.sigma == sigma]
+        assert [table.best(row, acr) for row in rows] == [
+            row.measured["acr"] == max(other.measured["acr"] for other in rows) for row in rows
+        ]
+        assert not any(table.best(row, last) for row in rows)
+
+
+def test_formats_hold_the_same_numbers(run: Run) -> None:
+    table = table_5_1(run)
+    acr = table.rows[0].measured["acr"]
+    parsed = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert float(parsed[0]["acr"]) == acr
+    assert float(parsed[0]["acr_published"]) == 0.542
+    markdown = to_markdown(table)
+    assert f"{acr:.3f}" in markdown
+    assert "(0.542, " in markdown
+    assert all(line.count("|") == 12 for line in markdown.splitlines() if line.startswith("|"))
+    latex = to_latex(table)
+    assert latex.count(r"\\") == 3 * len(table.rows) + 1  # measured, interval, published
+    assert all(word in latex for word in (r"\toprule", r"\midrule", r"\bottomrule", "0.542"))
+    assert "σ" not in latex
+    console = Console(width=80, record=True)
+    console.print(to_terminal(table))
+    text = console.export_text()
+    assert "0.542" in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_several_seeds_are_averaged(tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    [row] = table_5_1(run).rows
+    each = [average_certified_radius(rows) for _, rows in run.certificates.groupby("trial_id")]
+    assert row.measured["acr"] == pytest.approx(sum(each) / 2)
+    assert "mean of 2 training seeds" in table_5_1(run).setting[0]
+
+
+def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
+    trials = [small_trial("ours"), small_trial("ours", name="ours_tenth", decomposition_ratio=0.1)]
+    folder = write_fake_run(tmp_path / "run", trials)
+    merge_run(folder)
+    assert [row.title for row in table_5_1(read_run(folder.path)).rows] == ["ours", "ours_tenth"]
+
+
+def test_report_writes_every_file(fake_run: RunFolder) -> None:
+    merge_run(fake_run)
+    write_report(fake_run)
+    names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
+    tables = [f"{table}.{kind}" for table in ("table_5_1", "table_5_2", "beyond_acr") for kind in ("csv", "md", "tex")]
+    figures = [
+        f"{figure}.{kind}" for figure in ("figure_5_1", "figure_3_1", "p_a_ecdf", "cost") for kind in ("pdf", "png")
+    ]
+    assert names == sorted(tables + figures)
+    assert here(fake_run.page).stat().st_size > 10_000
+
+
+def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder) -> None:
+    merge_run(fake_run)
+    files = (fake_run.tables, fake_run.figures)
+
+    def written() -> dict[str, bytes]:
+        write_report(fake_run)
+        found = {path.name: path.read_bytes() for folder in files for path in folder.iterdir()}
+        return found | {"page": fake_run.page.read_bytes()}
+
+    assert written() == written()
+
+
+def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
+    table = table_5_1(on(run, "synthetic"), "thesis")
+    assert "†" in to_markdown(table_5_1(run))
+    assert "published" not in to_csv(table) + to_markdown(replace(table, setting=[], caption=[]))
+    assert "No published numbers stand here: they are of CIFAR-10." in table.caption
+    assert "the data is not CIFAR-10" in table.setting[1]
+    quarter = run.trials["sigma"] == 0.25
+    both = replace(run, trials=run.trials.assign(dataset=run.trials["dataset"].where(quarter, "mine@1234")))
+    assert {row.sigma for row in table_5_1(both, "thesis").rows if row.published} == {0.25}
+
+
+def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
+    [sentence] = [sentence for sentence in table_5_1(run).caption if "No radius can be above" in sentence]
+    for sigma in (0.25, 0.5):
+        assert f"{float(largest_radius(2000, 0.001, sigma)):.3f} at σ = {sigma:g}" in sentence
+    wide = run.trials.assign(n=10**9, sigma=1.0)
+    certificates = run.certificates.assign(sigma=1.0)
+    one = wide["trial_id"].isin(wide["trial_id"][:2])
+    alone = replace(
+        run, trials=wide[one], certificates=certificates[certificates["trial_id"].isin(wide["trial_id"][:2])]
+    )
+    assert not any("No radius" in sentence for sentence in table_5_1(alone).caption)
+    above = replace(run, certificates=run.certificates.assign(radius=2.0))  # as some published logs have it
+    assert not any("No radius" in sentence for sentence in table_5_1(above).caption)
+
+
+def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
+    table = table_5_1(run)
+    for row in table.rows:
+        for key, interval in row.intervals.items():
+            assert not interval or interval.lower <= row.measured[key] <= interval.upper
+            apart = row.difference_intervals[key]
+            assert row.is_outside(key) == bool(apart and not apart.lower <= 0 <= apart.upper)
+            if apart:
+                assert apart.lower <= row.difference(key) <= apart.upper  # type: ignore[operator]
+                assert apart.upper - apart.lower >= interval.upper - interval.lower - 1e-9
+    [ours, *_] = table.rows
+    assert ours.difference("acr") == pytest.approx(ours.measured["acr"] - 0.542)
+    # 12 images at σ = .25 with n = 2000: nothing can be certified at 1.00, so there is no doubt about it
+    assert ours.intervals["r1.00"] == Interval(0, 0)
+    cell = next(line for line in to_markdown(table).splitlines() if line.startswith("| 0.25 | Ours")).split("|")[3]
+    low, high = ours.intervals["acr"].lower, ours.intervals["acr"].upper
+    assert f"[{low:.3f}, {high:.3f}] (0.542, " in cell
+    assert ("†" in cell) == ours.is_outside("acr")
+
+
+def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1, 2)])
+    merge_run(folder)
+    table = table_5_1(read_run(folder.path))
+    [row] = table.rows
+    assert len(row.seeds["acr"]) == 3
+    assert row.spread("acr") == pytest.approx(np.std(row.seeds["acr"], ddof=1))
+    parsed = next(iter(csv.DictReader(io.StringIO(to_csv(table)))))
+    assert [float(value) for value in parsed["acr_seeds"].split()] == row.seeds["acr"]
+    assert f"sd {row.spread('acr'):.3f}" in to_markdown(table)
+    assert "sd over the seeds" in to_markdown(table)
+
+
+def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
+    nothing = run.certificates.assign(correct=False, radius=0.0)
+    row = table_5_1(replace(run, certificates=nothing)).rows[0]
+    assert row.measured["acr"] == 0
+    assert not row.intervals["acr"]
+    assert not row.is_outside("acr")
+
+
+def test_p_a_of_a_missed_selection_is_known_where_it_was_estimated(tmp_path: Path) -> None:
+    certify = {"n": 2000, "n0": 10, "skip_misclassified": False}
+    folder = write_fake_run(tmp_path / "run", [small_trial(certify=certify)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    rows = run.certificates
+    missed = rows["selected"] != rows["label"]
+    assert missed.any()
+    assert (rows.loc[missed, "n"] > 0).all()
+    # On those the label has all copies that the selected class has not.
+    counts = rows["counts"].map(np.zeros_like)
+    for index in rows.index:
+        counts[index][rows["selected"][index]] = 2000 - 1900 * missed[index]
+        counts[index][rows["label"][index]] += 1900 * missed[index]
+    known = replace(run, certificates=rows.assign(counts=counts, count_top=np.where(missed, 100, 2000)))
+    [row] = table_beyond_acr(known).rows
+    assert row.measured["above_0.9"] == 100
+    assert row.measured["above_0.99"] == pytest.approx(100 * (~missed).mean())
+
+
+def test_rows_that_share_trained_models_are_told_in_the_caption(tmp_path: Path) -> None:
+    trials = [small_trial(method, sigma) for sigma in (0.25, 0.5) for method in ("consistency", "ensemble", "gaussian")]
+    folder = write_fake_run(tmp_path / "run", trials)
+    for trial in trials:
+        training = folder.trial(trial.trial_id).training
+        write_json(training, read_json(training) | {"members": [member.trial_id for member in trial.members]})
+    merge_run(folder)
+    run = read_run(folder.path)
+    expected = "Not independent, for they share trained models: consistency and ensemble at σ = 0.25 and 0.5."
+    assert expected in table_5_1(run).setting
+    assert expected in table_5_2(run).setting
+    alone = run.trials["method"] != "consistency"
+    kept = run.certificates["method"] != "consistency"
+    without = replace(run, trials=run.trials[alone], certificates=run.certificates[kept])
+    assert not any("Not independent" in sentence for sentence in table_5_1(without).setting)
+
+
+def test_a_budget_that_cannot_be_drawn_leaves_its_cell_empty(run: Run) -> None:
+    n = 2 * 10**9
+    rows = run.certificates
+    many = rows.assign(n=rows["n"] * 10**6, count_top=rows["count_top"] * 10**6)
+    p_lower = lower_confidence_bound(many["count_top"], many["n"].clip(lower=1), many["alpha"])
+    many = many.assign(p_lower=p_lower, radius=certified_radius(p_lower, many["sigma"]))
+    table = table_beyond_acr(replace(run, trials=run.trials.assign(n=n), certificates=many))
+    for row in table.rows:
+        assert f"acr_{n}" in row.measured
+        assert "acr_1000" not in row.measured
+
+
+@pytest.mark.parametrize(("column", "value"), [("n", 7), ("alpha", 0.05), ("images", 3), ("dataset", "other")])
+def test_unlike_seeds_are_not_averaged(column: str, value: object, tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    unlike = run.trials.copy()
+    unlike[column] = [unlike[column].iloc[0], value]
+    with pytest.raises(ValueError, match=rf"the seeds of gaussian at σ = 0.25 cannot be averaged: {column} is"):
+        table_5_1(replace(run, trials=unlike))
+    other = run.certificates["seed"] == 1
+    moved = run.certificates.assign(index=run.certificates["index"] + other)
+    with pytest.raises(ValueError, match="test images are different"):
+        table_5_1(replace(run, certificates=moved))
+
+
+def test_only_equal_settings_are_ranked(run: Run) -> None:
+    other = run.trials.copy()
+    other.loc[other["method"] == "ours", "n"] = 1500
+    table = table_5_1(replace(run, trials=other))
+    assert not any(table.best(row, column) for row in table.rows for column in table.columns)
+    equal = table_5_1(run)
+    assert any(equal.best(row, column) for row in equal.rows for column in equal.columns)
+    budgets = [column.key for column in table_beyond_acr(replace(run, trials=other)).columns if "acr" in column.key]
+    assert budgets == ["acr_1000", "acr_1500", "acr_2000"]
+
+
+def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:
+    runs = []
+    for name, n in (("one", 40), ("two", 50)):
+        trial = small_trial(certify={"n": n, "n0": 10, "images": 12})
+        runs.append(write_fake_run(tmp_path / name, [trial]))
+        merge_run(runs[-1])
+    with pytest.raises(ValueError, match=r"two trials are gaussian at σ = 0.25 with seed 0"):
+        table_5_1(read_run(*(folder.path for folder in runs)))
+
+
+def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run) -> None:
+    table = table_5_1(run, "sun2025_logs")
+    rows = {(row.sigma, row.method): row for row in table.rows}
+    assert rows[0.25, "gaussian"].published["acr"] == 0.4867
+    assert rows[0.5, "cat_rs"].measured == {}
+    assert (1.0, "cat_rs") not in rows
+    assert [row.sigma for row in table.rows] == sorted(row.sigma for row in table.rows)
+    assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
+    with pytest.raises(ValueError, match=r"unknown source of published numbers 'cohn'; known: thesis, cohen2019"):
+        table_5_1(run, "cohn")
+
+
+def test_another_source_stands_beside_costs_too(run: Run) -> None:
+    table = table_5_2(run, "sun2025_logs")
+    gaussian = table.rows[0]
+    assert gaussian.published == {
+        "acr": 0.4867,
+        "accuracy_percent": pytest.approx(gaussian.published["accuracy_percent"]),
+    }
+    assert table.notes == []
+    assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
+
+
+def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> None:
+    table = table_5_2(run)
+    row = table.rows[0]
+    trial = run.trials[(run.trials["method"] == row.method) & (run.trials["sigma"] == 0.25)].iloc[0]
+    assert row.measured["train_rate"] == 100
+    assert row.measured["certify_rate"] == trial["certify_copies_per_second"]
+    assert row.measured["worker_hours"] == pytest.approx((36 * 1 + trial["certify_seconds"]) / 3600)
+    assert "energy_kwh" not in [column.key for column in table.columns]
+    known = replace(run, trials=run.trials.assign(train_joules=3.6e6, certify_joules=1.8e6))
+    assert table_5_2(known).rows[0].measured["energy_kwh"] == pytest.approx(1.5)
+    assert any("accelerators' own counters" in sentence for sentence in table_5_2(known).caption)
+
+
+def test_beyond_acr_ranks_at_every_budget(run: Run) -> None:
+    table = table_beyond_acr(run)
+    assert [column.key for column in table.columns][:4] == ["acr_1000", "rank_1000", "acr_2000", "rank_2000"]
+    for row in table.rows:
+        rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
+        assert row.measured["acr_2000"] == pytest.approx(average_certified_radius(rows))
+        assert row.measured["acr_1000"] < row.measured["acr_2000"]
+        p_a = (rows["count_top"] / rows["n"].clip(lower=1)).where(rows["selected"] == rows["label"], 0)
+        assert row.measured["above_0.9"] == pytest.approx(100 * (p_a > 0.9).mean())
+    for sigma in (0.25, 0.5):
+        assert sorted(row.measured["rank_1000"] for row in table.rows if row.sigma == sigma) == [1, 2]
+
+
+def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
+    first = fake_run.trial_ids()[0]
+    write_json(fake_run.trial(first).state, {"state": "waiting"})
+    merge_run(fake_run)
+    assert f"Not finished, so not here: {first}." in table_5_1(read_run(fake_run.path)).setting
+    for trial_id in fake_run.trial_ids():
+        write_json(fake_run.trial(trial_id).state, {"state": "waiting"})
+    merge_run(fake_run)
+    with pytest.raises(ValueError, match=rf"no trial is finished.*not finished: {first}"):
+        write_report(fake_run)
+
+
+def test_latex_compiles_without_what_latex_does_not_know(run: Run) -> None:
+    for table in (table_5_1(run, "aces2022_logs"), table_5_2(run), table_beyond_acr(run)):
+        text = to_latex(table)
+        assert text.isascii()
+        columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+        body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+        assert all(line.count("&") - line.count(r"\&") == len(columns) - 1 for line in body.splitlines() if "&" in line)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import results.store.lock
+from results.store.folder import AnyPath, RunFolder, listing, location
+from results.store.lock import LockedError, RunLock, end_command, holder
+from tests.s3 import bucket, s3_server  # noqa: F401
+
+HOLD = """
+import sys, time
+from results.store.folder import RunFolder, location
+from results.store.lock import RunLock
+with RunLock(RunFolder(location(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
+    if request.param == "local":
+        return RunFolder(tmp_path / "run")
+    return RunFolder(location(request.getfixturevalue("bucket") + "/some/run"))
+
+
+@pytest.fixture
+def elsewhere(run: RunFolder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts processes that hold the lock until their input ends."""
+    processes = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def from_another_machine(run: RunFolder) -> None:
+    """Make it look as if the claims were of processes that cannot be seen from here."""
+    for claim, _ in run.claims("run"):
+        content = json.loads(claim.read_bytes())
+        claim.write_bytes(json.dumps(content | {"machine": "0" * 12, "host": "far-away"}).encode())
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, *, stale: float) -> None:
+    monkeypatch.setattr(results.store.lock, "STALE_SECONDS", stale)
+
+
+def test_a_second_one_is_told_who_holds_the_run_and_nothing_stays_behind(
+    run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]
+) -> None:
+    process = elsewhere()
+    with pytest.raises(LockedError, match=rf"is in use by process {process.pid} on .+ since 20.+: wait for it, stop"):
+        RunLock(run).__enter__()
+    found = holder(run)
+    assert found
+    assert (found.pid, found.dead) == (process.pid, False)
+    assert len(run.claims("run")) == 1
+    process.communicate()
+    assert holder(run) is None
+    with RunLock(run), RunLock(run, name="report"):
+        mine = holder(run)
+        assert mine
+        assert (mine.pid, mine.dead) == (os.getpid(), False)
+    assert not listing(run.path) or not any(path.name.startswith("lock") for path, _ in listing(run.path))
+
+
+def test_a_killed_holder_is_followed_at_once(run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]) -> None:
+    process = elsewhere()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    found = holder(run)
+    assert found
+    assert found.dead
+    before = time.monotonic()
+    with RunLock(run):
+        assert time.monotonic() - before < results.store.lock.STALE_SECONDS / 2
+        assert len(run.claims("run")) == 1
+
+
+def test_one_of_another_machine_is_dead_when_it_no_longer_renews(
+    run: RunFolder,
+    elsewhere: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quick(monkeypatch, stale=3.0)
+    process = elsewhere()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    from_another_machine(run)
+    with caplog.at_level(logging.WARNING), RunLock(run):
+        assert f"claimed by process {process.pid} on far-away" in caplog.text
+        assert len(run.claims("run")) == 1
+
+
+def test_one_of_another_machine_that_renews_keeps_the_run(
+    run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]
+) -> None:
+    elsewhere()  # it renews every five seconds, and takes no notice of what its claim says
+    from_another_machine(run)
+    with pytest.raises(LockedError, match="on far-away"):
+        RunLock(run).__enter__()
+    found = holder(run)
+    assert found
+    assert not found.dead
+
+
+def test_a_removed_claim_is_noticed_and_never_made_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results.store.lock, "BEAT_SECONDS", 0.1)
+    noticed, renewing, renew = threading.Event(), threading.Lock(), results.store.lock._renew
+
+    def renew_alone(claim: AnyPath) -> bool:
+        with renewing:
+            return renew(claim)
+
+    monkeypatch.setattr(results.store.lock, "_renew", renew_alone)
+    with RunLock(run, on_lost=noticed.set) as lock:
+        [(claim, _)] = run.claims("run")
+        assert not noticed.wait(1)
+        with renewing:  # a store cannot tell that a file went while it was written anew
+            claim.unlink()
+        assert noticed.wait(60)
+        assert lock.lost
+        assert not run.claims("run")
+        with RunLock(run) as other:
+            assert not other.lost
+    assert not run.claims("run")
+
+
+def test_a_garbled_claim_is_watched_like_any_other(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch, stale=2.0)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.new_claim("run").write_bytes(b"\xff not JSON")
+    with RunLock(run):
+        assert len(run.claims("run")) == 1
+
+
+CONTEND = """
+import os, sys, time
+from pathlib import Path
+from results.store.folder import RunFolder, location
+from results.store.lock import LockedError, RunLock
+run, inside, rounds = RunFolder(location(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+held = 0
+for round in range(rounds):
+    while time.time() % 0.5 > 0.02:  # all at the same instant
+        time.sleep(0.001)
+    try:
+        with RunLock(run):
+            held += 1
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails where another is inside
+            time.sleep(0.05)
+            inside.unlink()
+    except LockedError:
+        pass
+print(held)
+"""
+
+
+def test_of_many_at_the_same_instant_never_two_hold_it(run: RunFolder, tmp_path: Path) -> None:
+    rounds = 20
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTEND, str(run.path), str(tmp_path / "inside"), str(rounds)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert sum(int(out) for out, _ in answers) >= rounds
+    assert not run.claims("run")
+
+
+def test_who_waits_gets_its_turn(run: RunFolder) -> None:
+    order = []
+
+    def follow() -> None:
+        with RunLock(run, name="report", wait=True):
+            order.append("second")
+
+    with RunLock(run, name="report"):
+        thread = threading.Thread(target=follow)
+        thread.start()
+        time.sleep(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_secrets_of_the_command_line_are_not_written(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "run", "--set", "aws_secret_key=geheim", "--token", "geheim", "--out=s3://me:geheim@b/x"]
+    )
+    with RunLock(run):
+        [(claim, _)] = run.claims("run")
+        text = claim.read_text()
+    assert "geheim" not in text
+    assert "aws_secret_key=***" in text
+
+
+def test_a_command_whose_run_was_taken_over_ends_in_order_and_says_so(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results.store.lock, "BEAT_SECONDS", 0.1)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with (  # noqa: PT012
+            pytest.raises(LockedError, match="was taken over by another command"),
+            RunLock(run, on_lost=end_command),
+        ):
+            run.claims("run")[0][0].unlink()
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from results import read_run
+from results.store.folder import RunFolder, read_json, write_json
+from results.store.merge import merge_run
+from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
+from tests.conftest import here, small_trial, write_fake_run
+
+
+@pytest.fixture
+def run(fake_run: RunFolder) -> RunFolder:
+    merge_run(fake_run)
+    return fake_run
+
+
+def test_a_url_is_read_like_a_path(run: RunFolder) -> None:
+    url, path = read_run(here(run.path).as_uri()), read_run(run.path)
+    assert url.certificates.drop(columns="counts").equals(path.certificates.drop(columns="counts"))
+    assert url.descriptions == path.descriptions
+    with pytest.raises(ValueError, match="nowhere://x: cannot be opened"):
+        read_run("nowhere://x")
+
+
+def test_several_runs_are_one_and_a_trial_of_both_stands_once(run: RunFolder, tmp_path: Path) -> None:
+    other = write_fake_run(tmp_path / "other", [small_trial("macer")])
+    merge_run(other)
+    copy = tmp_path / "copy"
+    shutil.copytree(here(run.path), copy)
+    both = read_run(run.path, other.path, copy)
+    assert both.trials["method"].tolist() == ["ours", "gaussian", "ours", "gaussian", "macer"]
+    assert len(both.certificates) == 5 * 12
+    assert not both.certificates.duplicated(["trial_id", "index"]).any()
+    assert len(both.epochs) == 5
+
+
+def test_one_trial_with_two_models_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(here(run.path), copy)
+    table = pq.read_table(copy / "trials.parquet")
+    place = table.column_names.index("checkpoint_sha256")
+    other = pa.array(["f" * 64] * len(table))
+    pq.write_table(table.set_column(place, table.schema.field(place), other), copy / "trials.parquet")
+    with pytest.raises(ValueError, match=r"two runs hold ours-sigma0\.25-seed0-\w+, each with weights of its own"):
+        read_run(run.path, copy)
+
+
+def test_unfinished_trials_are_named(run: RunFolder) -> None:
+    description = read_json(run.description)
+    write_json(run.description, {**description, "trials": [*description["trials"], "macer-sigma0.25-seed0-0"]})
+    assert read_run(run.path).missing == ("macer-sigma0.25-seed0-0",)
+
+
+def test_the_parquet_files_alone_are_a_run(run: RunFolder, tmp_path: Path) -> None:
+    for name in ("certificates", "trials", "epochs"):
+        shutil.copy(here(run.path) / f"{name}.parquet", tmp_path)
+    found = read_run(tmp_path)
+    assert len(found.trials) == 4
+    assert found.spectra.empty
+    assert found.descriptions == ()
+
+
+def changed_schema(run: RunFolder, change: object) -> None:
+    table = pq.read_table(run.certificates)
+    pq.write_table(change(table), run.certificates)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda table: table.replace_schema_metadata({"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}), "newer"),
+        (lambda table: table.replace_schema_metadata({"smoothing_bench_schema": "1"}), "has schema version 1"),
+        (lambda table: table.replace_schema_metadata(None), "no schema version"),
+        (lambda table: table.drop_columns(["radius", "label"]), "lacks the columns label, radius"),
+        (lambda table: table.append_column("odd", pa.array([1] * len(table))), "has the unknown column odd"),
+        (lambda table: table.select(table.column_names[::-1]), "another order"),
+        (
+            lambda table: table.cast(
+                CERTIFICATES.set(
+                    CERTIFICATES.get_field_index("n"), pa.field("n", pa.float64(), nullable=False)
+                ).with_metadata(CERTIFICATES.metadata)
+            ),
+            "column n is double, expected int64 without nulls",
+        ),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(change: object, reason: str, run: RunFolder) -> None:
+    changed_schema(run, change)
+    with pytest.raises(SchemaError, match=rf"certificates\.parquet: .*{reason}"):
+        read_run(run.path)
+
+
+def test_corrupt_missing_and_contradicting_files_are_refused(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="`bench run` or `bench report` writes it"):
+        read_run(tmp_path / "nowhere")
+    content = run.trials.read_bytes()
+    run.trials.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"trials\.parquet: not readable as Parquet"):
+        read_run(run.path)
+    run.trials.write_bytes(content)
+    pq.write_table(pq.read_table(run.certificates).slice(12), run.certificates)
+    with pytest.raises(ValueError, match="do not hold the same trials"):
+        read_run(run.path)
+    write_json(run.description, [1])
+    with pytest.raises(ValueError, match="must hold a JSON object"):
+        read_run(run.path)
