@@ -11,8 +11,11 @@ import pytest
 
 from bench.settings.trial import Trial
 from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
-from results.store.folder import AnyPath, RunFolder, write_json, write_text
-from results.store.schema import CERTIFICATES, EPOCHS, write_table
+from results.store.folder import AnyPath, RunFolder, TrialFolder, read_json, write_json
+from results.store.record import DIGEST, digest_of
+from results.store.records import RunRecord, TrainingRecord
+from results.store.rows import CertificateRow
+from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_table
 from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
@@ -74,48 +77,63 @@ def write_fake_run(path: AnyPath, trials: list[Trial], *, images: int = 12, shar
     for number, trial in enumerate(trials):
         folder = run.trial(trial.trial_id)
         sha256 = f"{number:064x}"
-        write_text(folder.settings, trial.model_dump_json())
-        write_json(folder.training, fake_training(trial, sha256, images))
+        trial.write(folder.settings)
+        fake_training(trial, sha256, images).write(folder.training)
         rows = [fake_row(trial, sha256, index, number) for index in range(images)]
         for first in range(0, images, shard):
-            table = pa.Table.from_pylist(rows[first : first + shard], CERTIFICATES)
-            write_shard(folder, table, trial_id=trial.trial_id, checkpoint_sha256=sha256)
+            write_shard(folder, rows[first : first + shard])
         epoch = {"trial_id": trial.trial_id, "method": trial.name, "sigma": trial.sigma, "seed": trial.seed, "epoch": 0}
         epoch |= {"learning_rate": 0.1, "loss": 1.0, "noisy_test_accuracy": 0.5, "seconds": 1.0}
         write_table(folder.epochs, pa.Table.from_pylist([epoch], EPOCHS))
-    write_json(run.description, {"trials": [trial.trial_id for trial in trials], "members": {}})
+    RunRecord(trials=[trial.trial_id for trial in trials]).write(run.description)
     return run
 
 
-def fake_training(trial: Trial, sha256: str, images: int) -> dict[str, Any]:
-    return {
-        "training_id": trial.training_id,
-        "title": trial.objective.title,
-        "checkpoint_sha256": sha256,
-        "members": [],
-        "num_classes": 10,
-        "train_images": 200,
-        "test_images": images,
-        "copies": trial.objective.copies,
-        "decomposition_kept": None,
-        "train_seconds": 36.0,
-        "train_copies_per_second": 100.0,
-        "train_joules": None,
-        "memory_bytes": 2_000_000_000,
-        "member_memory_bytes": 2_000_000_000,
-        "memory_kind": "resident",
-        "workers": 1,
-        "device": "a machine",
-        "train_precision": "fp32",
-        "torch_version": "0",
-    }
+def trial_ids(run: RunFolder) -> list[str]:
+    """The trials of a run, in the order of its grid."""
+    return RunRecord.read(run.description).trials
+
+
+def write_odd_shard(folder: TrialFolder, table: pa.Table) -> Path:
+    """A shard of rows that need not be right, named and marked as `write_shard` would."""
+    trial_id, sha256 = folder.path.name, read_json(folder.training)["checkpoint_sha256"]
+    path = folder.shard(table["index"][0].as_py(), table["index"][-1].as_py())
+    write_table(path, table.cast(with_identity(CERTIFICATES, trial_id=trial_id, checkpoint_sha256=sha256)))
+    return here(path)
+
+
+def edit_record(path: AnyPath, **changes: object) -> None:
+    """Change keys of a sealed record as a clever forger would: with a digest that fits."""
+    values = {key: value for key, value in read_json(path).items() if key != DIGEST} | changes
+    write_json(path, {**values, DIGEST: digest_of(values)})
+
+
+def fake_training(trial: Trial, sha256: str, images: int) -> TrainingRecord:
+    return TrainingRecord(
+        training_id=trial.training_id,
+        title=trial.objective.title,
+        checkpoint_sha256=sha256,
+        num_classes=10,
+        train_images=200,
+        test_images=images,
+        copies=trial.objective.copies,
+        train_seconds=36.0,
+        train_copies_per_second=100.0,
+        memory_bytes=2_000_000_000,
+        member_memory_bytes=2_000_000_000,
+        memory_kind="resident",
+        workers=1,
+        device="a machine",
+        train_precision="fp32",
+        torch_version="0",
+    )
 
 
 def two_sided(counts: Any, selected: int, alpha: float, sigma: float) -> float:
     return float(two_sided_radius(np.array([counts]), np.array([selected]), alpha, sigma)[0])
 
 
-def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, Any]:
+def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateRow:
     random = np.random.default_rng([number, index])
     n, label, selected = trial.certify.n, index % 10, (index + (index % 4 == 0)) % 10
     counts = random.multinomial(n, [0.002] * 9 + [0.982])
@@ -127,40 +145,40 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> dict[str, An
     selection[[selected, (selected + 1) % 10]] = trial.certify.n0 - 1, 1
     p_lower = 0.0 if skipped else float(lower_confidence_bound(counts[selected], n, trial.certify.alpha))
     predicted = selected if p_lower >= 0.5 else -1
-    return {
-        "trial_id": trial.trial_id,
-        "method": trial.name,
-        "sigma": trial.sigma,
-        "seed": trial.seed,
-        "dataset": trial.dataset,
-        "split": "test",
-        "index": index,
-        "label": label,
-        "predicted": predicted,
-        "status": "misclassified" if skipped else "certified" if predicted >= 0 else "abstained",
-        "correct": predicted == label,
-        "radius": float(certified_radius(p_lower, trial.sigma)),
-        "radius_two_sided": None if skipped else two_sided(counts, selected, trial.certify.alpha, trial.sigma),
-        "p_lower": p_lower,
-        "selected": selected,
-        "count_top": int(counts[selected]),
-        "n": n,
-        "n0": trial.certify.n0,
-        "alpha": trial.certify.alpha,
-        "estimator": trial.certify.estimator,
-        "classifier": "network",
-        "selection_counts": selection.tolist(),
-        "counts": counts.tolist(),
-        "seconds": 0.5,
-        "joules": None,
-        "precision": "fp32",
-        "engine": "eager",
-        "batch": 64,
-        "device": "a machine",
-        "device_kind": "cpu",
-        "torch_version": "0",
-        "checkpoint_sha256": sha256,
-    }
+    return CertificateRow(
+        trial_id=trial.trial_id,
+        method=trial.name,
+        sigma=trial.sigma,
+        seed=trial.seed,
+        dataset=trial.dataset,
+        split="test",
+        index=index,
+        label=label,
+        predicted=predicted,
+        status="misclassified" if skipped else "certified" if predicted >= 0 else "abstained",
+        correct=predicted == label,
+        radius=float(certified_radius(p_lower, trial.sigma)),
+        radius_two_sided=None if skipped else two_sided(counts, selected, trial.certify.alpha, trial.sigma),
+        p_lower=p_lower,
+        selected=selected,
+        count_top=int(counts[selected]),
+        n=n,
+        n0=trial.certify.n0,
+        alpha=trial.certify.alpha,
+        estimator=trial.certify.estimator,
+        classifier="network",
+        selection_counts=selection.tolist(),
+        counts=counts.tolist(),
+        seconds=0.5,
+        joules=None,
+        precision="fp32",
+        engine="eager",
+        batch=64,
+        device="a machine",
+        device_kind="cpu",
+        torch_version="0",
+        checkpoint_sha256=sha256,
+    )
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from bench.models.sources import SourceError, from_trial
 from results.store.folder import RunFolder, read_json, write_json
 from results.store.merge import merge_run
 from tests.bench.cli.test_cli import bench
-from tests.conftest import small_trial
+from tests.conftest import edit_record, small_trial, trial_ids
 from tests.test_imports import FILES, ROOT
 
 DANGEROUS_MODULES = {
@@ -189,12 +189,11 @@ def test_names_in_records_cannot_leave_the_run(
     name: str, where: str, fake_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nor where such a trial is really there."""
-    first = fake_run.trial_ids()[0]
+    first = trial_ids(fake_run)[0]
     if name in ("../../outside", "a/b"):
         shutil.copytree(tmp_path / "run" / "trials" / first, tmp_path / "run" / "trials" / name)
     if where == "training":
-        record = fake_run.trial(first).training
-        write_json(record, read_json(record) | {"members": [name]})
+        edit_record(fake_run.trial(first).training, members=[name])
     else:
         description = read_json(fake_run.description)
         changed = {"trials": [name, *description["trials"]]} if where == "trials" else {"members": {first: [name]}}
@@ -212,7 +211,7 @@ def test_names_in_records_cannot_leave_the_run(
 def test_a_trial_that_is_a_link_is_refused(
     fake_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run" / "trials" / fake_run.trial_ids()[0]
+    folder = tmp_path / "run" / "trials" / trial_ids(fake_run)[0]
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     for command in ("report", "status"):
@@ -262,7 +261,7 @@ def test_a_received_run_runs_no_code(
     certify = ["certify", "--model", "theirs:factory", "--data", "synthetic", "--sigma", ".5", "--n", "20", "--n0", "5"]
     assert bench(*certify, "--images", "4", "--out", "run") == 0
     marks = [tmp_path / "imported", tmp_path / "called"]
-    [trial_id] = run.trial_ids()
+    [trial_id] = trial_ids(run)
 
     def asleep(*arguments: str) -> int:
         """The command, as if in a process of its own."""
@@ -286,7 +285,7 @@ def test_a_received_run_runs_no_code(
     assert all(mark.exists() for mark in marks)
     record = run.trial(trial_id).training
     for source in (str(run.path / trial_id), "/etc/passwd", "os:getcwd", ""):
-        write_json(record, read_json(record) | {"source": source})
+        edit_record(record, source=source)
         with pytest.raises(SourceError, match=r"training\.json: (source|names code)"):
             from_trial(run, trial_id, ["theirs:factory"])
 
@@ -305,7 +304,7 @@ def with_text(run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]]
 def test_names_give_no_orders_to_readers(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     """Titles, devices, networks and data sets of a run from elsewhere, in every file of its report."""
     description = read_json(fake_run.description)
-    write_json(fake_run.description, description | {"command": [EVIL], "git_commit": EVIL, EVIL: EVIL})
+    write_json(fake_run.description, description | {"command": [EVIL], "git_commit": EVIL, "versions": {EVIL: EVIL}})
     merge_run(fake_run)
     shutil.rmtree(str(fake_run.path / "trials"))
     with_text(fake_run, lambda row: {"title": f"{EVIL} {row['method']}", "model": EVIL, "dataset": EVIL}, "trials")

@@ -18,9 +18,9 @@ from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_pred
 from bench.data import load_images
 from bench.machine.randomness import Role, generator
 from bench.models.external import guarded
-from bench.settings.trial import Certified
 from results.analysis.metrics import RADII
 from results.store.folder import RunFolder
+from results.store.settings import CertifiedTrial
 
 INSIDE = 0.999
 """An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
@@ -128,7 +128,7 @@ class _Attacker:
         self,
         model: Callable[[Tensor], Tensor],
         smoothed: Smoothed,
-        settings: Certified,
+        settings: CertifiedTrial,
         attack: Attack,
         seed: int,
         images: NDArray[np.uint8],

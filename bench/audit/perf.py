@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
-from bench.certify.shard import certified_rows
+from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
 from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, build_model
 from bench.models.decomposition import LinearDecomposition
-from bench.models.sources import Source, open_model
-from bench.settings.trial import Precision
+from bench.models.sources import Source, SourceError, open_model
+from results.store.settings import Precision
 from results.store.shards import evenly_spaced
 
 PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
@@ -66,8 +66,8 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
         return {"model": f"{model}, untrained"} | speed
     source = open_model(model)
     if source.trial is None or not isinstance(source.model, Classifier):
-        raise ValueError(f"{model}: must be a single network that this program trained")
-    classes = int(source.training["num_classes"])
+        raise SourceError(f"{model}: must be a single network that this program trained")
+    classes = _classes(source)
     noise = source.trial.sigma if sigma is None else sigma
     precisions = compare_precisions(source, noise, images)
     speed = measure_certify(source.model, classes, sigma=noise, rounds=rounds, device=device)
@@ -84,9 +84,9 @@ def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPI
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     radii = {}
     for precision in precisions:
-        smoothed = Smoothed(source.model, sigma, int(source.training["num_classes"]), precision=precision)
-        rows = certified_rows(smoothed, "network", settings, indices, source.weights)
-        radii[precision] = sum(row["radius"] * row["correct"] for row in rows) / len(rows)
+        smoothed = Smoothed(source.model, sigma, _classes(source), precision=precision)
+        rows = certified_rows(OpenedModel(smoothed, "network", source.weights), settings, indices)
+        radii[precision] = sum(row.radius * row.correct for row in rows) / len(rows)
     return {
         "precision_images": images,
         "precision_n": n,
@@ -94,6 +94,12 @@ def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPI
         "acr_bf16": radii["bf16"],
         "acr_difference": radii["bf16"] - radii["fp32"],
     }
+
+
+def _classes(source: Source) -> int:
+    assert source.training is not None
+    assert source.training.num_classes is not None
+    return source.training.num_classes
 
 
 def measure_certify(

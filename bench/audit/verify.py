@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +12,20 @@ import pyarrow as pa
 from rich.progress import track
 
 from bench.certify.examine import examine, refuse_other_answers
-from bench.certify.shard import certified_rows
+from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import dataset_name, load_images, resolve_data
 from bench.models.classifier import kind_of
 from bench.models.sources import Source, from_trial, read_settings
-from bench.settings.trial import Certified, ForeignModel
 from results.analysis.agreement import ALARM, as_p, disagreement, pooled, share_that_may_be_wrong
+from results.errors import StoreError
 from results.store.folder import RunFolder
 from results.store.merge import check_numbers
-from results.store.records import read_training_record
+from results.store.records import TrainingRecord
+from results.store.rows import CertificateRow
 from results.store.run import read_run
 from results.store.schema import CERTIFICATES
+from results.store.settings import CertifiedTrial, ExternalTrial
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Verdict:
     reason: str
     """What differs between the two certifications besides the counts, and why the counts cannot be right; empty where
     nothing does."""
-    stored: Mapping[Any, Any]
-    found: dict[str, Any]
+    stored: CertificateRow
+    found: CertificateRow
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def verify_run(
     Raises:
         FileNotFoundError, SchemaError: no merged run there.
         DataError, SourceError, CheckpointError, ModelError: the data or the model is not to be had.
-        ValueError: the data is another; all rows are of imported logs; or a row contradicts itself or the data.
+        StoreError: the data is another; all rows are of imported logs; or a row contradicts itself or the data.
     """
     rows = rows_with_a_model(run)
     for trial_id, own in rows.groupby("trial_id", sort=False):
         table = pa.Table.from_pandas(own, CERTIFICATES, preserve_index=False)
         settings = read_settings(run, str(trial_id))
-        check_numbers(dict.fromkeys(own["index"].tolist(), run.certificates), table, settings.model_dump())
+        check_numbers(dict.fromkeys(own["index"].tolist(), run.certificates), table, settings)
     picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
     level = ALARM / 2 / len(picked)
     verdicts = []
@@ -113,19 +114,24 @@ def verify_run(
         for _, group in stored.groupby("batch", sort=False):
             smoothed.engine.limit(int(group["batch"].iloc[0]))
             indices = group["index"].tolist()
-            again = certified_rows(smoothed, kind_of(source.model), settings, indices, source.weights)
-            verdicts += [_compare(old, new, level) for old, new in zip(group.to_dict("records"), again, strict=True)]
+            again = certified_rows(OpenedModel(smoothed, kind_of(source.model), source.weights), settings, indices)
+            verdicts += [_compare(old, new, level) for old, new in zip(_rows_of(group), again, strict=True)]
     others = [(verdict.stored, verdict.found) for verdict in verdicts if verdict.outcome != "identical"]
     return Verification(verdicts, len(rows), pooled(others))
 
 
-def _refuse_other_labels(run: RunFolder, rows: pd.DataFrame, settings: Certified) -> None:
+def _rows_of(certificates: pd.DataFrame) -> list[CertificateRow]:
+    table = pa.Table.from_pandas(certificates, CERTIFICATES, preserve_index=False)
+    return [CertificateRow.model_validate(row) for row in table.to_pylist()]
+
+
+def _refuse_other_labels(run: RunFolder, rows: pd.DataFrame, settings: CertifiedTrial) -> None:
     labels = load_images(settings.data, "test", settings.dataset).labels
     outside = rows["index"] >= len(labels)
     wrong = outside | (rows["label"] != labels[rows["index"].where(~outside, 0)])
     if wrong.any():
         index = rows["index"][wrong].iloc[0]
-        raise ValueError(f"{run.certificates}: image {index}: its label is not that of {settings.dataset}")
+        raise StoreError(f"{run.certificates}: image {index}: its label is not that of {settings.dataset}")
 
 
 def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
@@ -133,48 +139,49 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError, SchemaError: no merged run there.
-        ValueError: no others.
+        StoreError: no others.
     """
     certificates = read_run(run.path).certificates
     rows = certificates[certificates["estimator"] != "imported"]
     if rows.empty:
-        raise ValueError(f"{run.path}: holds imported logs only, so there is no model to try")
+        raise StoreError(f"{run.path}: holds imported logs only, so there is no model to try")
     return rows.astype({"selected": "int64", "count_top": "int64"})
 
 
 def open_certified(
     run: RunFolder, rows: pd.DataFrame, data: str | None, factories: Collection[str]
-) -> tuple[Source, Certified, Smoothed]:
+) -> tuple[Source, CertifiedTrial, Smoothed]:
     """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
 
     Raises:
-        ValueError: the model or the images are not those of the rows.
+        StoreError: the model or the images are not those of the rows.
     """
     trial_id = str(rows["trial_id"].iloc[0])
     source, settings = from_trial(run, trial_id, factories), read_settings(run, trial_id)
     if source.weights != rows["checkpoint_sha256"].iloc[0]:
-        raise ValueError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
+        raise StoreError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
     where = resolve_data(data or settings.data)
     name = dataset_name(where)
     if name != settings.dataset:
-        raise ValueError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
-    if isinstance(settings, ForeignModel):
+        raise StoreError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
+    if isinstance(settings, ExternalTrial):
         _, answers = examine(source, load_images(where, "test", name))
-        refuse_other_answers(source, trial_id, read_training_record(run.trial(trial_id).training), answers)
+        refuse_other_answers(source, trial_id, TrainingRecord.read(run.trial(trial_id).training), answers)
     classes = len(rows["counts"].iloc[0])
     smoothed = Smoothed(source.model, settings.sigma, classes, precision=rows["precision"].iloc[0])
     smoothed.engine.limit(int(rows["batch"].iloc[0]))
     return source, settings.model_copy(update={"data": where}), smoothed
 
 
-def _compare(stored: Mapping[Any, Any], found: dict[str, Any], level: float) -> Verdict:
-    unlike = [key for key in ("device", "torch_version", "engine", "batch") if stored[key] != found[key]]
-    reason = ", ".join(f"{key} {stored[key]} then, {found[key]} now" for key in unlike)
+def _compare(stored: CertificateRow, found: CertificateRow, level: float) -> Verdict:
+    then, now = (row.model_dump(include={"device", "torch_version", "engine", "batch"}) for row in (stored, found))
+    unlike = [key for key in then if then[key] != now[key]]
+    reason = ", ".join(f"{key} {then[key]} then, {now[key]} now" for key in unlike)
     # CUDA draws by the number of its multiprocessors, CPUs all alike.
-    same_noise = stored["device_kind"] == found["device_kind"] and (
-        found["device_kind"] == "cpu" or stored["device"] == found["device"]
+    same_noise = stored.device_kind == found.device_kind and (
+        found.device_kind == "cpu" or stored.device == found.device
     )
-    if all(list(stored[name]) == list(found[name]) for name in ("selection_counts", "counts")):
+    if (stored.selection_counts, stored.counts) == (found.selection_counts, found.counts):
         outcome = "identical"
     elif not unlike:
         outcome = "different"
@@ -182,13 +189,13 @@ def _compare(stored: Mapping[Any, Any], found: dict[str, Any], level: float) -> 
         outcome = "within rounding" if same_noise else "within binomial error"
         if problem := disagreement(stored, found, level, same_noise=same_noise):
             outcome, reason = "different", f"{problem}; {reason}"
-    return Verdict(stored["trial_id"], int(stored["index"]), outcome, reason, stored, found)
+    return Verdict(stored.trial_id, stored.index, outcome, reason, stored, found)
 
 
-def _counted(row: Mapping[Any, Any]) -> str:
-    if row["n"]:
-        return f"{row['count_top']} of {row['n']}"
-    return f"{max(row['selection_counts'])} of {row['n0']}, misclassified"
+def _counted(row: CertificateRow) -> str:
+    if row.n:
+        return f"{row.count_top} of {row.n}"
+    return f"{max(row.selection_counts or [0])} of {row.n0}, misclassified"
 
 
 def outcomes(verdicts: list[Verdict]) -> pd.DataFrame:

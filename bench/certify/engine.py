@@ -16,7 +16,7 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.certify.noise import block_size
 from bench.machine.hardware import compute_reproducibly
-from bench.models.external import ModelError, copied, frozen, guarded, logits_of, moved, reason_of
+from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
 COMPILE_FROM = 10_000
 """Copies of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,
@@ -133,7 +133,8 @@ class Engine:
                     if size < largest:
                         logger.info("certifying in passes of %d: the model fails on more images at once", size)
                     return found
-                _free_memory(self.device)
+                if is_out_of_memory(failure.__cause__ or failure):
+                    _free_memory(self.device)
             if size == 1:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two

@@ -16,6 +16,7 @@ from bench.certify.engine import Engine
 from bench.data import ImageSet
 from bench.models.external import ModelError
 from bench.models.sources import Source, SourceError
+from results.store.records import TrainingRecord
 from results.store.shards import evenly_spaced
 
 NOISE, IMAGES, DIRECTIONS = 32, 32, 8
@@ -42,7 +43,7 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
     return classes, answers
 
 
-def refuse_other_answers(source: Source, trial_id: str, training: dict[str, Any], answers: list[list[float]]) -> None:
+def refuse_other_answers(source: Source, trial_id: str, training: TrainingRecord, answers: list[list[float]]) -> None:
     """
     Args:
         training: the record of the trial; it has answers where the model was not trained in the run.
@@ -50,7 +51,7 @@ def refuse_other_answers(source: Source, trial_id: str, training: dict[str, Any]
     Raises:
         SourceError: the model answers otherwise than when the trial was certified.
     """
-    known = training.get("answers")
+    known = training.answers
     if known is not None and (differs := difference(known, answers)):
         raise SourceError(
             f"{source.where}: has the weights that {trial_id} certified but gives other answers, by up to "
@@ -76,7 +77,7 @@ def _stated_classes(source: Source) -> list[str]:
     """The names of a model's classes where it has them: from our training, or as torchvision and transformers keep
     them; empty where it does not say."""
     model, config = source.model, getattr(source.model, "config", None)
-    candidates = [source.training.get("classes"), getattr(config, "id2label", None)]
+    candidates: list[Any] = [source.training and source.training.classes, getattr(config, "id2label", None)]
     candidates += [getattr(model, name, None) for name in ("classes", "class_names")]
     for found in candidates:
         names = [found[key] for key in sorted(found, key=int)] if isinstance(found, dict) else found

@@ -1,7 +1,7 @@
 """The smoothed classifier g(x) = most likely class of f(x + ε), ε ~ N(0, σ²I), and its certificates.
 
     smoothed = Smoothed(model, sigma=0.25, num_classes=10)
-    certificates = smoothed.certify(images, n0=100, n=100_000, alpha=0.001, seed=0)
+    certificates = smoothed.certify(images, CertifySettings(n0=100, n=100_000, alpha=0.001), seed=0)
 
 Guarantee (Cohen, Rosenfeld & Kolter 2019, Theorem 1): with probability at least 1 − alpha over the noise, no
 perturbation of ℓ2 norm below `radius` changes the answer of g at this image.
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,15 @@ from bench.certify.noise import NoisyCopies
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
-from bench.settings.trial import Estimator, Precision
+from bench.models.external import ModelError
 from results.bounds.radius import certified_radius, certifying_count, lower_confidence_bound
 from results.bounds.two_stage import sufficient_copies
+from results.errors import BenchError
+from results.store.rows import Status
+from results.store.settings import CertifySettings, Estimator, Precision
 
 ABSTAIN = -1
+USUAL = CertifySettings()
 PREDICT_ALPHA = 0.001
 """Probability that an answer of PREDICT is not that of g, where none is given."""
 LOOKS = 20
@@ -37,7 +42,7 @@ LOOKS = 20
 class Certificate:
     """What is known of the smoothed classifier at one image."""
 
-    status: str
+    status: Status
     """certified; abstained; or misclassified: the selected class is not the label, and nothing was estimated."""
     predicted: int
     """The class, or −1: none is certified."""
@@ -47,11 +52,11 @@ class Certificate:
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: int
     """The class that the n0 copies chose: the first of the most frequent."""
-    selection_counts: tuple[int, ...]
+    selection_counts: list[int]
     """How often each class was the answer among the n0 copies."""
     count_top: int
     """counts[selected]."""
-    counts: tuple[int, ...]
+    counts: list[int]
     """How often each class was the answer among the n copies."""
     n: int
     """Copies that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
@@ -113,77 +118,57 @@ class Smoothed:
     def certify(
         self,
         images: Tensor,
+        settings: CertifySettings = USUAL,
         *,
-        n0: int = 100,
-        n: int = 100_000,
-        alpha: float = 0.001,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         labels: Sequence[int] | None = None,
-        estimator: Estimator = "fixed",
     ) -> list[Certificate]:
         """CERTIFY for each image.
 
         Args:
             images: (count, channel, height, width), or of another shape that the model takes; float in [0, 1].
-            n0: copies that select the class.
-            n: fresh copies that estimate its probability. From 10 000 on the classifier is compiled first.
-            alpha: probability that a certificate is wrong.
+            settings: n0, n, alpha, estimator and skip_misclassified are used. From n = 10 000 on the classifier is
+                compiled first.
             seed: of the noise; an image's counts depend on it, on its index and on n0 and n, and on nothing else.
             indices: the index of each image in the noise streams; 0, 1, … where not given.
-            labels: where given, an image whose selected class is not its label is not estimated: it counts neither
-                in certified accuracy nor in ACR, whatever its probabilities.
-            estimator: "fixed": n copies; "two-stage": as many as the image needs, at most n
-                (`results.bounds.two_stage`).
+            labels: where given, and unless settings say otherwise, an image whose selected class is not its label is
+                not estimated: it counts neither in certified accuracy nor in ACR, whatever its probabilities.
 
         Raises:
-            ValueError: an argument out of range, images outside [0, 1], or logits that are NaN or of another number.
-            ModelError: the model fails, or its answers are not those of a function of the image.
+            ValueError: images outside [0, 1].
+            ModelError: the model fails, gives NaN or another number of logits, or its answers are not those of a
+                function of the image.
         """
-        given = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "estimator": estimator}
-        return list(self.iter_certify(images, indices=indices, labels=labels, **given))  # type: ignore[arg-type]
+        return list(self.iter_certify(images, settings, seed=seed, indices=indices, labels=labels))
 
     def iter_certify(
         self,
         images: Tensor,
+        settings: CertifySettings,
         *,
-        n0: int,
-        n: int,
-        alpha: float,
         seed: int,
         indices: Sequence[int] | None = None,
         labels: Sequence[int] | None = None,
-        estimator: Estimator = "fixed",
     ) -> Iterator[Certificate]:
         """As `certify`, one certificate at a time."""
-        if n0 < 1 or n < 1:
-            raise ValueError(f"n0 = {n0} and n = {n}: both must be at least 1")
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
-        if alpha ** (1 / n) < 0.5:
-            raise ValueError(
-                f"n = {n} with alpha = {alpha:g}: certifies no image, even one on which all copies agree; n must be at "
-                f"least {math.ceil(-math.log2(alpha))}"
-            )
-        if estimator not in ("fixed", "two-stage"):
-            raise ValueError(f"estimator = {estimator!r}: must be fixed or two-stage")
         _check_images(images)
-        classify, engine = self.engine.classifier(images.shape[1:], n)
-        passes = self.engine.passes(images.shape[1:])
+        shape = images.shape[1:]
+        classify, engine = self.engine.classifier(shape, settings.n)
+        passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
-        targets = [None] * len(images) if labels is None else labels
+        targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
         for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
-            selection = next(self._cumulative_counts(classify, image, [n0], seed, Role.SELECT, index))
+            draw = partial(self._cumulative_counts, classify, image, seed=seed, index=index)
+            selection = next(draw([settings.n0], role=Role.SELECT))
             selected = int(selection.argmax())
+            status: Status
             if label is not None and selected != label:
                 status, drawn, counts, p_lower = "misclassified", 0, [0] * self.num_classes, 0.0
             else:
-                wanted = n
-                if estimator == "two-stage":
-                    wanted = sufficient_copies(int(selection[selected]), n0, n, alpha)
-                drawn, counts = self._estimate(classify, image, selected, wanted, alpha, seed, index)
-                p_lower = float(lower_confidence_bound(counts[selected], drawn, alpha))
+                drawn, counts = self._estimate(draw, image.shape, selection, settings)
+                p_lower = float(lower_confidence_bound(counts[selected], drawn, settings.alpha))
                 status = "certified" if p_lower >= 0.5 else "abstained"
             yield Certificate(
                 status=status,
@@ -191,13 +176,13 @@ class Smoothed:
                 radius=float(certified_radius(p_lower, self.sigma)),
                 p_lower=p_lower,
                 selected=selected,
-                selection_counts=tuple(selection.tolist()),
+                selection_counts=selection.tolist(),
                 count_top=counts[selected],
-                counts=tuple(counts),
+                counts=counts,
                 n=drawn,
-                n0=n0,
-                alpha=alpha,
-                estimator=estimator,
+                n0=settings.n0,
+                alpha=settings.alpha,
+                estimator=settings.estimator,
                 engine=engine,
                 batch=passes,
                 seconds=time.perf_counter() - started,
@@ -237,24 +222,22 @@ class Smoothed:
     def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
         """How often each class is the answer among n noisy copies of one image: (num_classes,), int64, on the CPU."""
         classify, _ = self.engine.classifier(image.shape, n)
-        return next(self._cumulative_counts(classify, image, [n], seed, role, index))
+        return next(self._cumulative_counts(classify, image, [n], role=role, seed=seed, index=index))
 
     def _estimate(
         self,
-        classify: Callable[[Tensor], Tensor],
-        image: Tensor,
-        selected: int,
-        n: int,
-        alpha: float,
-        seed: int,
-        index: int,
+        draw: Callable[..., Iterator[Tensor]],
+        shape: torch.Size,
+        selection: Tensor,
+        settings: CertifySettings,
     ) -> tuple[int, list[int]]:
-        """Copies drawn and their counts: n, or fewer where abstention is certain."""
-        needed = certifying_count(n, alpha)
-        looks = sorted({*range(n // 2, n, max(self.engine.batch(image.shape), n // LOOKS)), n} - {0})
-        for drawn, counts in zip(
-            looks, self._cumulative_counts(classify, image, looks, seed, Role.ESTIMATE, index), strict=True
-        ):
+        """Copies drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
+        selected, n = int(selection.argmax()), settings.n
+        if settings.estimator == "two-stage":
+            n = sufficient_copies(int(selection[selected]), settings.n0, n, settings.alpha)
+        needed = certifying_count(n, settings.alpha)
+        looks = sorted({*range(n // 2, n, max(self.engine.batch(shape), n // LOOKS)), n} - {0})
+        for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
             if drawn == n or int(counts[selected]) + n - drawn < needed:  # certain to abstain
                 return drawn, counts.tolist()
         raise AssertionError("the last look is at n")
@@ -265,8 +248,9 @@ class Smoothed:
         classify: Callable[[Tensor], Tensor],
         image: Tensor,
         looks: Sequence[int],
-        seed: int,
+        *,
         role: Role,
+        seed: int,
         index: int,
     ) -> Iterator[Tensor]:
         """The counts (num_classes,), int64, on the CPU, of the first looks[0], looks[1], … copies of an image.
@@ -288,23 +272,23 @@ class Smoothed:
                 answers = answers[len(taken) :]
                 drawn += len(taken)
             if not finite:
-                raise ValueError("the model gave NaN")
+                raise ModelError("the model gave NaN")
             yield counts.to("cpu", copy=True)
 
     def _answers(self, logits: Tensor, batch: int, finite: Tensor) -> Tensor:
         expected = (batch, self.num_classes)
         if logits.shape != expected:
-            raise ValueError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
+            raise ModelError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
         finite &= ~logits.isnan().any()
         return logits.argmax(dim=1)
 
 
 def check_prediction(n: int, alpha: float) -> None:
-    """Raise ValueError where PREDICT with n copies is not possible, or abstains whatever the copies say."""
+    """Raise BenchError where PREDICT with n copies is not possible, or abstains whatever the copies say."""
     if n < 1 or not 0 < alpha < 1:
-        raise ValueError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
+        raise BenchError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
     if 2 * 0.5**n > alpha:  # the p-value of n copies that all agree
-        raise ValueError(
+        raise BenchError(
             f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be "
             f"at least {1 + math.ceil(-math.log2(alpha))}"
         )

@@ -13,9 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.runner.progress import RunProgress, TrialProgress, Worker, read_progress, seconds_left
+from bench.runner.progress import RunProgress, TrialProgress, read_progress, seconds_left
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder
+from results.store.records import WorkerRecord
 from results.store.remote import RemotePath
 
 STYLES = {
@@ -81,7 +82,7 @@ def _cells(trial: TrialProgress) -> list[str | Text]:
     ]
 
 
-def workers_in_short(workers: list[Worker]) -> str:
+def workers_in_short(workers: list[WorkerRecord]) -> str:
     """How many there are, and how much each computes: "2 × 97 % CPU"."""
     there = [worker for worker in workers if worker.pid is not None]
     if not workers:
@@ -101,7 +102,12 @@ def as_json(run: RunProgress) -> dict[str, Any]:
     """What `bench status --json` prints."""
     return {
         "trials": [
-            asdict(trial) | {"images_per_second": trial.images_per_second, "seconds_left": trial.seconds_left}
+            {
+                **vars(trial),
+                "workers": [dict(worker) for worker in trial.workers],
+                "images_per_second": trial.images_per_second,
+                "seconds_left": trial.seconds_left,
+            }
             for trial in run.trials
         ],
         "done": run.count("done"),

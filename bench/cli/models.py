@@ -27,7 +27,7 @@ from results.store.folder import RunFolder, location
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.settings.trial import ForeignModel
+    from results.store.settings import ExternalTrial
 
 FEW = 20
 """Rows of which identical ones are listed too."""
@@ -116,7 +116,7 @@ def certify(
             merge_and_report(folder)
 
 
-def _foreign(**given: object) -> ForeignModel:
+def _foreign(**given: object) -> ExternalTrial:
     """Settings of a model from elsewhere, whose name and weights may still be unknown.
 
     Raises:
@@ -124,13 +124,13 @@ def _foreign(**given: object) -> ForeignModel:
     """
     from pydantic import ValidationError
 
-    from bench.settings.grid import explain
-    from bench.settings.trial import ForeignModel
+    from results.store.record import explain
+    from results.store.settings import ExternalTrial
 
     try:
-        return ForeignModel.model_validate({"model": "", "weights": ""} | given)
+        return ExternalTrial.model_validate({"model": "", "weights": ""} | given)
     except ValidationError as error:
-        raise UserError(explain(error, ForeignModel)) from None
+        raise UserError(explain(error, ExternalTrial)) from None
 
 
 @app.command()

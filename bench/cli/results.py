@@ -79,10 +79,10 @@ def import_(
     skip: Annotated[int, typer.Option(help="Take only images whose index is a multiple of this.")] = 1,
 ) -> None:
     """Make another program's certification log a row of a run. n and alpha are what you state: a log does not say."""
-    from results.store.logs import LogSettings, import_log
+    from results.store.logs import import_log, stated
 
     with user_errors():
-        settings = LogSettings(
+        settings = stated(
             name=method, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=seed, dataset=dataset, model=model, stride=skip
         )
         folder = RunFolder(location(out))

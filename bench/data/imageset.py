@@ -8,12 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from results.errors import BenchError
 from results.store.shards import evenly_spaced
 
 Split = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(BenchError):
     """Data that is not there or not usable; the message is one sentence for the user."""
 
 

@@ -11,15 +11,15 @@ import pyarrow as pa
 from PIL import Image
 
 from bench.data import load_images
-from bench.settings.trial import Certified
 from results.store.folder import RunFolder
 from results.store.schema import THUMBNAILS, read_table, write_table
+from results.store.settings import CertifiedTrial
 from results.store.shards import evenly_spaced
 
 LARGEST = 64  # pixels
 
 
-def keep_thumbnails(run: RunFolder, trials: Sequence[Certified]) -> None:
+def keep_thumbnails(run: RunFolder, trials: Sequence[CertifiedTrial]) -> None:
     """Write the pictures of all test images that the trials certify to the run's folder, beside those already there.
 
     Raises:

@@ -6,13 +6,14 @@ import contextlib
 import ctypes
 import gc
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from bench.settings.trial import Precision
+from results.store.settings import Precision
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
     """ "bf16" or "fp32": `precision`, or for "auto" what the device computes fast in."""
     if precision != "auto":
         return precision
@@ -64,5 +65,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
-def memory_kind(device: torch.device) -> str:
+def memory_kind(device: torch.device) -> Literal["accelerator", "resident"]:
+    """Whose memory `peak_memory_bytes` is."""
     return "accelerator" if device.type == "cuda" else "resident"

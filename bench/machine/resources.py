@@ -7,10 +7,12 @@ import math
 import os
 from pathlib import Path
 
+from results.errors import BenchError
+
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-class ResourceError(ValueError):
+class ResourceError(BenchError):
     """Resources that no run can use; the message is one sentence for the user."""
 
 

@@ -15,10 +15,12 @@ from bench.models.classifier import Classifier, Consensus, MeanLogits, build_mod
 from bench.models.decomposition import LinearDecomposition
 from bench.settings.trial import Trial
 from methods.consistency import Ensemble
-from results.store.folder import AnyPath, RunFolder, read_json, sha256_of, write_whole
+from results.errors import BenchError
+from results.store.folder import AnyPath, RunFolder, sha256_of, write_whole
+from results.store.records import TrainingRecord
 
 
-class CheckpointError(ValueError):
+class CheckpointError(BenchError):
     """A file of weights that cannot be used; the message names the file."""
 
 
@@ -83,7 +85,7 @@ def load_verified(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
     """As `load_model`; raises CheckpointError also where a file is not the one that its training wrote."""
     for part in trial.members or [trial]:
         folder = run.trial(part.trial_id)
-        if sha256_of(folder.model) != read_json(folder.training, "checkpoint_sha256")["checkpoint_sha256"]:
+        if sha256_of(folder.model) != TrainingRecord.read(folder.training).checkpoint_sha256:
             raise CheckpointError(f"{folder.model}: is not the file that its training wrote")
     return load_model(run, trial, num_classes)
 

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from results.errors import BenchError
+
 logger = logging.getLogger("bench")
 
 
-class ModelError(ValueError):
+class ModelError(BenchError):
     """A model that cannot be certified; the message is one sentence for the user, its cause the model's own error."""
 
 

@@ -10,20 +10,20 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from bench.settings.grid import explain
-from bench.settings.trial import Certified, ForeignModel, Trial
-from results.store.folder import AnyPath, RunFolder, location, read_json
-from results.store.records import read_training_record
+from bench.settings.grid import read_trial
+from bench.settings.trial import Trial
+from results.errors import BenchError
+from results.store.folder import AnyPath, RunFolder, location
+from results.store.records import TrainingRecord
+from results.store.settings import CertifiedTrial, ExternalTrial, ImportedTrial, NativeTrial, read_trial_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class SourceError(ValueError):
+class SourceError(BenchError):
     """A model that cannot be had; the message is one sentence for the user."""
 
 
@@ -39,8 +39,8 @@ class Source:
     """SHA-256."""
     trial: Trial | None
     """Settings under which this program trained the model, if it did."""
-    training: dict[str, Any]
-    """The record of that training; empty if there was none."""
+    training: TrainingRecord | None
+    """The record of that training, if there was one."""
 
 
 def open_model(text: str) -> Source:
@@ -77,18 +77,19 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
     folder = run.trial(trial_id)
     if not folder.training.exists():
         raise SourceError(f"{folder.path}: its training is not finished")
-    training, settings = read_training_record(folder.training), read_settings(run, trial_id)
-    if isinstance(settings, ForeignModel):
-        source = _named_source(str(training.get("source", "")), folder.training, factories)
+    training, settings = TrainingRecord.read(folder.training), read_settings(run, trial_id)
+    if isinstance(settings, ExternalTrial):
+        source = _named_source(training.source or "", folder.training, factories)
         if source.weights != settings.weights:
-            raise SourceError(f"{training['source']}: its weights are no longer those that {trial_id} certified")
+            raise SourceError(f"{training.source}: its weights are no longer those that {trial_id} certified")
         return source
     assert isinstance(settings, Trial)
     from bench.models.checkpoint import load_verified
 
-    model = load_verified(run, settings, int(training["num_classes"]))
+    assert training.num_classes is not None
+    model = load_verified(run, settings, training.num_classes)
     where = str(run.path.absolute() / trial_id)
-    return Source(model, where, trial_id, str(training["checkpoint_sha256"]), settings, training)
+    return Source(model, where, trial_id, training.checkpoint_sha256, settings, training)
 
 
 def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Source:
@@ -99,23 +100,24 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Sou
         return _from_factory(text)
     place = location(text)
     run = RunFolder(place.parent)
-    if not run.description.exists() or isinstance(read_settings(run, place.name), ForeignModel):
+    if not run.description.exists() or isinstance(read_settings(run, place.name), ExternalTrial):
         raise SourceError(f"{record}: source = {text!r}: must be MODULE:FACTORY, or RUN/TRIAL of a trained trial")
     return from_trial(run, place.name)
 
 
-def read_settings(run: RunFolder, trial_id: str) -> Certified:
+def read_settings(run: RunFolder, trial_id: str) -> CertifiedTrial:
     """The settings of a trial of a run.
 
     Raises:
-        SourceError: they are of another version of this program, or not settings.
+        StoreError: they are not settings of a trial that has a model.
+        SourceError: they are of another version of this program.
     """
     path = run.trial(trial_id).settings
-    kind: type[Certified] = ForeignModel if "weights" in read_json(path) else Trial
-    try:
-        settings = kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise SourceError(f"{path}: {explain(error, kind)}") from None
+    settings = read_trial_settings(path)
+    if isinstance(settings, ImportedTrial):
+        raise SourceError(f"{path}: is of an imported log, which has no model")
+    if isinstance(settings, NativeTrial):
+        settings = read_trial(path)
     if settings.trial_id != trial_id:
         raise SourceError(f"{path}: was written by another version of this program, which names it otherwise")
     return settings
@@ -154,4 +156,4 @@ def _from_factory(text: str) -> Source:
             weights = digest_of(model.state_dict())
     except ModelError as error:
         raise SourceError(f"{text}: {error}") from error
-    return Source(model, text, factory, weights, None, {})
+    return Source(model, text, factory, weights, None, None)

@@ -9,7 +9,8 @@ from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
 from bench.runner.state import trial_task
 from bench.settings.trial import Trial
 from cluster import GangSize, Job, Work, run_jobs
-from results.store.folder import RunFolder, refresh, write_json
+from results.store.folder import RunFolder, refresh
+from results.store.records import StateRecord
 
 WORK = Work(
     epochs_left="bench.runner.work:epochs_left",
@@ -68,7 +69,7 @@ def run_grid(
 def plan_jobs(left: Mapping[str, tuple[Trial, bool]], run: RunFolder, shard_size: int) -> list[Job]:
     """A job for everything that is left, as `bench.runner.stages.unfinished` finds it."""
     for name in left:
-        write_json(run.trial(name).state, {"state": "waiting"})
+        StateRecord(state="waiting").write(run.trial(name).state)
     jobs = []
     for name, (trial, certify) in left.items():
         task = trial_task(trial, run, certify=certify, shard_size=shard_size)

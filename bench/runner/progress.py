@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, listing, refuse_devices
 from results.store.lock import Holder, holder
-from results.store.records import read_description, read_settings_record, read_state_record, read_training_record
+from results.store.record import FileRecord
+from results.store.records import RunRecord, StateRecord, TrainingRecord, WorkerRecord
+from results.store.settings import AnyTrial, ImportedTrial, NativeTrial, read_trial_settings
 from results.store.shards import evenly_spaced
 
+Found = TypeVar("Found", bound=FileRecord)
 SAMPLED_SHARDS = 4  # whose times are read, of those of a trial: a full run has thousands
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A process that works on a trial, at its last pulse."""
-
-    host: str
-    pid: int | None
-    """None until the process is there."""
-    doing: str
-    """starting, idle, training, or the images it certifies."""
-    cores: float | None
-    gpu: float | None
-    """Share of time in which its accelerator computes."""
-    spare: bool
-    """Beyond the gang's own, where there is room."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class TrialProgress:
     epoch_seconds: float | None
     image_seconds: float | None
     """Of one worker. Means of what is finished, the images' from a sample; None where nothing is."""
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[WorkerRecord] = field(default_factory=list)
     error: str = ""
     log: str = ""
 
@@ -92,10 +80,10 @@ def read_progress(run: RunFolder) -> RunProgress:
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: a file of it is damaged.
+        StoreError: a file of it is damaged.
     """
-    description = read_description(run.description)
-    trials, ensembles = description["trials"], description.get("members", {})
+    description = RunRecord.read(run.description)
+    trials, ensembles = description.trials, description.members
     found = holder(run)
     running = found is not None and not found.dead
     members = dict.fromkeys(member for names in ensembles.values() for member in names if member not in trials)
@@ -104,7 +92,7 @@ def read_progress(run: RunFolder) -> RunProgress:
             *(_trial_progress(run, name, running, ensemble=name in ensembles) for name in trials),
             *(_trial_progress(run, name, running, member=True) for name in members),
         ],
-        description.get("gang", {}).get("workers", 1),
+        description.group.workers if description.group else 1,
         found if running else None,
     )
 
@@ -114,69 +102,64 @@ def _trial_progress(
 ) -> TrialProgress:
     folder = run.trial(trial_id)
     files = dict(listing(folder.path))
-    settings = read_settings_record(folder.settings)
-    state = _read_state(folder, running) if folder.state in files else {}
+    settings = read_trial_settings(folder.settings)
+    state = _read_state(folder, running) if folder.state in files else None
     epochs = _read_seconds(folder.epochs, files[folder.epochs]) if folder.epochs in files else []
     shards = folder.shard_times() if folder.shards in files else {}
-    training = _or_nothing(read_training_record, folder.training) if folder.training in files else {}
-    trained = bool(training)
+    training = _or_none(TrainingRecord, folder.training) if folder.training in files else None
     images, wanted = 0, 0 if member else None
-    if trained and not member:
-        images, wanted = _count_images(list(shards), settings["certify"], training["test_images"])
-    label = settings["name"] + (f" seed {settings['seed']}" if settings["seed"] or member else "")
-    failed = state.get("state") == "failed"
-    if trained and images >= (wanted or 0) and not failed:
-        stage = "done"
-    elif state:
-        stage = str(state.get("state", "stopped"))
-        if stage == "running":
-            stage = "certifying" if trained or ensemble else "training"
-    else:
-        stage = "stopped" if epochs or trained else "waiting"
+    if training and not member:
+        images, wanted = _count_images(list(shards), settings, training.test_images)
+    label = settings.name + (f" seed {settings.seed}" if settings.seed or member else "")
+    stage = _stage(state, complete=training is not None and images >= (wanted or 0), begun=bool(epochs or training))
+    if stage == "running":
+        stage = "certifying" if training or ensemble else "training"
     image_seconds = _sample(shards)
-    workers = [_worker(found) for found in state.get("workers", ()) if isinstance(found, dict)]
     return TrialProgress(
         trial_id=trial_id,
         label=label + (" (member)" if member else ""),
-        sigma=settings["sigma"],
+        sigma=settings.sigma,
         stage=stage,
         epochs=len(epochs),
-        epochs_wanted=0 if ensemble else settings.get("train", {"epochs": 0})["epochs"],
+        epochs_wanted=settings.train.epochs if isinstance(settings, NativeTrial) and not ensemble else 0,
         images=images,
         images_wanted=wanted,
         shards=len(shards),
         epoch_seconds=sum(epochs) / len(epochs) if epochs else None,
         image_seconds=sum(image_seconds) / len(image_seconds) if image_seconds else None,
-        workers=[] if stage == "done" else workers,
-        error=str(state.get("error", "")),
+        workers=state.workers if state and stage != "done" else [],
+        error=state.error if state else "",
         log=str(folder.log),
     )
 
 
-def _worker(found: dict[str, Any]) -> Worker:
-    host, doing = (str(found.get(key, "")) for key in ("host", "doing"))
-    pid, cores, gpu = (found.get(key) for key in ("pid", "cores", "gpu"))
-    return Worker(host, pid, doing, cores, gpu, spare=bool(found.get("spare")))
+def _stage(state: StateRecord | None, *, complete: bool, begun: bool) -> str:
+    """As `TrialProgress.stage`, or "running" where training and certifying are not told apart yet."""
+    if complete and not (state and state.state == "failed"):
+        return "done"
+    if state:
+        return state.state
+    return "stopped" if begun else "waiting"
 
 
-def _read_state(folder: TrialFolder, running: bool) -> dict[str, Any]:
+def _read_state(folder: TrialFolder, running: bool) -> StateRecord | None:
     """state.json, unless it is of a command that is no more."""
-    state = _or_nothing(read_state_record, folder.state)
-    return {} if state.get("state") in ("running", "waiting") and not running else state
+    state = _or_none(StateRecord, folder.state)
+    return None if state and state.state in ("running", "waiting") and not running else state
 
 
-def _or_nothing(read: Callable[[AnyPath], dict[str, Any]], path: AnyPath) -> dict[str, Any]:
+def _or_none(kind: type[Found], path: AnyPath) -> Found | None:
     try:
-        return read(path)
-    except (OSError, ValueError):
-        return {}
+        return kind.read(path)
+    except (OSError, StoreError):
+        return None
 
 
-def _count_images(shards: Sequence[AnyPath], certify: dict[str, Any], test_images: int) -> tuple[int, int]:
+def _count_images(shards: Sequence[AnyPath], settings: AnyTrial, test_images: int) -> tuple[int, int]:
     """Certified images, and how many there will be. A shard has no gap, so the names of the files tell."""
-    if certify["estimator"] == "imported":
+    if isinstance(settings, ImportedTrial):
         return test_images, test_images
-    wanted = evenly_spaced(test_images, certify["images"])
+    wanted = evenly_spaced(test_images, settings.certify.images)
     place = {index: position for position, index in enumerate(wanted)}
     certified: set[int] = set()
     for path in shards:

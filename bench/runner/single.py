@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from rich.progress import track
 
 from bench.certify.examine import examine, refuse_other_answers
-from bench.certify.shard import certify_images, write_batch
+from bench.certify.shard import OpenedModel, certify_images
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
@@ -24,12 +24,13 @@ from bench.models.sources import Source
 from bench.runner import work
 from bench.runner.stages import trial_shards_left
 from bench.runner.state import trial_task
-from bench.settings.trial import ForeignModel, Trial
+from bench.settings.trial import Trial
 from bench.train.loop import train
 from results.store.description import add_trials
-from results.store.folder import RunFolder, TrialFolder, write_json
+from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
-from results.store.records import DIGEST, read_training_record
+from results.store.records import BatchRecord, StateRecord, TrainingRecord
+from results.store.settings import ExternalTrial
 from results.store.shards import evenly_spaced
 
 Decision = TypeVar("Decision")
@@ -86,7 +87,7 @@ def first_process_first() -> AbstractContextManager[None]:
 
 
 def certify_source(
-    source: Source, settings: ForeignModel, run: RunFolder, shard_size: int, *, batch: int | None = None
+    source: Source, settings: ExternalTrial, run: RunFolder, shard_size: int, *, batch: int | None = None
 ) -> bool:
     """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
 
@@ -121,7 +122,7 @@ def certify_source(
 
 def _certify_all(
     source: Source,
-    settings: ForeignModel,
+    settings: ExternalTrial,
     run: RunFolder,
     shard_size: int,
     num_classes: int,
@@ -129,12 +130,13 @@ def _certify_all(
     batch: int | None,
 ) -> None:
     smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+    model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
     if batch is not None and state.is_main_process:
-        write_batch(run.trial(settings.trial_id), batch)
+        BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
     shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
     mine = shards[state.process_index :: state.num_processes]
     for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
-        certify_images(smoothed, kind_of(source.model), settings, run, shard, settings.weights)
+        certify_images(model, settings, run, shard)
     state.wait_for_everyone()
 
 
@@ -145,7 +147,7 @@ def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[objec
 
 def _keep_record(
     source: Source,
-    settings: ForeignModel,
+    settings: ExternalTrial,
     run: RunFolder,
     answers: list[list[float]],
     num_classes: int,
@@ -159,22 +161,21 @@ def _keep_record(
     """
     path = run.trial(settings.trial_id).training
     if path.exists():
-        refuse_other_answers(source, settings.trial_id, read_training_record(path), answers)
+        refuse_other_answers(source, settings.trial_id, TrainingRecord.read(path), answers)
         return
-    title = {} if source.trial and settings.name == source.trial.name else {"title": settings.name}
-    record: dict[str, Any] = {
-        "members": [],
-        **{key: value for key, value in source.training.items() if key != DIGEST},
-        **title,
-        "checkpoint_sha256": settings.weights,
-        "num_classes": num_classes,
-        "classes": data.classes,
-        "test_images": len(data),
-        "torch_version": torch.__version__,
-        "source": source.where,
-        "answers": answers,
-    }
-    write_json(path, record)
+    same_row = source.trial is not None and settings.name == source.trial.name
+    known = TrainingRecord(
+        title=source.training.title if source.training and same_row else settings.name,
+        checkpoint_sha256=settings.weights,
+        num_classes=num_classes,
+        classes=None if data.classes is None else list(data.classes),
+        test_images=len(data),
+        torch_version=str(torch.__version__),
+        source=source.where,
+        answers=answers,
+    )
+    own = known.model_dump(include=known.model_fields_set)
+    (source.training.model_copy(update=own) if source.training else known).write(path)
 
 
 @contextmanager
@@ -183,12 +184,11 @@ def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
     if not state.is_main_process:
         yield
         return
-    running = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
-    write_json(folder.state, running)
+    StateRecord(state="running", pid=os.getpid(), host=socket.gethostname()).write(folder.state)
     try:
         yield
     except Exception as error:
-        write_json(folder.state, {"state": "failed", "error": str(error) or type(error).__name__})
+        StateRecord(state="failed", error=str(error) or type(error).__name__).write(folder.state)
         raise
     folder.state.unlink(missing_ok=True)
 

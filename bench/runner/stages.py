@@ -8,20 +8,21 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from bench.models.digests import is_whole_checkpoint
-from bench.settings.trial import Certified, Trial
+from bench.settings.trial import Trial
+from results.errors import StoreError
 from results.store.folder import (
     AnyPath,
     RunFolder,
     TrialFolder,
-    read_json,
     remove_leftovers,
     set_aside,
     sha256_of,
     write_whole,
 )
-from results.store.records import whole_training_record, write_training_record
+from results.store.records import TrainingRecord
 from results.store.remote import StorageError
 from results.store.schema import EPOCHS, SPECTRA, read_table, write_table
+from results.store.settings import CertifiedTrial
 from results.store.shards import evenly_spaced, finished_indices
 
 
@@ -69,21 +70,22 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
     return found
 
 
-def images_left(trial: Certified, run: RunFolder) -> list[int]:
+def images_left(trial: CertifiedTrial, run: RunFolder) -> list[int]:
     """Test images of a trial with a model that no valid shard holds yet, in order."""
     folder = run.trial(trial.trial_id)
-    training = read_json(folder.training)
-    finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=str(training["checkpoint_sha256"]))
-    wanted = evenly_spaced(_test_images(trial, run), trial.certify.images)
+    training = TrainingRecord.read(folder.training)
+    finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=training.checkpoint_sha256)
+    wanted = evenly_spaced(training.test_images, trial.certify.images)
     return [index for index in wanted if index not in finished]
 
 
-def trial_shards_left(trial: Certified, run: RunFolder, size: int) -> list[list[int]]:
+def trial_shards_left(trial: CertifiedTrial, run: RunFolder, size: int) -> list[list[int]]:
     """Shards of at most `size` images for what is left. A shard has no gap in what the trial certifies, so that the
     name of its file tells how many images it holds."""
     left = set(images_left(trial, run))
     shards: list[list[int]] = [[]]
-    for index in evenly_spaced(_test_images(trial, run), trial.certify.images):
+    test_images = TrainingRecord.read(run.trial(trial.trial_id).training).test_images
+    for index in evenly_spaced(test_images, trial.certify.images):
         if index in left:
             if len(shards[-1]) == size:
                 shards.append([])
@@ -109,28 +111,34 @@ def epochs_finished(folder: TrialFolder) -> int:
     """Of a training that may not be done yet."""
     try:
         return int(read_table(folder.epochs, EPOCHS).num_rows)
-    except (OSError, ValueError):
+    except (OSError, StoreError):
         return 0
 
 
-def _test_images(trial: Certified, run: RunFolder) -> int:
-    return int(read_json(run.trial(trial.trial_id).training)["test_images"])
-
-
 def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
-    training = whole_training_record(folder)
-    if training.get("training_id") != trial.training_id:
+    training = _record(folder)
+    if training is None or training.training_id != trial.training_id:
         return False
     try:
         return bool(
             read_table(folder.epochs, EPOCHS).num_rows == trial.train.epochs
             and (trial.decomposition_ratio is None or read_table(folder.spectrum, SPECTRA).num_rows > 0)
-            and sha256_of(folder.model) == training.get("checkpoint_sha256")
+            and sha256_of(folder.model) == training.checkpoint_sha256
         )
     except StorageError:
         raise
-    except (OSError, ValueError):
+    except (OSError, StoreError):
         return False
+
+
+def _record(folder: TrialFolder) -> TrainingRecord | None:
+    """training.json; None where there is none that reads back as it was written."""
+    try:
+        return TrainingRecord.read(folder.training)
+    except StorageError:
+        raise
+    except (OSError, StoreError):
+        return None
 
 
 def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
@@ -152,23 +160,31 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
     """Write an ensemble's training record once its members are trained; Table 5.2 charges it with their sum."""
     if not all(is_trained(member, run) for member in trial.members):
         return False
-    records = [whole_training_record(run.trial(member.trial_id)) for member in trial.members]
-    hashes = "\n".join(record["checkpoint_sha256"] for record in records)
-    seconds = sum(record["train_seconds"] for record in records)
-    copies = sum(record["train_seconds"] * record["train_copies_per_second"] for record in records)
-    joules = [record["train_joules"] for record in records]
-    joined = records[0] | {
-        "training_id": trial.training_id,
-        "title": trial.objective.title,
-        "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        "members": [member.trial_id for member in trial.members],
-        "train_seconds": seconds,
-        "train_copies_per_second": copies / seconds,
-        "train_joules": None if None in joules else sum(joules),
-        "memory_bytes": sum(record["memory_bytes"] for record in records),
-        "member_memory_bytes": max(record["memory_bytes"] for record in records),
-    }
+    records = [TrainingRecord.read(run.trial(member.trial_id).training) for member in trial.members]
+    hashes = "\n".join(record.checkpoint_sha256 for record in records)
+    seconds = _sum([record.train_seconds for record in records])
+    copies = [(record.train_seconds or 0.0) * (record.train_copies_per_second or 0.0) for record in records]
+    memory = [record.memory_bytes or 0 for record in records]
+    joined = records[0].model_copy(
+        update={
+            "training_id": trial.training_id,
+            "title": trial.objective.title,
+            "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+            "members": [member.trial_id for member in trial.members],
+            "train_seconds": seconds,
+            "train_copies_per_second": sum(copies) / seconds if seconds else None,
+            "train_joules": _sum([record.train_joules for record in records]),
+            "memory_bytes": sum(memory),
+            "member_memory_bytes": max(memory),
+        }
+    )
     folder = run.trial(trial.trial_id)
-    if whole_training_record(folder) != joined:  # not yet written, or a member was trained again
-        write_training_record(folder, joined)
+    if _record(folder) != joined:  # not yet written, or a member was trained again
+        joined.write(folder.training)
     return True
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

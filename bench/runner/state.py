@@ -13,7 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from results.store.folder import RunFolder, TrialFolder, location, write_json
+from results.store.folder import RunFolder, TrialFolder, location
+from results.store.records import StateRecord
 from results.store.remote import RemotePath
 from results.store.schema import EPOCHS, read_table
 
@@ -62,13 +63,14 @@ def local_log(folder: TrialFolder) -> str:
 
 
 def note(task: Task, state: dict[str, Any] | None) -> None:
-    """Write the trial's state.json; None: it has ended well."""
+    """Write the trial's state.json, whose values the cluster gives; None: it has ended well."""
     folder = trial_folder(task)
-    keep_log(task, at_once=state is None or state["state"] != "running")
-    if state is None:
+    record = None if state is None else StateRecord.model_validate(state)
+    keep_log(task, at_once=record is None or record.state != "running")
+    if record is None:
         folder.state.unlink(missing_ok=True)
     else:
-        write_json(folder.state, state)
+        record.write(folder.state)
 
 
 def keep_log(task: Task, *, at_once: bool = False) -> None:

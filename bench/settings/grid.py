@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -11,20 +10,22 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from bench.settings.trial import CertifySettings, Option, PositiveInt, Settings, Sigma, TrainSettings, Trial
+from bench.settings.trial import Trial
 from methods import METHODS, get_method
-from results.printable import shortened
-from results.store.folder import AnyPath, refuse_devices
+from results.errors import BenchError
+from results.store.folder import AnyPath, read_json, refuse_devices
+from results.store.record import Record, explain, nearest, validated
+from results.store.settings import CertifySettings, Option, PositiveInt, Sigma, TrainSettings
 
 Item = TypeVar("Item", str, int, float)
 SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
 
 
-class GridError(ValueError):
+class GridError(BenchError):
     """A grid that cannot be run; the message is one sentence for the user."""
 
 
-class Cell(Settings):
+class Cell(Record):
     """What one row of the tables changes: options of the objective, decomposition, training settings."""
 
     method: str | None = None
@@ -37,7 +38,7 @@ class Cell(Settings):
     """Options of the objective; a table keyed by σ gives each σ its own value."""
 
 
-class Grid(Settings):
+class Grid(Record):
     """Methods × σ × seeds, and the settings they share."""
 
     description: str = ""
@@ -128,34 +129,9 @@ def read_trial(path: AnyPath) -> Trial:
 
     Raises:
         FileNotFoundError: there is none.
-        GridError: not the settings of a trial; names the file, the key and the value.
+        StoreError: not the settings of a trial; names the file, the key and the value.
     """
-    try:
-        return Trial.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise GridError(f"{path}: {explain(error, Trial)}") from None
-
-
-def explain(error: ValidationError, model: type[Settings]) -> str:
-    """The first thing wrong with user input, as one sentence with key, value and what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys_beside(model, first["loc"])
-        return f"unknown key {key!r}{nearest(str(first['loc'][-1]), known) or '; known: ' + ', '.join(known)}"
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return message if not key else f"{key}: {message}"
-    message = message[0].lower() + message[1:]
-    return f"{key} = {shortened(first['input'])}: {message}" if key else message
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ ": did you mean …?" where a known name is close, otherwise an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return validated(Trial, read_json(path), path)
 
 
 def _read(source: str) -> str:
@@ -218,14 +194,3 @@ def _distinct(key: str, values: list[Item]) -> list[Item]:
     if len(set(values)) < len(values):
         raise GridError(f"{key} = {values}: each may stand only once")
     return values
-
-
-def _keys_beside(model: type[Settings], location: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed where `location` points, following nested settings."""
-    current: Any = model
-    for part in location[:-1]:
-        if isinstance(current, type) and issubclass(current, Settings) and part in current.model_fields:
-            current = current.model_fields[str(part)].annotation
-        elif current == dict[str, Cell]:
-            current = Cell
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Settings) else []

@@ -36,13 +36,19 @@ from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
 from bench.train.batches import batches
 from bench.train.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
+from results.errors import BenchError
 from results.store.folder import RunFolder, TrialFolder, refresh, sha256_of
-from results.store.records import write_training_record
+from results.store.records import TrainedOn, TrainingRecord
+from results.store.rows import EpochRow
 
 EVALUATION_BATCH = 250
 """Test images of a forward pass; of few images, too, each rank then has some."""
 SHARED_FOLDER_SECONDS = 60.0
 """How long a shared file system may show one machine what another has replaced."""
+
+
+class TrainingError(BenchError):
+    """A training that cannot go on; the message is one sentence for the user."""
 
 
 def make_accelerator(trial: Trial) -> Accelerator:
@@ -109,27 +115,27 @@ def run_training(
             group["lr"] = rate
         loss = train_epoch(trial, epoch, parallel, optimizer, images, labels, accelerator)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
+            raise TrainingError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
         accuracy = noisy_accuracy(trial, epoch, model, test_images, test_labels, accelerator)
         progress.epochs.append(
-            {
-                "trial_id": trial.trial_id,
-                "method": trial.name,
-                "sigma": trial.sigma,
-                "seed": trial.seed,
-                "epoch": epoch,
-                "learning_rate": rate,
-                "loss": loss,
-                "noisy_test_accuracy": accuracy,
-                "seconds": time.perf_counter() - epoch_started,
-            }
+            EpochRow(
+                trial_id=trial.trial_id,
+                method=trial.name,
+                sigma=trial.sigma,
+                seed=trial.seed,
+                epoch=epoch,
+                learning_rate=rate,
+                loss=loss,
+                noisy_test_accuracy=accuracy,
+                seconds=time.perf_counter() - epoch_started,
+            )
         )
         progress.seconds = earlier_seconds + time.perf_counter() - started
         joules = _joules_of_all(meter)
         progress.joules = None if joules is None or earlier_joules is None else earlier_joules + joules
         progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
-        progress.where = _where(accelerator)
+        progress.trained_on = _trained_on(accelerator)
         if accelerator.is_main_process:
             save_checkpoint(trial, folder, model, optimizer, state.variances, progress)
     if accelerator.is_main_process:
@@ -215,7 +221,7 @@ def _start_or_continue(trial: Trial, folder: TrialFolder, train_set: ImageSet, a
             time.sleep(1)
     found = accelerator.gather(torch.tensor([int(state is not None)], device=accelerator.device))
     if state is None or not found.all():
-        raise RuntimeError(
+        raise TrainingError(
             f"{folder.checkpoint}: not every worker finds the checkpoint after {finished} epochs; run the same command "
             "again"
         )
@@ -293,16 +299,15 @@ def _joules_of_all(meter: EnergyMeter) -> float | None:
     return None if None in found.values() else sum(found.values())
 
 
-def _where(accelerator: Accelerator) -> dict[str, Any]:
-    """Of training.json: what trains the model."""
-    return {
-        "memory_kind": memory_kind(accelerator.device),
-        "workers": accelerator.num_processes,
-        "device": device_name(accelerator.device),
-        "train_precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-        "auto_precision": resolve_precision("auto", accelerator.device),
-        "torch_version": torch.__version__,
-    }
+def _trained_on(accelerator: Accelerator) -> TrainedOn:
+    return TrainedOn(
+        memory_kind=memory_kind(accelerator.device),
+        workers=accelerator.num_processes,
+        device=device_name(accelerator.device),
+        train_precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        auto_precision=resolve_precision("auto", accelerator.device),
+        torch_version=str(torch.__version__),
+    )
 
 
 def _finish(
@@ -311,29 +316,27 @@ def _finish(
     """Write the files of a finished training, all of which follow from its last checkpoint; training.json, whose
     existence says that the training is done, comes last."""
     progress, objective = state.progress, trial.objective
+    assert progress.trained_on is not None  # the last epoch's
     write_epochs(folder, progress)
     if state.variances is not None:
         write_spectrum(trial, folder, state.variances, len(train_set))
     save_tensors(folder.model, model.state_dict(), {"training_id": trial.training_id})
     decomposition = getattr(model, "decomposition", None)
-    write_training_record(
-        folder,
-        {
-            "training_id": trial.training_id,
-            "title": objective.title,
-            "checkpoint_sha256": sha256_of(folder.model),
-            "members": [],
-            "num_classes": train_set.num_classes,
-            "classes": train_set.classes,
-            "train_images": len(train_set),
-            "test_images": len(test_set),
-            "copies": objective.copies,
-            "decomposition_kept": None if decomposition is None else decomposition.basis.shape[1],
-            "train_seconds": progress.seconds,
-            "train_copies_per_second": trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
-            "train_joules": progress.joules,
-            "memory_bytes": progress.memory_bytes,
-            "member_memory_bytes": progress.memory_bytes,
-            **progress.where,
-        },
+    record = TrainingRecord(
+        training_id=trial.training_id,
+        title=objective.title,
+        checkpoint_sha256=sha256_of(folder.model),
+        num_classes=train_set.num_classes,
+        classes=None if train_set.classes is None else list(train_set.classes),
+        train_images=len(train_set),
+        test_images=len(test_set),
+        copies=objective.copies,
+        decomposition_kept=None if decomposition is None else decomposition.basis.shape[1],
+        train_seconds=progress.seconds,
+        train_copies_per_second=trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+        train_joules=progress.joules,
+        memory_bytes=progress.memory_bytes,
+        member_memory_bytes=progress.memory_bytes,
+        **dict(progress.trained_on),
     )
+    record.write(folder.training)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-import pyarrow as pa
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.models.checkpoint import CheckpointError, digest_of, load_tensors, restore_classifier, save_tensors
@@ -16,6 +15,8 @@ from bench.models.classifier import Classifier
 from bench.models.digests import checkpoint_digest
 from bench.settings.trial import Trial
 from results.store.folder import AnyPath, TrialFolder, rename, set_aside
+from results.store.records import TrainedOn
+from results.store.rows import EpochRow, SpectrumRow, table_of
 from results.store.schema import EPOCHS, SPECTRA, write_table
 
 
@@ -29,10 +30,10 @@ class Progress:
     """Peak over the finished epochs, summed over the workers."""
     joules: float | None = 0.0
     """Of the accelerators in the finished epochs; None where a driver reports nothing."""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[EpochRow] = field(default_factory=list)
     """Finished epochs, as rows of epochs.parquet."""
-    where: dict[str, Any] = field(default_factory=dict)
-    """Of training.json: the workers, device and versions of the last finished epoch."""
+    trained_on: TrainedOn | None = None
+    """In the last finished epoch; None before the first."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ def save_checkpoint(
             tensors[f"momentum.{name}"] = momentum
     if variances is not None:
         tensors["variances"] = variances
-    metadata = {"training_id": trial.training_id, "progress": json.dumps(asdict(progress))}
+    metadata = {"training_id": trial.training_id, "progress": _dumped(progress)}
     metadata["sha256"] = checkpoint_digest(digest_of(tensors), metadata)
     with suppress(FileNotFoundError):  # after the first epoch, or where the last one was set aside
         rename(folder.checkpoint, folder.previous_checkpoint)
@@ -72,7 +73,7 @@ def save_checkpoint(
 
 
 def write_epochs(folder: TrialFolder, progress: Progress) -> None:
-    write_table(folder.epochs, pa.Table.from_pylist(progress.epochs, EPOCHS))
+    write_table(folder.epochs, table_of(progress.epochs, EPOCHS))
 
 
 def write_spectrum(trial: Trial, folder: TrialFolder, variances: Tensor, images: int) -> None:
@@ -80,10 +81,11 @@ def write_spectrum(trial: Trial, folder: TrialFolder, variances: Tensor, images:
     images: number of training images.
     """
     rows = [
-        {"dataset": trial.dataset, "images": images, "component": component, "variance": variance}
+        # the last ones may come out just below 0
+        SpectrumRow(dataset=trial.dataset, images=images, component=component, variance=max(0.0, variance))
         for component, variance in enumerate(variances.tolist())
     ]
-    write_table(folder.spectrum, pa.Table.from_pylist(rows, SPECTRA))
+    write_table(folder.spectrum, table_of(rows, SPECTRA))
 
 
 def last_state(trial: Trial, folder: TrialFolder, num_classes: int) -> State | None:
@@ -127,7 +129,24 @@ def _load(trial: Trial, path: AnyPath, num_classes: int) -> State:
         parts[part][rest] = tensor
     model = restore_classifier(trial, parts["model"], num_classes, path)
     try:
-        progress = Progress(**json.loads(metadata["progress"]))
-    except TypeError:
+        progress = _loaded(metadata["progress"])
+    except (TypeError, ValidationError):
         raise CheckpointError(f"{path}: was written by another version of this program") from None
     return State(model, parts["momentum"], parts["variances"].get(""), progress)
+
+
+def _dumped(progress: Progress) -> str:
+    records = {
+        "epochs": [dict(row) for row in progress.epochs],
+        "trained_on": progress.trained_on and dict(progress.trained_on),
+    }
+    return json.dumps(vars(progress) | records)
+
+
+def _loaded(text: str) -> Progress:
+    values = json.loads(text)
+    trained_on = values.pop("trained_on", None)
+    return Progress(
+        **values | {"epochs": [EpochRow.model_validate(row) for row in values["epochs"]]},
+        trained_on=trained_on and TrainedOn.model_validate(trained_on),
+    )

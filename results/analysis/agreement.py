@@ -7,12 +7,13 @@ classified otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, chi2_contingency, fisher_exact
+
+from results.store.rows import CertificateRow
 
 ALARM = 1e-3
 """Probability that rows which are all right are found wrong, in all tests together."""
@@ -24,15 +25,15 @@ EXPECTED = 5
 Counts = NDArray[np.int64]
 
 
-def disagreement(stored: Mapping[Any, Any], found: Mapping[Any, Any], level: float, *, same_noise: bool) -> str:
-    """Why two rows of `results.store.schema.CERTIFICATES` cannot be of one image and classifier; empty where they can.
+def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *, same_noise: bool) -> str:
+    """Why two rows cannot be of one image and classifier; empty where they can.
 
     Args:
         level: probability that two which are is found otherwise.
         same_noise: whether both drew the same noise, so that they differ by roundings alone.
     """
     old, new = (
-        (np.array(row["selection_counts"], dtype=np.int64), np.array(row["counts"], dtype=np.int64))
+        (np.array(row.selection_counts, dtype=np.int64), np.array(row.counts, dtype=np.int64))
         for row in (stored, found)
     )
     if len(old[0]) != len(new[0]):
@@ -40,7 +41,7 @@ def disagreement(stored: Mapping[Any, Any], found: Mapping[Any, Any], level: flo
     if same_noise:
         for before, after in zip(old, new, strict=True):
             flips, copies = fewest_flips(before, after), int(min(before.sum(), after.sum()))
-            if binom.sf(flips - 1, copies, FLIPS[stored["precision"]]) < level / 2:
+            if binom.sf(flips - 1, copies, FLIPS[stored.precision]) < level / 2:
                 return f"at least {flips} of the same {copies} copies are classified otherwise"
     p = homogeneity(sum(old), sum(new))
     return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
@@ -79,15 +80,15 @@ def homogeneity(first: ArrayLike, second: ArrayLike) -> float:
     return min(1.0, min(p_values) * len(p_values))
 
 
-def pooled(pairs: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]]) -> float:
+def pooled(pairs: Sequence[tuple[CertificateRow, CertificateRow]]) -> float:
     """p-value for the stored counts of the selected classes being neither larger nor smaller than the found ones, all
     rows together: the Cochran-Mantel-Haenszel test. A small bias of every row shows here."""
     from statsmodels.stats.contingency_tables import StratifiedTable  # takes a second to import
 
     tables = []
     for stored, found in pairs:
-        both = np.array([np.add(row["selection_counts"], row["counts"]) for row in (stored, found)])
-        top, totals = both[:, stored["selected"]], both.sum(axis=1)
+        both = np.array([np.add(row.selection_counts or [], row.counts or []) for row in (stored, found)])
+        top, totals = both[:, stored.selected], both.sum(axis=1)
         if 0 < top.sum() < totals.sum():
             tables.append(np.stack([top, totals - top], axis=1))
     if not tables:

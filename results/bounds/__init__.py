@@ -1,1 +1,11 @@
-"""The mathematics of a certificate: from counts to a lower bound on a probability, and from that to a radius."""
+"""The mathematics of a certificate: from counts to a lower bound on a probability, and from that to a radius.
+
+Its usual numbers are those of Cohen, Rosenfeld & Kolter 2019 (their section 4).
+"""
+
+N0 = 100
+"""Noisy copies that select the class."""
+N = 100_000
+"""Noisy copies that estimate its probability."""
+ALPHA = 0.001
+"""Probability that a certificate is wrong."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import subprocess
@@ -11,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from results.errors import BenchError, StoreError
 from results.printable import as_utf8, shortened
-from results.store.folder import AnyPath, RunFolder, remove_leftovers, write_json, write_text
-from results.store.records import read_description, read_settings_record
+from results.store.folder import AnyPath, RunFolder, remove_leftovers
+from results.store.records import RunRecord
 from results.store.secrecy import masked
+from results.store.settings import AnyTrial, read_trial_settings
 
 log = logging.getLogger(__name__)
 SHOWN = 3
@@ -24,27 +25,8 @@ SHOWN = 3
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
 
 
-class RunError(ValueError):
+class RunError(BenchError):
     """A run that cannot start; the message is one sentence for the user."""
-
-
-class Described(Protocol):
-    """The settings of a trial, however they are kept."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sigma(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def trial_id(self) -> str: ...
-    @property
-    def members(self) -> Sequence[Described]:
-        """Of an ensemble."""
-
-    def model_dump_json(self, *, indent: int | None = None) -> str:
-        """trial.json."""
 
 
 def make_room(run: RunFolder, *, fresh: bool) -> None:
@@ -64,7 +46,7 @@ def make_room(run: RunFolder, *, fresh: bool) -> None:
     run.clear()
 
 
-def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = True, **details: object) -> None:
+def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = True, **details: Any) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings), of which a warning tells.
 
@@ -73,15 +55,15 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
     """
     earlier = _earlier(run)
     here = {(trial.name, trial.sigma, trial.seed): trial for trial in trials}
-    there = {name: read_settings_record(run.trial(name).settings) for name in earlier.get("trials", [])}
+    there = {name: read_trial_settings(run.trial(name).settings) for name in earlier.trials}
     kept: list[str] = []
     replaced: dict[str, list[str]] = {}
     for name, settings in there.items():
-        trial = here.get((settings["name"], settings["sigma"], settings["seed"]))
+        trial = here.get((settings.name, settings.sigma, settings.seed))
         if trial is None:
             kept.append(name)
         elif trial.trial_id != name:
-            replaced.setdefault(_difference(settings, json.loads(trial.model_dump_json())), []).append(name)
+            replaced.setdefault(_difference(settings, trial), []).append(name)
     for difference, names in replaced.items():
         which = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if not replace:
@@ -93,16 +75,14 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
             "is" if len(names) == 1 else "are",
             difference,
         )
-    members = {name: ids for name, ids in earlier.get("members", {}).items() if name in kept}
+    members = {name: ids for name, ids in earlier.members.items() if name in kept}
     for trial in trials:
         for part in [trial, *trial.members]:
-            _write_settings(run.trial(part.trial_id).settings, part.model_dump_json(indent=2) + "\n")
+            _write_settings(run.trial(part.trial_id).settings, part)
         if trial.members:
             members[trial.trial_id] = [member.trial_id for member in trial.members]
-    write_json(
-        run.description,
-        {
-            **earlier,
+    record = earlier.model_copy(
+        update={
             "trials": [*kept, *(trial.trial_id for trial in trials)],
             "members": members,
             "command": [as_utf8(word) for word in masked(sys.argv)],
@@ -110,33 +90,34 @@ def add_trials(run: RunFolder, trials: Sequence[Described], *, replace: bool = T
             "git_commit": git_commit(),
             "versions": {package: _version(package) for package in PACKAGES},
             **details,
-        },
+        }
     )
+    record.write(run.description)
 
 
-def _earlier(run: RunFolder) -> dict[str, Any]:
+def _earlier(run: RunFolder) -> RunRecord:
     if run.description.exists():
-        return read_description(run.description)
+        return RunRecord.read(run.description)
     # A command that was killed before it wrote run.json leaves trials alone.
     remove_leftovers(run.path)
     if run.has_contents():
         raise RunError(f"{run.path} is not empty and holds no run.json: give --out another folder")
-    return {}
+    return RunRecord(trials=[])
 
 
-def _write_settings(path: AnyPath, text: str) -> None:
+def _write_settings(path: AnyPath, trial: AnyTrial) -> None:
     """Unless they stand there already: by its time a file tells whether the report is older."""
     try:
-        if path.read_text(encoding="utf-8") == text:
+        if read_trial_settings(path).model_dump() == trial.model_dump():
             return
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, StoreError):
         pass
-    write_text(path, text)
+    trial.write(path)
 
 
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+def _difference(there: AnyTrial, here: AnyTrial) -> str:
     """The settings in which two trials differ, as certify.n = 1000 there, 2000 here."""
-    old, new = _flat(there), _flat(here)
+    old, new = _flat(there.model_dump(mode="json")), _flat(here.model_dump(mode="json"))
     differing = [
         f"{key} = {shortened(old[key]) if key in old else 'not given'} there, "
         f"{shortened(new[key]) if key in new else 'not given'} here"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from results.errors import StoreError
 from results.store.process import machine, started
 from results.store.remote import AnyPath as AnyPath
 from results.store.remote import RemotePath as RemotePath
@@ -178,25 +179,13 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def trial(self, trial_id: str) -> TrialFolder:
-        """Raises ValueError where that is no trial's id, as a foreign run.json may have it: it would lead elsewhere."""
+        """Raises StoreError where that is no trial's id, as a foreign run.json may have it: it would lead elsewhere."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", trial_id):
-            raise ValueError(f"{self.path}: {trial_id!r} is not the id of a trial")
+            raise StoreError(f"{self.path}: {trial_id!r} is not the id of a trial")
         folder = self.path / "trials" / trial_id
         if isinstance(folder, Path) and folder.is_symlink():
-            raise ValueError(f"{folder}: is a link, and a trial's files must be in the run's folder")
+            raise StoreError(f"{folder}: is a link, and a trial's files must be in the run's folder")
         return TrialFolder(folder)
-
-    def trial_ids(self) -> list[str]:
-        """The trials of the run, in the order of its grid; members that only an ensemble needs are not among them.
-
-        Raises:
-            FileNotFoundError: no run.json.
-            ValueError: it is not one.
-        """
-        ids = read_json(self.description, "trials")["trials"]
-        if not isinstance(ids, list) or not all(isinstance(trial_id, str) for trial_id in ids):
-            raise ValueError(f"{self.description}: trials must be a list of strings")
-        return ids
 
 
 def write_whole(path: AnyPath, write: Callable[[Path], object]) -> None:
@@ -319,26 +308,26 @@ def write_json(path: AnyPath, value: object) -> None:
 
 
 def refuse_devices(path: AnyPath) -> None:
-    """Raise ValueError for a pipe or a device, which would be read for ever."""
+    """Raise StoreError for a pipe or a device, which would be read for ever."""
     if isinstance(path, Path) and path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{path}: is neither a file nor a folder")
+        raise StoreError(f"{path}: is neither a file nor a folder")
 
 
 def read_json(path: AnyPath, *keys: str) -> dict[str, Any]:
-    """A JSON object from a file, with at least those keys; ValueError, which names the file, where it holds anything
+    """A JSON object from a file, with at least those keys; StoreError, which names the file, where it holds anything
     else."""
     refuse_devices(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise ValueError(f"{path}: not JSON of ours: it is nested too deeply") from None
+        raise StoreError(f"{path}: not JSON of ours: it is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+        raise StoreError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: must hold a JSON object")
+        raise StoreError(f"{path}: must hold a JSON object")
     for key in keys:
         if key not in value:
-            raise ValueError(f"{path}: lacks {key}")
+            raise StoreError(f"{path}: lacks {key}")
     return value
 
 

@@ -9,7 +9,6 @@ or else if its holder has not renewed it for half a minute.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import random
@@ -23,11 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
 
+from results.errors import BenchError, StoreError
 from results.printable import as_utf8
-from results.store.folder import AnyPath, RemotePath, RunFolder, listing, write_json
+from results.store.folder import AnyPath, RemotePath, RunFolder, listing
 from results.store.process import machine, started
+from results.store.records import ClaimRecord
 from results.store.secrecy import masked
 
 BEAT_SECONDS = 5.0
@@ -40,7 +40,7 @@ ATTEMPTS = 4
 log = logging.getLogger(__name__)
 
 
-class LockedError(ValueError):
+class LockedError(BenchError):
     """Somebody else has the lock; one sentence says who, and what to do."""
 
 
@@ -116,16 +116,16 @@ class RunLock:
             if rival:
                 return rival
             claim.unlink(missing_ok=True)
-        content = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "machine": machine(),
-            "started": started(os.getpid()),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(map(as_utf8, masked(sys.argv))),
-        }
+        record = ClaimRecord(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=machine(),
+            started=started(os.getpid()),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=shlex.join(map(as_utf8, masked(sys.argv))),
+        )
         try:
-            write_json(self._claim, content)
+            record.write(self._claim)
             others = [claim for claim, _ in self.run.claims(self.name) if claim != self._claim]
             if not others:
                 return None
@@ -133,7 +133,7 @@ class RunLock:
             self._withdraw()
             raise
         self._withdraw()
-        return _holder(_read(others[0]), dead=False)
+        return _holder(_read(others[0]) or NOT_OURS, dead=False)
 
     def _alive(self, claim: AnyPath, written: int) -> Holder | None:
         """Who made the claim, unless it is dead; watches it where its process cannot be seen from here."""
@@ -202,30 +202,28 @@ def holder(run: RunFolder, name: str = "run") -> Holder | None:
     return found
 
 
-def _is_alive_here(content: dict[str, Any]) -> bool | None:
+def _is_alive_here(claim: ClaimRecord) -> bool | None:
     """Whether the claim's process lives; None: it is of another machine."""
-    if content.get("machine") != machine():
+    if claim.machine != machine():
         return None
-    pid = content.get("pid")
-    return isinstance(pid, int) and started(pid) is not None and started(pid) == content.get("started")
+    return started(claim.pid) is not None and started(claim.pid) == claim.started
 
 
-def _read(claim: AnyPath) -> dict[str, Any] | None:
-    """None: it was withdrawn meanwhile."""
+def _read(claim: AnyPath) -> ClaimRecord | None:
+    """None: it was withdrawn meanwhile. What is not of this program is watched like a claim of another machine."""
     try:
-        content = json.loads(claim.read_text(encoding="utf-8"))
+        return ClaimRecord.read(claim)
     except FileNotFoundError:
         return None
-    except ValueError:  # not of this program, and watched like that of another machine
-        return {}
-    return content if isinstance(content, dict) else {}
+    except StoreError:
+        return NOT_OURS
 
 
-def _holder(content: dict[str, Any] | None, *, dead: bool) -> Holder:
-    content = content or {}
-    pid = content.get("pid")
-    words = [str(content.get(key, "unknown")) for key in ("host", "since", "command")]
-    return Holder(words[0], pid if isinstance(pid, int) else 0, words[1], words[2], dead)
+NOT_OURS = ClaimRecord(host="unknown", pid=0, machine="", started=None, since="unknown", command="unknown")
+
+
+def _holder(claim: ClaimRecord, *, dead: bool) -> Holder:
+    return Holder(claim.host, claim.pid, claim.since, claim.command, dead)
 
 
 def _renew(claim: AnyPath) -> bool:

@@ -7,24 +7,26 @@ A log has a line per test image: idx, label, predict (−1: abstained), radius (
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 from scipy.special import ndtr
 
 from results.bounds.radius import largest_radius
-from results.printable import as_utf8
+from results.errors import StoreError
+from results.printable import as_utf8, shortened
 from results.store.description import add_trials
-from results.store.folder import AnyPath, RunFolder, refuse_devices, write_json
+from results.store.folder import AnyPath, RunFolder, refuse_devices
 from results.store.lock import RunLock
-from results.store.records import NAME, read_settings_record
+from results.store.records import RunRecord, TrainingRecord
+from results.store.rows import CertificateRow
 from results.store.schema import CERTIFICATES, read_table
+from results.store.settings import ImportedTrial, read_trial_settings
 from results.store.shards import write_shard
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -44,7 +46,7 @@ _OTHER_NORM = re.compile(
 _CLOCK = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
-class LogError(ValueError):
+class LogError(StoreError):
     """A log that cannot be imported; the message names file and line."""
 
 
@@ -60,56 +62,25 @@ class Line:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogSettings:
-    """What is stated of a log; a trial of a run."""
+def stated(**given: object) -> ImportedTrial:
+    """What is stated of a log: the keys of `ImportedTrial`, and `n`, `n0` and `alpha` of its certification.
 
-    name: str
-    """Row of the tables."""
-    sigma: float
-    n: int = 100_000
-    n0: int = 100
-    alpha: float = 0.001
-    seed: int = 0
-    dataset: str = "cifar10"
-    model: str = "resnet110"
-    sha256: str = ""
-    """Of the log."""
-    stride: int = 1
-    """Only images whose index is a multiple of it."""
-
-    def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise LogError(f"--method {self.name!r}: must be letters, digits, _ and -, at most 64")
-        if not 0 < self.sigma <= 100:
-            raise LogError(f"--sigma {self.sigma:g}: must be above 0 and at most 100")
-        if not 0 < self.alpha < 1:
-            raise LogError(f"--alpha {self.alpha:g}: must be above 0 and below 1")
-        for option, value, least in (
-            ("n", self.n, 1),
-            ("n0", self.n0, 1),
-            ("skip", self.stride, 1),
-            ("seed", self.seed, 0),
-        ):
-            if not least <= value < 2**32:
-                raise LogError(f"--{option} {value}: must be at least {least} and below {2**32}")
-
-    @property
-    def trial_id(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{digest}"
-
-    @property
-    def members(self) -> Sequence[LogSettings]:
-        return []
-
-    def model_dump_json(self, *, indent: int | None = None) -> str:
-        shared = {key: value for key, value in asdict(self).items() if key not in ("n", "n0", "alpha", "stride")}
-        certify = {"n": self.n, "n0": self.n0, "alpha": self.alpha, "images": None, "estimator": "imported"}
-        return json.dumps({**shared, "stride": self.stride, "certify": certify}, indent=indent)
+    Raises:
+        LogError: one of them is not allowed; names the option of `bench import`.
+    """
+    options = {"name": "method", "stride": "skip"}
+    certify = {key: given.pop(key) for key in ("n", "n0", "alpha") if key in given}
+    try:
+        return ImportedTrial.model_validate({**given, "certify": certify})
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        key = str(first["loc"][-1])
+        raise LogError(
+            f"--{options.get(key, key)} {shortened(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from None
 
 
-def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
+def import_log(log: Path, settings: ImportedTrial, run: RunFolder) -> list[str]:
     """Make a log a trial of a run, new or existing.
 
     Returns:
@@ -123,7 +94,7 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     """
     refuse_devices(log)
     content = log.read_bytes()
-    settings = LogSettings(**{**asdict(settings), "sha256": hashlib.sha256(content).hexdigest()})
+    settings = settings.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
     lines = [line for line in read_log(log, content) if line.index % settings.stride == 0]
     if not lines:
         raise LogError(f"{log}: has no image whose index is a multiple of {settings.stride}")
@@ -132,51 +103,46 @@ def import_log(log: Path, settings: LogSettings, run: RunFolder) -> list[str]:
     return _oddities(lines, settings)
 
 
-def _write(lines: list[Line], source: str, settings: LogSettings, run: RunFolder) -> None:
+def _write(lines: list[Line], source: str, settings: ImportedTrial, run: RunFolder) -> None:
     replace = _holds(run, settings)
     _refuse_unlike_seeds(run, settings, {line.index for line in lines})
     add_trials(run, [settings], replace=replace)
     folder = run.trial(settings.trial_id)
-    table = pa.Table.from_pylist(
-        [_row(line, settings) for line in sorted(lines, key=lambda line: line.index)], CERTIFICATES
+    rows = [_row(line, settings) for line in sorted(lines, key=lambda line: line.index)]
+    write_shard(folder, rows)
+    record = TrainingRecord(
+        title=f"{settings.name} (imported)",
+        checkpoint_sha256=settings.sha256,
+        test_images=len(lines),
+        torch_version=UNKNOWN,
+        source=source,
     )
-    write_shard(folder, table, trial_id=settings.trial_id, checkpoint_sha256=settings.sha256)
-    write_json(
-        folder.training,
-        {
-            "title": f"{settings.name} (imported)",
-            "members": [],
-            "checkpoint_sha256": settings.sha256,
-            "test_images": len(lines),
-            "torch_version": UNKNOWN,
-            "source": source,
-        },
-    )
+    record.write(folder.training)
 
 
-def _holds(run: RunFolder, settings: LogSettings) -> bool:
+def _holds(run: RunFolder, settings: ImportedTrial) -> bool:
     """Whether the run has the same log in the same place: what was stated of it may then be corrected."""
     if not run.description.exists():
         return False
-    for trial_id in run.trial_ids():
-        known = read_settings_record(run.trial(trial_id).settings)
-        if all(known.get(key) == getattr(settings, key) for key in ("name", "sigma", "seed", "sha256")):
+    for trial_id in RunRecord.read(run.description).trials:
+        known = read_trial_settings(run.trial(trial_id).settings)
+        same = isinstance(known, ImportedTrial) and known.sha256 == settings.sha256
+        if same and (known.name, known.sigma, known.seed) == (settings.name, settings.sigma, settings.seed):
             return True
     return False
 
 
-def _refuse_unlike_seeds(run: RunFolder, settings: LogSettings, indices: set[int]) -> None:
+def _refuse_unlike_seeds(run: RunFolder, settings: ImportedTrial, indices: set[int]) -> None:
     """Raise LogError where the run has other seeds of that method at that σ with which this one cannot be averaged."""
-    for trial_id in run.trial_ids() if run.description.exists() else []:
+    for trial_id in RunRecord.read(run.description).trials if run.description.exists() else []:
         folder = run.trial(trial_id)
-        known = read_settings_record(folder.settings)
-        if (known["name"], known["sigma"]) != (settings.name, settings.sigma) or known["seed"] == settings.seed:
+        known = read_trial_settings(folder.settings)
+        if (known.name, known.sigma) != (settings.name, settings.sigma) or known.seed == settings.seed:
             continue
-        certify = known["certify"]
-        values = {"estimator": certify["estimator"], "dataset": known.get("dataset")}
-        values |= {name: certify[name] for name in ("n", "n0", "alpha")}
-        own = {"estimator": "imported", **{name: getattr(settings, name) for name in ("dataset", "n", "n0", "alpha")}}
-        odd = [name for name, value in values.items() if value != own[name]]
+        names = {"estimator", "n", "n0", "alpha"}
+        values = {"dataset": known.dataset, **known.certify.model_dump(include=names)}
+        own = {"dataset": settings.dataset, **settings.certify.model_dump(include=names)}
+        odd = [name for name in ("estimator", "dataset", "n", "n0", "alpha") if values[name] != own[name]]
         if odd:
             raise LogError(
                 f"--{odd[0]} {own[odd[0]]}: {trial_id} of {run.path} has {values[odd[0]]}, so these seeds of one "
@@ -291,45 +257,47 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _row(line: Line, settings: LogSettings) -> dict[str, object]:
-    return {
-        "trial_id": settings.trial_id,
-        "method": settings.name,
-        "sigma": settings.sigma,
-        "seed": settings.seed,
-        "dataset": settings.dataset,
-        "split": "test",
-        "index": line.index,
-        "label": line.label,
-        "predicted": line.predicted,
-        "status": "certified" if line.predicted >= 0 else "abstained",
-        "correct": line.correct,
-        "radius": line.radius,
-        "p_lower": float(ndtr(line.radius / settings.sigma)) if line.predicted >= 0 else 0.0,
-        "n": settings.n,
-        "n0": settings.n0,
-        "alpha": settings.alpha,
-        "estimator": "imported",
-        "classifier": UNKNOWN,
-        "seconds": line.seconds,
-        "precision": UNKNOWN,
-        "engine": UNKNOWN,
-        "device": UNKNOWN,
-        "torch_version": UNKNOWN,
-        "checkpoint_sha256": settings.sha256,
-    }
+def _row(line: Line, settings: ImportedTrial) -> CertificateRow:
+    certified = line.predicted >= 0
+    return CertificateRow(
+        trial_id=settings.trial_id,
+        method=settings.name,
+        sigma=settings.sigma,
+        seed=settings.seed,
+        dataset=settings.dataset,
+        split="test",
+        index=line.index,
+        label=line.label,
+        predicted=line.predicted,
+        status="certified" if certified else "abstained",
+        correct=line.correct,
+        radius=line.radius,
+        p_lower=float(ndtr(line.radius / settings.sigma)) if certified else 0.0,
+        n=settings.certify.n,
+        n0=settings.certify.n0,
+        alpha=settings.certify.alpha,
+        estimator="imported",
+        classifier=UNKNOWN,
+        seconds=line.seconds,
+        precision=UNKNOWN,
+        engine=UNKNOWN,
+        device=UNKNOWN,
+        torch_version=UNKNOWN,
+        checkpoint_sha256=settings.sha256,
+    )
 
 
-def _oddities(lines: list[Line], settings: LogSettings) -> list[str]:
+def _oddities(lines: list[Line], settings: ImportedTrial) -> list[str]:
     found = []
-    limit = float(largest_radius(settings.n, settings.alpha, settings.sigma))
+    certify = settings.certify
+    limit = float(largest_radius(certify.n, certify.alpha, settings.sigma))
     # Radii are rounded to three significant digits: half a unit of the third may be the rounding's.
     unit = 10.0 ** (math.floor(math.log10(limit)) - 2) if limit > 0 else 0.0
     above = [line.radius for line in lines if line.radius > limit + unit / 2 + 1e-12]
     if above:
         found.append(
-            f"{len(above)} radii, up to {max(above):g}, are above {limit:.4g}, the largest that n = {settings.n} and "
-            f"alpha = {settings.alpha:g} allow at σ = {settings.sigma:g}: the log was made with another n or alpha"
+            f"{len(above)} radii, up to {max(above):g}, are above {limit:.4g}, the largest that n = {certify.n} and "
+            f"alpha = {certify.alpha:g} allow at σ = {settings.sigma:g}: the log was made with another n or alpha"
         )
     indices = sorted(line.index for line in lines)
     steps = np.diff(indices)

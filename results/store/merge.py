@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -14,14 +13,24 @@ from numpy.typing import NDArray
 
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
 from results.bounds.two_stage import planned_copies
+from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.store.logs import check_imported
-from results.store.records import read_settings_record, read_training_record
+from results.store.records import RunRecord, TrainingRecord
+from results.store.rows import TrialRow, table_of
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
+from results.store.settings import (
+    AnyTrial,
+    CertifiedTrial,
+    CertifySettings,
+    ImportedTrial,
+    NativeTrial,
+    read_trial_settings,
+)
 from results.store.shards import evenly_spaced, read_shard
 
 
-class MergeError(ValueError):
+class MergeError(StoreError):
     """Certificates that must not be published; the message names the shard and what is wrong with it."""
 
 
@@ -38,18 +47,18 @@ def merge_run(run: RunFolder) -> list[str]:
     certificates, trials, unfinished = [], [], []
     epochs: dict[str, pa.Table] = {}
     spectra: dict[tuple[str, int], pa.Table] = {}
-    for trial_id in run.trial_ids():
+    for trial_id in RunRecord.read(run.description).trials:
         folder = run.trial(trial_id)
         if not folder.settings.exists():
             raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
         if not folder.training.exists() or folder.state.exists():
             unfinished.append(trial_id)
             continue
-        settings, training = read_settings_record(folder.settings), read_training_record(folder.training)
+        settings, training = read_trial_settings(folder.settings), TrainingRecord.read(folder.training)
         rows = merge_shards(folder, trial_id, settings, training)
         certificates.append(rows)
         trials.append(_trial_row(trial_id, settings, training, rows))
-        for trained in training["members"] or [trial_id]:
+        for trained in training.members or [trial_id]:
             if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
                 epochs.setdefault(trained, read_table(run.trial(trained).epochs, EPOCHS).cast(EPOCHS))
             if run.trial(trained).spectrum.exists():
@@ -57,24 +66,24 @@ def merge_run(run: RunFolder) -> list[str]:
                 # The variances are those of the images alone, whatever σ and the model.
                 spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
     write_table(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
-    write_table(run.trials, pa.Table.from_pylist(trials, TRIALS))
+    write_table(run.trials, table_of(trials, TRIALS))
     write_table(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
     write_table(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
     return unfinished
 
 
-def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], training: dict[str, Any]) -> pa.Table:
+def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, training: TrainingRecord) -> pa.Table:
     """All certificates of a trial in the order of the test set.
 
     Raises:
         MergeError: as `merge_run`.
     """
-    imported = settings["certify"]["estimator"] == "imported"
-    expected = None if imported else set(evenly_spaced(int(training["test_images"]), settings["certify"]["images"]))
+    imported = isinstance(settings, ImportedTrial)
+    expected = None if imported else set(evenly_spaced(training.test_images, settings.certify.images))
     holder: dict[int, AnyPath] = {}
     tables = []
     paths = folder.shard_files()
-    read = partial(_read, trial_id=trial_id, checkpoint_sha256=training["checkpoint_sha256"])
+    read = partial(_read, trial_id=trial_id, checkpoint_sha256=training.checkpoint_sha256)
     for path, table in zip(paths, read_each(read, paths), strict=True):
         for index in table["index"].to_pylist():
             if index in holder:
@@ -83,13 +92,13 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
                 raise MergeError(f"{path}: holds image {index}, which this trial does not certify")
             holder[index] = path
         tables.append(table.replace_schema_metadata(CERTIFICATES.metadata))
-    if imported and len(holder) != training["test_images"]:
-        raise MergeError(f"{folder.shards}: {len(holder)} images, the log had {training['test_images']}")
+    if imported and len(holder) != training.test_images:
+        raise MergeError(f"{folder.shards}: {len(holder)} images, the log had {training.test_images}")
     missing = sorted((expected or holder.keys()) - holder.keys())
     if missing:
         raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
     merged = pa.concat_tables(tables).combine_chunks()
-    if imported:
+    if isinstance(settings, ImportedTrial):
         check_imported(holder, merged)
     else:
         check_numbers(holder, merged, settings)
@@ -103,11 +112,11 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: dict[str, Any], t
 def _read(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
     try:
         return read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
-    except ValueError as error:
+    except StoreError as error:
         raise MergeError(str(error)) from None
 
 
-def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[str, Any]) -> None:
+def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: CertifiedTrial) -> None:
     """What always holds for the certificates of a trial, checked from the counts up.
 
     Args:
@@ -123,13 +132,13 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[st
     lists = ("selection_counts", "counts")
     column = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
     refuse = partial(_refuse, holder, column)
-    certify = settings["certify"]
+    certify = settings.certify
     for name, expected in (
-        ("n0", certify["n0"]),
-        ("alpha", certify["alpha"]),
-        ("estimator", certify["estimator"]),
-        ("sigma", settings["sigma"]),
-        ("seed", settings["seed"]),
+        ("n0", certify.n0),
+        ("alpha", certify.alpha),
+        ("estimator", certify.estimator),
+        ("sigma", settings.sigma),
+        ("seed", settings.seed),
     ):
         refuse(column[name] != expected, f"{name} is not the trial's {expected}")
     widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
@@ -139,7 +148,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[st
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
-    skipped = certify["skip_misclassified"] & (column["selected"] != column["label"])
+    skipped = certify.skip_misclassified & (column["selected"] != column["label"])
     refuse(
         misclassified != skipped, "misclassified must be where the selected class is not the label, if that is skipped"
     )
@@ -175,16 +184,16 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: dict[st
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
 
 
-def copies_to_draw(selection: NDArray[np.int64], certify: Mapping[str, Any]) -> NDArray[np.int64]:
+def copies_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
     """The copies that an estimation was to draw, whatever they answered.
 
     Args:
         selection: (images, classes), the counts of the selection.
         certify: the trial's settings of that name.
     """
-    if certify["estimator"] == "fixed":
-        return np.full(len(selection), certify["n"])
-    return planned_copies(selection.max(axis=1), certify["n0"], certify["n"], certify["alpha"])
+    if certify.estimator == "fixed":
+        return np.full(len(selection), certify.n)
+    return planned_copies(selection.max(axis=1), certify.n0, certify.n, certify.alpha)
 
 
 def two_sided_radii(
@@ -208,23 +217,24 @@ def _refuse(
         raise MergeError(f"{holder[index]}: image {index}: {reason}")
 
 
-def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any], rows: pa.Table) -> dict[str, Any]:
+def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table) -> TrialRow:
     seconds = pc.sum(rows["seconds"]).as_py()
     copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
-    shared = ("sigma", "seed", "dataset", "model", "decomposition_ratio")
-    recorded = set(TRIALS.names) & set(training)
-    return {
-        **{name: settings.get(name) for name in shared},
-        **{name: training[name] for name in recorded},
-        "trial_id": trial_id,
-        "method": settings["name"],
-        "epochs": settings["train"]["epochs"] if "train" in settings else None,
-        "n": settings["certify"]["n"],
-        "n0": settings["certify"]["n0"],
-        "alpha": settings["certify"]["alpha"],
-        "images": rows.num_rows,
-        "certify_seconds": seconds,
-        "certify_copies_per_second": copies / seconds if seconds else 0.0,
-        "certify_joules": None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
-        "settings": json.dumps(settings),
-    }
+    native = settings if isinstance(settings, NativeTrial) else None
+    recorded = TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()
+    return TrialRow(
+        **training.model_dump(include=recorded),
+        **settings.model_dump(include={"sigma", "seed", "dataset", "model"}),
+        trial_id=trial_id,
+        method=settings.name,
+        epochs=native.train.epochs if native else None,
+        decomposition_ratio=native.decomposition_ratio if native else None,
+        n=settings.certify.n,
+        n0=settings.certify.n0,
+        alpha=settings.certify.alpha,
+        images=rows.num_rows,
+        certify_seconds=seconds,
+        certify_copies_per_second=copies / seconds if seconds else 0.0,
+        certify_joules=None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
+        settings=settings.model_dump_json(),
+    )

@@ -1,230 +1,162 @@
-"""What the JSON files of a run must say, wherever they come from: each value that a reader uses, its type and range.
-
-A record is checked where it is read, so that whatever was done to a file is told in one sentence.
-"""
+"""The JSON files of a run beside its trials' settings, each typed, and checked where it is read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, ClassVar, Literal, Self
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from pydantic import Field, JsonValue
 
-from results.printable import shortened
-from results.store.folder import AnyPath, TrialFolder, read_json, write_json
-from results.store.remote import StorageError
-from results.store.schema import TRIALS
+from results.store.folder import AnyPath, TrialFolder, read_json
+from results.store.record import FileRecord, Record
+from results.store.schema import SCHEMA_VERSION, refuse_version
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-Check = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, and what is, in words."""
-STAGES = ("waiting", "training", "certifying", "running", "failed", "stopped")
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, lt=1e300)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 
 
-def whole(least: int, below: int = 2**63) -> Check:
-    return lambda value: type(value) is int and least <= value < below, f"a whole number from {least}, below {below}"
+class GroupRecord(Record):
+    """The workers of each trial of a run."""
+
+    workers: Positive
+    cpus_per_worker: Amount
+    gpus_per_worker: Amount
 
 
-def real(least: float, most: float = math.inf) -> Check:
-    def holds(value: Any) -> bool:
-        return type(value) in (int, float) and least <= value <= most and abs(value) < 1e300
+class RunRecord(FileRecord):
+    """run.json: which trials form a run, and how it came about."""
 
-    return holds, f"a number of at least {least:g}" + (f", at most {most:g}" if most < math.inf else "")
+    schema_version: Literal[SCHEMA_VERSION] = SCHEMA_VERSION  # type: ignore[valid-type]  # one number, told once
+    trials: list[str]
+    """Ids, in the order of the grid."""
+    members: dict[str, list[str]] = {}
+    """Of each ensemble, by its id."""
+    group: GroupRecord | None = None
+    grid: dict[str, JsonValue] | None = None
+    """As the last command loaded it; none where no grid was run."""
+    command: list[str] = []
+    """The last one that added trials, without its secrets."""
+    time: str = ""
+    """Of that command; ISO 8601, UTC."""
+    git_commit: str | None = None
+    versions: dict[str, str | None] = {}
+    """Of the packages that matter."""
 
-
-def optional(check: Check) -> Check:
-    return lambda value: value is None or check[0](value), f"{check[1]}, or null"
-
-
-def each(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(check[0], value)), f"a list, each {check[1]}"
-
-
-text: Check = (lambda value: isinstance(value, str), "a string")
-truth: Check = (lambda value: isinstance(value, bool), "true or false")
-table: Check = (lambda value: isinstance(value, dict), "a JSON object")
-trial_ids: Check = each(text)
-memberships: Check = (
-    lambda value: isinstance(value, dict) and all(map(trial_ids[0], value.values())),
-    "a JSON object of lists of strings",
-)
-
-DESCRIPTION = {"trials": trial_ids}
-DESCRIPTION_MAY = {"members": memberships, "gang": table, "gang.workers": real(1), "versions": table}
-SETTINGS = {
-    "name": (lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), "letters, digits, _ and -"),
-    "sigma": (lambda value: real(0, 100)[0](value) and value > 0, "a number above 0, at most 100"),
-    "seed": whole(0, 2**32),
-    "certify": table,
-    "certify.n": whole(1, 2**32),
-    "certify.n0": whole(1, 2**32),
-    "certify.alpha": (lambda value: real(0, 1)[0](value) and 0 < value < 1, "a number above 0 and below 1"),
-    "certify.images": optional(whole(1, 2**32)),
-    "certify.estimator": (lambda value: value in ["fixed", "two-stage", "imported"], "fixed, two-stage or imported"),
-}
-SETTINGS_MAY = {
-    "certify.skip_misclassified": truth,
-    "train": table,
-    "train.epochs": whole(1, 2**32),
-    "dataset": text,
-    "model": text,
-    "decomposition_ratio": optional(real(0)),
-}
-TRAINING = {
-    "checkpoint_sha256": text,
-    "test_images": whole(1, 10**7),
-    "members": trial_ids,
-    "title": text,
-    "torch_version": text,
-}
-_WORDS = {
-    "memory_kind": ("accelerator", "resident"),
-    "status": ("certified", "abstained", "misclassified"),
-    "estimator": ("fixed", "two-stage", "imported"),
-}
-"""All that some columns may say."""
-_OF_TYPE = {pa.int64(): optional(whole(0)), pa.float64(): optional(real(0)), pa.string(): optional(text)}
-TRAINING_MAY = {
-    **{field.name: _OF_TYPE[field.type] for field in TRIALS if field.type in _OF_TYPE and field.name not in TRAINING},
-    "num_classes": whole(2, 2**16),
-    "source": text,
-    "classes": optional(each(text)),
-    "answers": each(each(real(-math.inf))),
-    "memory_kind": (lambda value: value in (*_WORDS["memory_kind"], None), "accelerator, resident or null"),
-}
-_WORKER = {"host": text, "doing": text, "pid": optional(whole(0)), "cores": optional(real(0)), "gpu": optional(real(0))}
-STATE_MAY = {
-    "state": (lambda value: value in STAGES, ", ".join(STAGES)),
-    "pid": whole(1, 2**31),
-    "host": text,
-    "error": text,
-    "workers": each((lambda value: isinstance(value, dict) and _holds(value, _WORKER), "a worker")),
-}
+    @classmethod
+    def read(cls, path: AnyPath) -> Self:
+        """As `FileRecord.read`; raises VersionError where it is of another version of this program."""
+        refuse_version(path, read_json(path).get("schema_version"))
+        return super().read(path)
 
 
-def read_description(path: AnyPath) -> dict[str, Any]:
-    """run.json.
+class TrainedOn(Record):
+    """What trained a model."""
 
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not one; names the file, the key, the value and what is allowed.
-    """
-    return check_record(path, read_json(path, *DESCRIPTION), DESCRIPTION, DESCRIPTION_MAY)
-
-
-def read_settings_record(path: AnyPath) -> dict[str, Any]:
-    """trial.json; raises as `read_description`."""
-    record = check_record(path, read_json(path), SETTINGS, SETTINGS_MAY)
-    if "epochs" not in record.get("train", {"epochs": 0}):
-        raise ValueError(f"{path}: lacks train.epochs")
-    if record["certify"]["estimator"] != "imported" and "skip_misclassified" not in record["certify"]:
-        raise ValueError(f"{path}: lacks certify.skip_misclassified")
-    return record
+    memory_kind: Literal["accelerator", "resident"]
+    workers: Positive
+    device: str
+    train_precision: Literal["fp32", "bf16"]
+    auto_precision: Literal["fp32", "bf16"]
+    torch_version: str
 
 
-def read_training_record(path: AnyPath) -> dict[str, Any]:
-    """training.json; raises as `read_description`."""
-    return check_record(path, read_json(path), TRAINING, TRAINING_MAY)
+class TrainingRecord(FileRecord):
+    """training.json: the model of a trial. What is null is unknown, or has no meaning for a trial of its kind."""
+
+    sealed: ClassVar[bool] = True
+
+    training_id: str | None = None
+    """`Trial.training_id`, of a native trial."""
+    title: str
+    """The method's name in tables."""
+    checkpoint_sha256: str
+    members: list[str] = []
+    """Trials whose models form this one."""
+    num_classes: Annotated[int, Field(ge=2, lt=2**16)] | None = None
+    classes: list[str] | None = None
+    """The name of each label, where the data has names."""
+    train_images: Positive | None = None
+    test_images: Annotated[int, Field(ge=1, le=10**7)]
+    copies: Positive | None = None
+    """m, noisy copies of an image in a training step."""
+    decomposition_kept: Positive | None = None
+    """Directions that the linear decomposition keeps, of channel × height × width."""
+    train_seconds: Amount | None = None
+    """Wall clock, summed over members."""
+    train_copies_per_second: Amount | None = None
+    train_joules: Amount | None = None
+    """Of the accelerators, by their drivers' counters, summed over members."""
+    memory_bytes: Count | None = None
+    """Peak while training, summed over workers and members."""
+    member_memory_bytes: Count | None = None
+    """Peak of the largest member alone."""
+    memory_kind: Literal["accelerator", "resident"] | None = None
+    workers: Positive | None = None
+    device: str | None = None
+    train_precision: str | None = None
+    auto_precision: Literal["fp32", "bf16"] | None = None
+    """What "auto" means for the certification: what the machine that trained computes fast in."""
+    torch_version: str
+    source: str | None = None
+    """What finds an external model again; an imported log's name."""
+    answers: list[list[float]] | None = None
+    """Of an external model to fixed images (`bench.certify.examine`)."""
 
 
-def read_state_record(path: AnyPath) -> dict[str, Any]:
-    """state.json; raises as `read_description`."""
-    return check_record(path, read_json(path), {}, STATE_MAY)
+class WorkerRecord(Record):
+    """A worker at its last pulse, and what it took of its machine."""
+
+    host: str = ""
+    pid: Count | None = None
+    """None until the process is there."""
+    doing: str = ""
+    """starting, idle, training, or the images it certifies."""
+    spare: bool = False
+    cores: Amount | None = None
+    memory_bytes: Count | None = None
+    gpu: Amount | None = None
+    """Share of time in which its accelerator computes."""
 
 
-DIGEST = "sha256"
-"""Key of training.json."""
+class StateRecord(FileRecord):
+    """state.json: who works on a trial, or why the last attempt failed."""
+
+    state: Literal["waiting", "running", "failed"]
+    host: str = ""
+    pid: Positive | None = None
+    since: Amount | None = None
+    """Unix seconds, as `at`."""
+    at: Amount | None = None
+    workers: list[WorkerRecord] = []
+    error: str = ""
 
 
-def write_training_record(folder: TrialFolder, record: dict[str, Any]) -> None:
-    """Write training.json, with a digest of what it says."""
-    write_json(folder.training, {**record, DIGEST: _digest_of(record)})
+class BatchRecord(FileRecord):
+    """batch.json: copies of a forward pass, for all who certify a trial."""
+
+    batch: Positive
 
 
-def whole_training_record(folder: TrialFolder) -> dict[str, Any]:
-    """training.json without its digest; nothing where it does not read back as it was written."""
-    try:
-        record = read_json(folder.training)
-    except StorageError:
-        raise
-    except (OSError, ValueError):
-        return {}
-    digest = record.pop(DIGEST, None)
-    return record if digest in (None, _digest_of(record)) else {}
+class ReportRecord(FileRecord):
+    """report.json: what a run's report was made from, and its files."""
+
+    made_from: str
+    files: dict[str, int]
+    """Times of writing, ns since 1970."""
 
 
-def _digest_of(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+class ClaimRecord(FileRecord):
+    """lock-*.json: who claims a run (`results.store.lock`)."""
+
+    host: str
+    pid: int
+    machine: str
+    started: int | None
+    """When its process began, in clock ticks since the machine booted."""
+    since: str
+    command: str
 
 
-def _holds(record: dict[str, Any], checks: dict[str, Check]) -> bool:
-    return all(check[0](record[key]) for key, check in checks.items() if key in record)
-
-
-def check_record(path: object, record: dict[str, Any], must: dict[str, Check], may: dict[str, Check]) -> dict[str, Any]:
-    """The record itself.
-
-    Args:
-        must, may: by key, with a dot before a key of a nested object; only those of `must` have to be there.
-
-    Raises:
-        ValueError: a key is missing, or a value is not allowed.
-    """
-    for key, (holds, allowed) in {**must, **may}.items():
-        value: Any = record
-        for part in key.split("."):
-            there = isinstance(value, dict) and part in value
-            if not there:
-                break
-            value = value[part]
-        if not there and key in must:
-            raise ValueError(f"{path}: lacks {key}")
-        if there and not holds(value):
-            raise ValueError(f"{path}: {key} = {shortened(value)}: must be {allowed}")
-    return record
-
-
-_LEAST = {"predicted": -1.0}
-_MOST = {"sigma": 100.0, "alpha": 1.0, "p_lower": 1.0, "noisy_test_accuracy": 1.0}
-
-
-def check_values(table: pa.Table, path: object) -> None:
-    """What always holds for a Parquet file of a run: its numbers are finite, not negative, and within their range.
-
-    Raises:
-        ValueError: names the file, the column and the first value that is not.
-    """
-    for field in table.schema:
-        column = table[field.name].drop_null()
-        if field.name == "method":
-            for name in column.unique().to_pylist():
-                if not NAME.fullmatch(name):
-                    raise ValueError(f"{path}: method = {shortened(name)}: must be letters, digits, _ and -")
-        if field.name == "settings":
-            for settings in column.to_pylist():
-                _check_settings(settings, path)
-        for word in set(column.unique().to_pylist()) - set(_WORDS[field.name]) if field.name in _WORDS else ():
-            raise ValueError(f"{path}: {field.name} = {shortened(word)}: must be {', '.join(_WORDS[field.name])}")
-        if pa.types.is_list(field.type):
-            column = pc.list_flatten(column).drop_null()
-        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            least = _LEAST.get(field.name, 0.0)
-            most = _MOST.get(field.name, 2.0**53 if pa.types.is_integer(column.type) else 1e300)
-            allowed = pc.and_(pc.greater_equal(column, least), pc.less_equal(column, most))  # false for NaN
-            if not pc.all(allowed, min_count=0).as_py():
-                value = column.filter(pc.invert(allowed))[0].as_py()
-                raise ValueError(f"{path}: {field.name} = {value}: must be from {least:g} to {most:g}")
-
-
-def _check_settings(settings: str, path: object) -> None:
-    try:
-        value = json.loads(settings)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: settings = {shortened(settings)}: must be a JSON object")
+def read_training(folder: TrialFolder) -> TrainingRecord:
+    """training.json of a trial; raises as `FileRecord.read`."""
+    return TrainingRecord.read(folder.training)

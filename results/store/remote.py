@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from results.errors import StoreError
 from results.store.secrecy import is_secret
 
 if TYPE_CHECKING:
@@ -42,19 +43,19 @@ class RemotePath:
 
     @classmethod
     def from_url(cls, url: str) -> RemotePath:
-        """Raises ValueError: not the URL of a folder in a store, or one with credentials in it."""
+        """Raises StoreError: not the URL of a folder in a store, or one with credentials in it."""
         try:
             parts = urlsplit(url)
             keys, password = parse_qs(parts.query), parts.password
         except ValueError as error:
-            raise ValueError(f"{url}: cannot be opened: {error}") from None
+            raise StoreError(f"{url}: cannot be opened: {error}") from None
         if password is not None or any(is_secret(key) for key in keys):
-            raise ValueError(
+            raise StoreError(
                 f"{parts.scheme}://…{parts.path}: a URL must not hold credentials, which belong into the environment"
             )
         key = PurePosixPath("/", unquote(parts.path))
         if parts.fragment or ".." in key.parts or any(ord(character) < 32 for character in str(key)):
-            raise ValueError(f"{url}: a URL must not have a part .. or #, or control characters")
+            raise StoreError(f"{url}: a URL must not have a part .. or #, or control characters")
         path = cls(f"{parts.scheme}://{parts.netloc}", key, parts.query)
         path._filesystem()  # a scheme or an option that is not known is told here
         return path
@@ -200,7 +201,7 @@ class RemotePath:
         try:
             return _connected(self.store, self.query)
         except (OSError, pa.ArrowException, ValueError) as error:
-            raise ValueError(f"{self}: cannot be opened: {_reason(error)}") from None
+            raise StoreError(f"{self}: cannot be opened: {_reason(error)}") from None
 
     def _info(self) -> FileInfo:
         filesystem, root = self._filesystem()
@@ -252,7 +253,7 @@ def location(text: str | AnyPath) -> AnyPath:
     """Where a user's path or URL is: s3://bucket/folder and the like in a store, anything else on this machine.
 
     Raises:
-        ValueError: a URL that cannot be opened, or one with credentials in it; or ~ of a user whose home is not known.
+        StoreError: a URL that cannot be opened, or one with credentials in it; or ~ of a user whose home is not known.
     """
     if isinstance(text, RemotePath):
         return text
@@ -263,4 +264,4 @@ def location(text: str | AnyPath) -> AnyPath:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:  # also where HOME is not set and the user is not among the machine's
-        raise ValueError(f"{text}: there is no such home here: give the whole path, or set HOME for ~/") from None
+        raise StoreError(f"{text}: there is no such home here: give the whole path, or set HOME for ~/") from None

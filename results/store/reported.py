@@ -6,8 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from results.store.folder import AnyPath, RunFolder, listing, read_json, write_json
-from results.store.records import read_description
+from results.errors import StoreError
+from results.store.folder import AnyPath, RunFolder, listing
+from results.store.records import ReportRecord, RunRecord
 
 MADE_FROM = (".json", ".parquet")
 """Suffixes of a trial's files from which the report is made: settings, training, epochs, spectrum, state, shards."""
@@ -19,34 +20,34 @@ def sources(run: RunFolder) -> str:
 
     Raises:
         FileNotFoundError: no run.json.
-        ValueError: it is not one.
+        StoreError: it is not one.
     """
-    description = read_description(run.description)
-    members = [member for names in description.get("members", {}).values() for member in names]
-    folders = [run.trial(name) for name in dict.fromkeys([*description["trials"], *members])]
+    description = RunRecord.read(run.description)
+    members = [member for names in description.members.values() for member in names]
+    folders = [run.trial(name) for name in dict.fromkeys([*description.trials, *members])]
     found = [
         (str(path), written)
         for folder in folders
         for path, written in [*listing(folder.path), *listing(folder.shards)]
         if path.suffix in MADE_FROM
     ]
-    lasting = {key: value for key, value in description.items() if key not in ("command", "time")}
+    lasting = description.model_dump(exclude={"command", "time"})
     program = max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*"))
     return hashlib.sha256(json.dumps([sorted(found), lasting, program], sort_keys=True).encode()).hexdigest()
 
 
 def note_report(run: RunFolder, made_from: str) -> None:
     """Keep what the report that has just been written was made from, as `sources` gave it before."""
-    write_json(run.report, {"made_from": made_from, "files": _files(run)})
+    ReportRecord(made_from=made_from, files=_files(run)).write(run.report)
 
 
 def is_current(run: RunFolder) -> bool:
     """Whether the report is of what the run holds now, and all its files are as they were written."""
     try:
-        record = read_json(run.report, "made_from", "files")
-    except (OSError, ValueError):  # none yet, or damaged
+        record = ReportRecord.read(run.report)
+    except (OSError, StoreError):  # none yet, or damaged
         return False
-    return bool(record["files"] == _files(run) and record["made_from"] == sources(run))
+    return record.files == _files(run) and record.made_from == sources(run)
 
 
 def _files(run: RunFolder) -> dict[str, int]:

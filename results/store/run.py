@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from results.errors import StoreError
 from results.printable import printable
-from results.store.folder import RunFolder, location, not_merged, read_json
-from results.store.records import DESCRIPTION, DESCRIPTION_MAY, check_record, check_values
+from results.store.folder import RunFolder, location, not_merged
+from results.store.record import Record
+from results.store.records import RunRecord
 from results.store.remote import RemotePath
+from results.store.rows import CertificateRow, EpochRow, SpectrumRow, ThumbnailRow, TrialRow, check_values
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, THUMBNAILS, TRIALS, read_table
+
+ROWS: dict[str, type[Record]] = {
+    "certificates": CertificateRow,
+    "trials": TrialRow,
+    "epochs": EpochRow,
+    "spectra": SpectrumRow,
+    "thumbnails": ThumbnailRow,
+}
+"""What a row of each Parquet file is."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The files of a run; `results.store.schema` documents their columns and units."""
+    """The files of a run; `results.store.rows` documents their columns and units."""
 
     certificates: pd.DataFrame
     """One row per trial and test image."""
@@ -29,7 +40,7 @@ class Run:
     """One row per trained model and epoch."""
     spectra: pd.DataFrame = field(default_factory=lambda: SPECTRA.empty_table().to_pandas())
     """One row per set of training images and principal component, where a trial has a linear decomposition."""
-    descriptions: tuple[dict[str, Any], ...] = ()
+    descriptions: tuple[RunRecord, ...] = ()
     """run.json of each run."""
     missing: tuple[str, ...] = ()
     """Trials of the runs that are not finished and so not in the tables above."""
@@ -46,22 +57,23 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
 
     Raises:
         FileNotFoundError: no merged run there.
-        ValueError: a file that is not Parquet, not of this schema version, or not to be opened (names it); or two
+        StoreError: a file that is not Parquet, not of this schema version, or not to be opened (names it); or two
             runs hold the same trial with different weights.
     """
     if not sources:
         raise ValueError("give at least one run")
     runs = [RunFolder(location(source)) for source in sources]
-    descriptions = [_description(run) for run in runs]
+    # The Parquet files can do without.
+    descriptions = [RunRecord.read(run.description) for run in runs if run.description.exists()]
     certificates, trials = _read(runs, "certificates", CERTIFICATES), _read(runs, "trials", TRIALS)
     for trial_id, same in trials.groupby("trial_id", sort=False):
         if len(set(same["checkpoint_sha256"])) > 1:
-            raise ValueError(f"two runs hold {trial_id}, each with weights of its own")
+            raise StoreError(f"two runs hold {trial_id}, each with weights of its own")
     finished = set(trials["trial_id"])
     if set(certificates["trial_id"]) != finished:
         odd = min(set(certificates["trial_id"]) ^ finished)
-        raise ValueError(f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd})")
-    wanted = dict.fromkeys(trial for description in descriptions for trial in description.get("trials", []))
+        raise StoreError(f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd})")
+    wanted = dict.fromkeys(trial for description in descriptions for trial in description.trials)
     return Run(
         certificates.drop_duplicates(["trial_id", "index"], ignore_index=True),
         trials.drop_duplicates("trial_id", ignore_index=True),
@@ -69,7 +81,7 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
         _read(runs, "spectra", SPECTRA, optional=True).drop_duplicates(
             ["dataset", "images", "component"], ignore_index=True
         ),
-        tuple(description for description in descriptions if description),
+        tuple(descriptions),
         tuple(trial for trial in wanted if trial not in finished),
     )
 
@@ -90,7 +102,7 @@ def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: 
             if not optional:
                 raise not_merged(path) from None
             continue
-        check_values(table, path)
+        check_values(table, ROWS[name], path)
         tables.append(table)
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     for column in schema:
@@ -103,12 +115,3 @@ def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: 
 
 def _printable_each(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(printable, texts))
-
-
-def _description(run: RunFolder) -> dict[str, Any]:
-    """run.json, which the Parquet files can do without."""
-    try:
-        found = read_json(run.description)
-    except FileNotFoundError:
-        return {}
-    return check_record(run.description, found, {}, {**DESCRIPTION, **DESCRIPTION_MAY})

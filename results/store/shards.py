@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
+from results.errors import BenchError, StoreError
 from results.store.folder import AnyPath, TrialFolder, read_each, remove_leftovers, set_aside
+from results.store.rows import CertificateRow, table_of
 from results.store.schema import CERTIFICATES, VersionError, read_table, with_identity, write_table
 
 
@@ -13,22 +17,22 @@ def evenly_spaced(available: int, wanted: int | None) -> list[int]:
     Cohen et al. 2019 certify).
 
     Raises:
-        ValueError: more are wanted than there are.
+        BenchError: more are wanted than there are.
     """
     if wanted is None:
         return list(range(available))
     if wanted > available:
-        raise ValueError(f"{wanted} images were asked for, the data has {available}")
+        raise BenchError(f"{wanted} images were asked for, the data has {available}")
     return [position * available // wanted for position in range(wanted)]
 
 
-def write_shard(folder: TrialFolder, table: pa.Table, *, trial_id: str, checkpoint_sha256: str) -> AnyPath:
-    """Write the rows of one shard, with their trial and checkpoint in the file's metadata."""
-    schema = with_identity(CERTIFICATES, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
-    indices = table["index"].to_pylist()
-    path = folder.shard(indices[0], indices[-1])
+def write_shard(folder: TrialFolder, rows: Sequence[CertificateRow]) -> AnyPath:
+    """Write the rows of one shard, all of one trial and checkpoint, which the file's metadata names too."""
+    identity = {"trial_id": rows[0].trial_id, "checkpoint_sha256": rows[0].checkpoint_sha256}
+    path = folder.shard(rows[0].index, rows[-1].index)
     # Dictionaries and statistics are of no use in sixteen rows, and a merge reads thousands of such files.
-    write_table(path, table.cast(schema), use_dictionary=False, write_statistics=False)
+    table = table_of(rows, with_identity(CERTIFICATES, **identity))
+    write_table(path, table, use_dictionary=False, write_statistics=False)
     return path
 
 
@@ -36,14 +40,14 @@ def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Ta
     """The rows of one shard.
 
     Raises:
-        ValueError: unreadable, damaged, of another schema version, trial or checkpoint; names the file.
+        StoreError: unreadable, damaged, of another schema version, trial or checkpoint; names the file.
     """
     table = read_table(path, CERTIFICATES)
     for key, expected in (("trial_id", trial_id), ("checkpoint_sha256", checkpoint_sha256)):
         found = {(table.schema.metadata or {}).get(key.encode(), b"none").decode(), *table[key].unique().to_pylist()}
         if found != {expected}:
             other = ", ".join(sorted(found - {expected}))
-            raise ValueError(f"{path}: is of another {key.split('_')[0]} ({other}, expected {expected})")
+            raise StoreError(f"{path}: is of another {key.split('_')[0]} ({other}, expected {expected})")
     return table
 
 
@@ -62,7 +66,7 @@ def finished_indices(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: s
             table = read_shard(path, trial_id=trial_id, checkpoint_sha256=checkpoint_sha256)
         except VersionError:
             raise
-        except ValueError:
+        except StoreError:
             return set()
         return set(table["index"].to_pylist())
 

@@ -21,9 +21,9 @@ from bench.cli.base import app
 from bench.settings.grid import SHIPPED
 from results.store.folder import RunFolder, read_json, write_json, write_text
 from results.store.lock import RunLock
-from results.store.logs import LogSettings, import_log
+from results.store.logs import import_log, stated
 from results.store.merge import merge_run
-from tests.conftest import small_trial, write_fake_run
+from tests.conftest import small_trial, trial_ids, write_fake_run
 from tests.fuzz.command import FOLDER, begin_work, listing, outcome_of
 
 LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "".join(f"{i}\t{i}\t{i}\t0.5\t1\t0.1\n" for i in range(9))
@@ -53,7 +53,7 @@ class Workshop:
         trials = [small_trial(method, certify={"n": 2000, "n0": 10}) for method in ("ours", "gaussian")]
         run = write_fake_run(self.run, trials, images=8, shard=4)
         (self.folder / "log").write_text(LOG)
-        import_log(self.folder / "log", LogSettings(name="theirs", sigma=0.25), run)
+        import_log(self.folder / "log", stated(name="theirs", sigma=0.25), run)
         self._leave_unfinished(run)
         merge_run(run)
         settings = self.folder / "trial.json"
@@ -75,11 +75,11 @@ class Workshop:
         worker = {"host": "here", "pid": 1, "doing": "images 0-3", "cores": 0.5, "gpu": None, "spare": False}
         state = {"state": "failed", "error": "the loss became nan", "workers": [worker, worker]}
         write_json(run.trial(trial.trial_id).state, state)
-        members = {ensemble.trial_id: [trial.trial_id, run.trial_ids()[0]]}
+        members = {ensemble.trial_id: [trial.trial_id, trial_ids(run)[0]]}
         write_json(
             run.description,
             read_json(run.description)
-            | {"trials": [*run.trial_ids(), trial.trial_id, ensemble.trial_id], "members": members},
+            | {"trials": [*trial_ids(run), trial.trial_id, ensemble.trial_id], "members": members},
         )
 
     def files_of(self, run: Path) -> list[Path]:

@@ -54,9 +54,9 @@ def environment(run: Run) -> list[dict[str, Any]]:
     }
     blocks = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
     for number, description in enumerate(run.descriptions, 1):
-        details = {key: value for key, value in description.items() if key not in ("trials", "members", "versions")}
+        details = description.model_dump(mode="json", exclude={"trials", "members", "versions"})
         entries = [(key, _command(value) if key == "command" else _text(value)) for key, value in details.items()]
-        entries += [(key, _text(value)) for key, value in (description.get("versions") or {}).items()]
+        entries += [(key, _text(value)) for key, value in description.versions.items()]
         title = "Run" if len(run.descriptions) == 1 else f"Run {number}"
         blocks.append({"title": title, "entries": entries})
     return blocks

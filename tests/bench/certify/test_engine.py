@@ -11,6 +11,7 @@ from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model, kind_of
+from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
 SHAPE = torch.Size((3, 32, 32))
@@ -99,7 +100,7 @@ def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogC
 def test_few_copies_are_not_compiled_for_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     smoothed = Smoothed(trained("tiny"), 0.5, 10, device="cpu")
     with caplog.at_level(logging.INFO, "bench"):
-        certificates = smoothed.certify(torch.rand(2, *SHAPE), n=100)
+        certificates = smoothed.certify(torch.rand(2, *SHAPE), CertifySettings(n=100))
     assert [certificate.engine for certificate in certificates] == ["eager", "eager"]
     assert caplog.messages == ["certifying without compilation: n = 100 is below 10000"]
 
@@ -130,8 +131,8 @@ def test_ensembles_certify_compiled() -> None:
     image = torch.rand(1, *SHAPE)
     for model in (MeanLogits(members), Consensus(members, 2)):
         smoothed = Smoothed(model, 0.5, 10, precision="fp32", device="cpu")
-        [fast] = smoothed.certify(image, n0=10, n=COMPILE_FROM)
-        [slow] = smoothed.certify(image, n0=10, n=COMPILE_FROM - 1)
+        [fast] = smoothed.certify(image, CertifySettings(n0=10, n=COMPILE_FROM))
+        [slow] = smoothed.certify(image, CertifySettings(n0=10, n=COMPILE_FROM - 1))
         assert (fast.engine, slow.engine) == ("inductor", "eager")
         assert fast.selected == slow.selected
         if fast.n == COMPILE_FROM and slow.n == COMPILE_FROM - 1:

@@ -19,6 +19,7 @@ from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.classifier import build_model
 from bench.models.decomposition import LinearDecomposition
+from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
 SCRIPT = """
@@ -45,7 +46,7 @@ def certified(n: int, indices: list[int], precision: str, decomposed: bool) -> l
         head.bias.sub_(model(images.repeat(8, 1, 1, 1) + 0.5 * torch.randn(64, 3, 32, 32)).mean(dim=0))
     torch.set_num_threads(threads)
     smoothed = Smoothed(model, 0.5, 10, precision=precision, device="cpu")  # type: ignore[arg-type]
-    found = smoothed.certify(images[indices], n0=50, n=n, alpha=0.001, seed=7, indices=indices)
+    found = smoothed.certify(images[indices], CertifySettings(n0=50, n=n, alpha=0.001), seed=7, indices=indices)
     return [[certificate.selected, certificate.n, *certificate.counts] for certificate in found]
 
 

@@ -14,6 +14,7 @@ from bench.machine.randomness import Role
 from bench.models.classifier import build_model
 from bench.models.decomposition import LinearDecomposition
 from results.bounds.radius import largest_radius
+from results.store.settings import CertifySettings
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -36,7 +37,7 @@ def half_space(threshold: float = 0.45, sigma: float = 0.5) -> Smoothed:
 
 def test_half_space_radii_are_sound_and_close() -> None:
     smoothed = half_space()
-    for image, certificate in zip(IMAGES, smoothed.certify(IMAGES, n=9000), strict=True):
+    for image, certificate in zip(IMAGES, smoothed.certify(IMAGES, CertifySettings(n=9000)), strict=True):
         # the boundary is a plane: the true radius is the distance to it, √d · |mean − threshold|
         distance = math.sqrt(image.numel()) * (float(image.mean()) - 0.45)
         true_radius = min(abs(distance), float(largest_radius(9000, 0.001, 0.5)))
@@ -48,7 +49,7 @@ def test_half_space_radii_are_sound_and_close() -> None:
 
 def test_certificate_invariants() -> None:
     smoothed = Smoothed(build_model("tiny", num_classes=10), 0.25, 10, device="cpu")
-    for certificate in smoothed.certify(torch.rand(3, 3, 32, 32), n0=20, n=300, alpha=0.01):
+    for certificate in smoothed.certify(torch.rand(3, 3, 32, 32), CertifySettings(n0=20, n=300, alpha=0.01)):
         assert sum(certificate.counts) == certificate.n <= 300
         assert certificate.n == 300 or certificate.predicted == -1
         assert certificate.count_top == certificate.counts[certificate.selected]
@@ -58,9 +59,9 @@ def test_certificate_invariants() -> None:
 
 def test_counts_of_an_image_depend_on_its_index_alone() -> None:
     smoothed = half_space()
-    together = smoothed.certify(IMAGES, n=700, seed=3)
-    backwards = smoothed.certify(IMAGES.flip(0), n=700, seed=3, indices=[4, 3, 2, 1, 0])[::-1]
-    alone = [smoothed.certify(IMAGES[i : i + 1], n=700, seed=3, indices=[i])[0] for i in range(5)]
+    together = smoothed.certify(IMAGES, CertifySettings(n=700), seed=3)
+    backwards = smoothed.certify(IMAGES.flip(0), CertifySettings(n=700), seed=3, indices=[4, 3, 2, 1, 0])[::-1]
+    alone = [smoothed.certify(IMAGES[i : i + 1], CertifySettings(n=700), seed=3, indices=[i])[0] for i in range(5)]
     counts = [[certificate.counts for certificate in found] for found in (together, backwards, alone)]
     assert counts[0] == counts[1] == counts[2]
 
@@ -142,8 +143,8 @@ def test_outcomes_that_are_fixed_beforehand_are_refused() -> None:
     image = torch.full((1, 3, 8, 8), 0.5)
     for n, alpha in ((9, 0.001), (1, 0.4), (16, 1e-5)):
         with pytest.raises(ValueError, match="certifies no image"):
-            half_space(0.2).certify(image, n=n, alpha=alpha)
-    assert half_space(0.0).certify(image, n=10, alpha=0.001)[0].status == "certified"
+            CertifySettings(n=n, alpha=alpha)
+    assert half_space(0.0).certify(image, CertifySettings(n=10, alpha=0.001))[0].status == "certified"
     for n, alpha in ((10, 0.001), (1, 0.999)):
         with pytest.raises(ValueError, match="abstains on every image"):
             half_space(0.2).predict(image, n=n, alpha=alpha)
@@ -159,13 +160,10 @@ def test_predict_answers_where_the_classes_are_far_apart_and_abstains_on_the_bou
     assert half_space(0.5).predict(image, n=200, alpha=1e-6) == [-1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"n": 0}, "n = 0"), ({"n0": 0}, "n0 = 0"), ({"alpha": 0.0}, "alpha = 0.0"), ({"alpha": 1.0}, "alpha = 1.0")],
-)
-def test_wrong_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        half_space().certify(IMAGES, **arguments)  # type: ignore[arg-type]
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"n0": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"estimator": "best"}])
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CertifySettings.model_validate(wrong)
 
 
 def test_wrong_inputs_and_models_are_refused() -> None:
@@ -178,4 +176,4 @@ def test_wrong_inputs_and_models_are_refused() -> None:
     with pytest.raises(ValueError, match="expected"):
         Smoothed(HalfSpace(0.5), 0.5, 10, device="cpu").certify(IMAGES)
     with pytest.raises(ValueError, match="NaN"):
-        half_space(float("nan")).certify(IMAGES, n=10)
+        half_space(float("nan")).certify(IMAGES, CertifySettings(n=10))

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 import bench.certify.smoothing
 from bench.certify.smoothing import Certificate, Smoothed
 from bench.machine.randomness import Role
-from bench.settings.trial import Estimator
 from results.bounds.radius import certifying_count, largest_radius, lower_confidence_bound
 from results.bounds.two_stage import sufficient_copies
+from results.store.settings import CertifySettings, Estimator
 
 SIGMA = 0.5
 ALPHA = 0.3
@@ -69,7 +69,7 @@ def smoothed(inside: Callable[[Tensor], Tensor]) -> Smoothed:
 def certify(
     inside: Callable[[Tensor], Tensor], images: Tensor, n: int = N, estimator: Estimator = "fixed", seed: int = 0
 ) -> list[Certificate]:
-    return smoothed(inside).certify(images, n0=N0, n=n, alpha=ALPHA, estimator=estimator, seed=seed)
+    return smoothed(inside).certify(images, CertifySettings(n0=N0, n=n, alpha=ALPHA, estimator=estimator), seed=seed)
 
 
 def column(certificates: list[Certificate], name: str) -> Floats:
@@ -210,8 +210,10 @@ def test_abstention_ends_where_the_binomial_tail_says(n: int, alpha: float) -> N
 @pytest.mark.parametrize("n", [1, 2, 7, 100])
 def test_all_or_nothing(n: int) -> None:
     always = Base(lambda x: torch.ones(len(x), dtype=torch.bool))
-    [sure] = Smoothed(always, SIGMA, 2, precision="fp32", device="cpu").certify(torch.rand(1, 2), n0=1, n=n, alpha=0.6)
-    assert sure.counts == (0, n)
+    [sure] = Smoothed(always, SIGMA, 2, precision="fp32", device="cpu").certify(
+        torch.rand(1, 2), CertifySettings(n0=1, n=n, alpha=0.6)
+    )
+    assert sure.counts == [0, n]
     assert sure.p_lower == pytest.approx(0.6 ** (1 / n))
     assert sure.radius == pytest.approx(SIGMA * norm.ppf(0.6 ** (1 / n)))
 
@@ -228,7 +230,7 @@ def test_all_or_nothing(n: int) -> None:
     calls += [1]
     late.engine.classifier(torch.Size([2]), n)  # which wants a function of the points, as class 0 always is
     calls.clear()
-    [none] = late.certify(torch.rand(1, 2), n0=1, n=n, alpha=0.6)
+    [none] = late.certify(torch.rand(1, 2), CertifySettings(n0=1, n=n, alpha=0.6))
     assert (none.selected, none.count_top, none.p_lower, none.predicted) == (1, 0, 0.0, -1)
     assert sum(none.counts) == none.n == none.counts[0]
 
@@ -243,7 +245,7 @@ def test_a_tie_in_the_selection_falls_to_the_lower_class() -> None:
     smoothed = Smoothed(Tied(), SIGMA, 3, precision="fp32", device="cpu")
     smoothed.engine.classifier(torch.Size([2]), 63)  # which wants a function of the points
     opened.append(True)
-    [certificate] = smoothed.certify(torch.rand(1, 2), n0=3, n=63)
+    [certificate] = smoothed.certify(torch.rand(1, 2), CertifySettings(n0=3, n=63))
     assert certificate.selected == 0
     assert certificate.status == "abstained"
     assert sum(certificate.counts) == certificate.n

@@ -18,11 +18,12 @@ from rich.console import Console
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
 from bench.cli.display import AT_WORK, COLUMNS, render, shown
-from bench.runner.progress import RunProgress, TrialProgress, Worker
+from bench.runner.progress import RunProgress, TrialProgress
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
+from results.store.records import WorkerRecord
 from tests.bench.cli.test_startup import PROGRAM
-from tests.conftest import here, small_trial
+from tests.conftest import here, small_trial, trial_ids
 
 
 def bench(*arguments: str) -> int:
@@ -74,8 +75,8 @@ def test_a_users_mistake_gets_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "invalid JSON"),
-        ('{"name": "ours"}', "sigma is missing"),
+        ("{", "not JSON"),
+        ('{"name": "ours"}', "lacks sigma"),
         ('{"name": "x", "method": "macr", "sigma": 0.5}', "unknown method 'macr': did you mean 'macer'?"),
         ('{"name": "x", "method": "ours", "sigma": 0.5, "sede": 1}', "unknown key 'sede': did you mean 'seed'?"),
         ('{"name": "../x", "method": "ours", "sigma": 0.5}', "name = '../x': string should match pattern"),
@@ -101,14 +102,14 @@ def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.C
 def test_report_of_a_half_finished_run_says_what_is_missing(
     fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = fake_run.trial_ids()[0]
+    first = trial_ids(fake_run)[0]
     write_json(fake_run.trial(first).state, {"state": "waiting"})
     assert bench("report", str(fake_run.path)) == 0
     assert f"not finished: {first}" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    failed, killed, *_ = fake_run.trial_ids()
+    failed, killed, *_ = trial_ids(fake_run)
     write_json(fake_run.trial(failed).state, {"state": "failed", "error": "the loss became nan"})
     # a process that is no more: the largest pid that Linux gives out is 2²² − 1
     state = {"state": "running", "host": socket.gethostname(), "pid": 2**22 + 1, "since": 0}
@@ -124,7 +125,7 @@ def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFi
 
 
 def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
-    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    worker = WorkerRecord(host="here", pid=1, doing="images 0 to 15", cores=1.0)
     busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
     done = replace(busy, stage="done", images=10_000, workers=[])
     for trials, columns in (([busy, done], COLUMNS), ([done], ("σ", "method", "stage", "epochs", "images", "shards"))):
@@ -137,7 +138,7 @@ def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
 
 
 def test_narrow_and_low_terminals_lose_no_number() -> None:
-    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    worker = WorkerRecord(host="here", pid=1, doing="images 0 to 15", cores=1.0)
     busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
     run = RunProgress([busy, *[replace(busy, stage="waiting", workers=[])] * 30], 2, None)
     for width in (20, 40, 60, 80):
@@ -151,7 +152,7 @@ def test_narrow_and_low_terminals_lose_no_number() -> None:
 
 
 def test_a_dumb_terminal_shows_progress_as_a_pipe_does(fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_json(fake_run.trial(fake_run.trial_ids()[0]).state, {"state": "failed", "error": "why"})
+    write_json(fake_run.trial(trial_ids(fake_run)[0]).state, {"state": "failed", "error": "why"})
     file = io.StringIO()
     with shown(fake_run, PlainConsole(file=file, force_terminal=True, _environ={"TERM": "dumb"}), quiet=False):
         pass

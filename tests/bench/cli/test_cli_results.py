@@ -13,7 +13,7 @@ from results import read_run
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
 from tests.bench.cli.test_cli import bench
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import here, small_trial, trial_ids, write_fake_run
 from tests.results.store.test_logs import GOOD, write_log
 
 
@@ -56,7 +56,7 @@ def test_a_published_folder_is_reported_and_loses_nothing(
     """run.json and the Parquet files, as one would publish them, without the trials' own folders."""
     merge_run(fake_run)
     before = read_run(fake_run.path)
-    moved = here(fake_run.path) / "trials" / fake_run.trial_ids()[0]
+    moved = here(fake_run.path) / "trials" / trial_ids(fake_run)[0]
     shutil.move(moved, here(fake_run.path).parent / "elsewhere")
     assert bench("report", str(fake_run.path)) == 2
     assert "is not there, but" in capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_a_published_folder_is_reported_and_loses_nothing(
 def test_damaged_records_are_named(
     name: str, text: str, fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trial = fake_run.trial(fake_run.trial_ids()[0])
+    trial = fake_run.trial(trial_ids(fake_run)[0])
     path = fake_run.description if name == "run.json" else trial.path / name
     here(path).write_text(text)
     assert bench("report", str(fake_run.path)) == 2
@@ -80,7 +80,7 @@ def test_damaged_records_are_named(
 
 
 def test_a_damaged_epochs_file_is_named(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    epochs = fake_run.trial(fake_run.trial_ids()[0]).epochs
+    epochs = fake_run.trial(trial_ids(fake_run)[0]).epochs
     epochs.write_bytes(b"PAR1" + b"?" * 50 + b"PAR1")
     assert bench("report", str(fake_run.path)) == 2
     assert f"{epochs}: not readable as Parquet" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from bench.train.augment import crop_and_flip, random_shifts
 from bench.data import DataError, ImageSet, dataset_name, load_images
 from bench.models.decomposition import spectrum_of
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not part of the repository")
 
 

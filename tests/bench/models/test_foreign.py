@@ -15,6 +15,7 @@ from bench.audit.attack import Attack, smoothed_pgd
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.smoothing import Smoothed
 from bench.models.external import ModelError
+from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
 SHAPE = torch.Size((3, 8, 8))
@@ -139,7 +140,9 @@ def test_models_of_all_kinds_are_certified_by_their_own_logits(name: str) -> Non
             model.eval()
         expected = torch.cat([unwrapped(model(part)) for part in images.split(min(8, engine.passes(SHAPE)))])
     assert torch.allclose(found, expected, atol=1e-5)
-    [certificate] = Smoothed(model, 0.25, 10, precision="fp32", device="cpu").certify(torch.rand(1, *SHAPE), n=100)
+    [certificate] = Smoothed(model, 0.25, 10, precision="fp32", device="cpu").certify(
+        torch.rand(1, *SHAPE), CertifySettings(n=100)
+    )
     assert certificate.batch == engine.passes(SHAPE)
     assert sum(certificate.counts) == certificate.n
 
@@ -240,4 +243,4 @@ class Late(Plain):
 def test_what_is_no_classifier_of_single_images_is_refused(model: nn.Module, message: str) -> None:
     smoothed = Smoothed(model, 1.0, 10, precision="fp32", device="cpu")
     with pytest.raises(ModelError, match=message):
-        smoothed.certify(torch.rand(1, *SHAPE), n=1000)
+        smoothed.certify(torch.rand(1, *SHAPE), CertifySettings(n=1000))

@@ -10,10 +10,10 @@ from bench.machine import resources
 from bench.runner import grid, work
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
-from bench.settings.trial import ForeignModel
 from results.store.description import RunError, add_trials
-from results.store.folder import RunFolder, read_json, write_json
-from tests.conftest import SMALL, small_trial
+from results.store.folder import RunFolder, read_json
+from results.store.settings import ExternalTrial
+from tests.conftest import SMALL, edit_record, small_trial, trial_ids
 
 
 def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_retrained_member_makes_another_ensemble(tmp_path: Path) -> None:
         work.certify(task, shard)
     assert work.shards_left(task) == []
     record = folder.trial(ensemble.members[1].trial_id).training
-    write_json(record, read_json(record) | {"checkpoint_sha256": "0" * 64})  # weights that do not match: damaged
+    edit_record(record, checkpoint_sha256="0" * 64)  # weights that do not match: damaged
     assert work.epochs_left({**task, "settings": ensemble.members[1].model_dump_json()})
     with pytest.raises(RuntimeError, match="members are not trained"):
         work.epochs_left(task)
@@ -63,9 +63,9 @@ def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path
     add_trials(folder, [small_trial("gaussian"), small_trial("ours")])
     changed = small_trial("ours", certify={"n": 50})
     add_trials(folder, [changed, small_trial("macer")])
-    names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in folder.trial_ids()]
+    names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in trial_ids(folder)]
     assert names == ["gaussian", "ours", "macer"]
-    assert changed.trial_id in folder.trial_ids()
+    assert changed.trial_id in trial_ids(folder)
 
 
 def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_not(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way
     [told] = [record.getMessage() for record in caplog.records]
     which = f"{trials[0].trial_id} and 1 more of an earlier command are replaced"
     assert told == f"{tmp_path}: {which} (certify.n = 40 there, 50 here)"
-    foreign = ForeignModel(name="macer", sigma=0.25, model="a:b", weights="0" * 64)
+    foreign = ExternalTrial(name="macer", sigma=0.25, model="a:b", weights="0" * 64)
     with pytest.raises(
         RunError, match=r"already \(dataset = 'synthetic' there, '' here; .*; \d+ more\): give another name or"
     ):

@@ -26,8 +26,9 @@ from results import read_run
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.store.folder import RunFolder, read_json
 from results.store.merge import merge_run
+from results.store.settings import CertifySettings
 from tests.bench.cli.test_cli import bench
-from tests.conftest import here, small_trial, two_sided
+from tests.conftest import here, small_trial, trial_ids, two_sided
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
@@ -44,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def name_of(run: RunFolder) -> str:
-    return f"{run.path}/{run.trial_ids()[0]}"
+    return f"{run.path}/{trial_ids(run)[0]}"
 
 
 def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
@@ -246,20 +247,20 @@ def images() -> torch.Tensor:
 def test_memory_does_not_grow_with_n_or_images(trained: RunFolder) -> None:
     smoothed = Smoothed(open_model(name_of(trained)).model, 0.25, 10, precision="fp32", device="cpu")
     batch = images()
-    smoothed.certify(batch[:2], n=500, n0=10)
+    smoothed.certify(batch[:2], CertifySettings(n=500, n0=10))
     restart_peak_memory(torch.device("cpu"))
-    smoothed.certify(batch[:2], n=500, n0=10)
+    smoothed.certify(batch[:2], CertifySettings(n=500, n0=10))
     few = peak_memory_bytes(torch.device("cpu"))
     restart_peak_memory(torch.device("cpu"))
-    smoothed.certify(batch[:2], n=9000, n0=10)
-    smoothed.certify(batch[:40], n=500, n0=10)
+    smoothed.certify(batch[:2], CertifySettings(n=9000, n0=10))
+    smoothed.certify(batch[:40], CertifySettings(n=500, n0=10))
     assert peak_memory_bytes(torch.device("cpu")) < few + 30e6
 
 
 def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(here(trained.path), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    folder = run.trial(run.trial_ids()[0])
+    folder = run.trial(trial_ids(run)[0])
     tensors = load(folder.model.read_bytes())
     record = read_json(folder.training)
 
@@ -282,7 +283,7 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     folder.training.unlink()
     with pytest.raises(SourceError, match="its training is not finished"):
         open_model(name_of(run))
-    assert merge_run(run) == run.trial_ids()
+    assert merge_run(run) == trial_ids(run)
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="not UTF-8 text"):
         load_grid(str(broken))
     broken.write_text("methods = ['gaussian']")
-    with pytest.raises(GridError, match="sigmas is missing"):
+    with pytest.raises(GridError, match="lacks sigmas"):
         load_grid(str(broken))
 
 

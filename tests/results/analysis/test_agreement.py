@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
 from results.analysis.agreement import ALARM, disagreement, fewest_flips, homogeneity, pooled, share_that_may_be_wrong
+from results.store.rows import CertificateRow
+from tests.conftest import fake_row, small_trial
 
 
-def row(counts: Any, selection: Any = None) -> dict[str, Any]:
-    counts = np.asarray(counts)
-    selection = np.zeros_like(counts) if selection is None else np.asarray(selection)
-    return {"counts": counts, "selection_counts": selection, "selected": 0, "precision": "fp32"}
+def row(counts: list[int], selection: list[int] | None = None) -> CertificateRow:
+    """With these counts, of a class 0 that was selected."""
+    selection = [0] * len(counts) if selection is None else selection
+    return fake_row(small_trial(), "0" * 64, 0, 0).model_copy(
+        update={"counts": counts, "selection_counts": selection, "selected": 0, "precision": "fp32"}
+    )
 
 
 def probabilities(top: float) -> list[float]:

@@ -7,7 +7,7 @@ import pytest
 
 from results.analysis import published
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the sources are not part of the repository")
 
 

@@ -14,7 +14,7 @@ from scipy.special import betaincc, betaln, ndtr, xlog1py, xlogy
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import sample_sizes, sufficient_copies
 
-LOGS = Path(__file__).parents[3] / "shared" / "reference" / "logs"
+LOGS = Path(__file__).parents[4] / "shared" / "reference" / "logs"
 N0, N, ALPHA = 100, 100_000, 0.001
 STAGES = [12_500, 25_000, 50_000, 100_000]
 Floats = NDArray[np.float64]

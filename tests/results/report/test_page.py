@@ -26,6 +26,7 @@ from results.report.page.images import STATUSES
 from results.report.page.words import summary
 from results.report.table import Column, ResultTable, Row
 from results.report.tables import table_5_1, tables_of
+from results.store.records import RunRecord
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
 
@@ -60,7 +61,7 @@ def random_run(images: int = 40, cells: tuple[Cell, ...] = CELLS, imported: tupl
     trials = [_trial(cell, names.get(cell[0], cell[0]), dataset, images) for cell in cells]
     unknown = ("train_seconds", "workers", "device", "memory_bytes", "member_memory_bytes", "memory_kind")
     trials += [_trial(cell, names.get(cell[0], cell[0]), dataset, images) | dict.fromkeys(unknown) for cell in imported]
-    description = {"trials": [], "command": ["bench", texts.get("command", "run")], "versions": {"torch": "2.11"}}
+    description = RunRecord(trials=[], command=["bench", texts.get("command", "run")], versions={"torch": "2.11"})
     return Run(
         pd.concat(certificates, ignore_index=True).assign(dataset=dataset)[CERTIFICATES.names],
         pd.DataFrame(trials).reindex(columns=TRIALS.names),

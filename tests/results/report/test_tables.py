@@ -15,10 +15,10 @@ from results.bounds.radius import certified_radius, largest_radius, lower_confid
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.tables import table_5_1, table_5_2, table_beyond_acr
 from results.report.write import write_report
-from results.store.folder import RunFolder, read_json, write_json
+from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
 from results.store.run import Run
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import edit_record, here, small_trial, trial_ids, write_fake_run
 
 
 @pytest.fixture
@@ -246,8 +246,7 @@ def test_rows_that_share_trained_models_are_told_in_the_caption(tmp_path: Path) 
     trials = [small_trial(method, sigma) for sigma in (0.25, 0.5) for method in ("consistency", "ensemble", "gaussian")]
     folder = write_fake_run(tmp_path / "run", trials)
     for trial in trials:
-        training = folder.trial(trial.trial_id).training
-        write_json(training, read_json(training) | {"members": [member.trial_id for member in trial.members]})
+        edit_record(folder.trial(trial.trial_id).training, members=[member.trial_id for member in trial.members])
     merge_run(folder)
     run = read_run(folder.path)
     expected = "Not independent, for they share trained models: consistency and ensemble at σ = 0.25 and 0.5."
@@ -357,11 +356,11 @@ def test_beyond_acr_ranks_at_every_budget(run: Run) -> None:
 
 
 def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
-    first = fake_run.trial_ids()[0]
+    first = trial_ids(fake_run)[0]
     write_json(fake_run.trial(first).state, {"state": "waiting"})
     merge_run(fake_run)
     assert f"Not finished, so not here: {first}." in table_5_1(read_run(fake_run.path)).setting
-    for trial_id in fake_run.trial_ids():
+    for trial_id in trial_ids(fake_run):
         write_json(fake_run.trial(trial_id).state, {"state": "waiting"})
     merge_run(fake_run)
     with pytest.raises(ValueError, match=rf"no trial is finished.*not finished: {first}"):

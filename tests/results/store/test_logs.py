@@ -12,11 +12,11 @@ from scipy.special import ndtri
 from results import average_certified_radius, certified_accuracy, read_run
 from results.store.description import RunError
 from results.store.folder import RunFolder
-from results.store.logs import LogError, LogSettings, import_log, read_log
+from results.store.logs import LogError, import_log, read_log, stated
 from results.store.merge import MergeError, merge_run
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import here, small_trial, trial_ids, write_fake_run
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 GOOD = ["0\t3\t3\t0.378\t1\t15.4", "20\t7\t-1\t0.0\t0\t0:00:15.6", "40\t4\t5\t0.341\t0\t1 day, 1:00:01"]
 
@@ -34,9 +34,9 @@ def write_log(folder: Path, lines: list[str], header: str = HEADER) -> Path:
     return log
 
 
-def imported(log: Path, out: Path, **stated: object) -> tuple[RunFolder, list[str]]:
+def imported(log: Path, out: Path, **given: object) -> tuple[RunFolder, list[str]]:
     run = RunFolder(out)
-    warnings = import_log(log, LogSettings(**{"name": "theirs", "sigma": 0.25, **stated}), run)  # type: ignore[arg-type]
+    warnings = import_log(log, stated(**{"name": "theirs", "sigma": 0.25, **given}), run)
     assert merge_run(run) == []
     return run, warnings
 
@@ -178,7 +178,7 @@ def test_a_log_stands_beside_measured_trials_and_never_in_place_of_one(tmp_path:
 
 def test_merge_refuses_an_imported_shard_that_was_changed(tmp_path: Path) -> None:
     run, _ = imported(write_log(tmp_path, GOOD), tmp_path / "run")
-    [shard] = run.trial(run.trial_ids()[0]).shard_files()
+    [shard] = run.trial(trial_ids(run)[0]).shard_files()
     table = pq.read_table(shard)
     pq.write_table(table.slice(0, 2), shard)
     with pytest.raises(MergeError, match="2 images, the log had 3"):

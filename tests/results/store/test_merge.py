@@ -15,14 +15,14 @@ from results.bounds.two_stage import sufficient_copies
 from results.store.folder import RunFolder, TrialFolder, read_json, write_json
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
-from results.store.shards import evenly_spaced, finished_indices, write_shard
-from tests.conftest import here, small_trial, two_sided, write_fake_run
+from results.store.shards import evenly_spaced, finished_indices
+from tests.conftest import small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
 
 NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
 
 
 def first_trial(run: RunFolder) -> TrialFolder:
-    return run.trial(run.trial_ids()[0])
+    return run.trial(trial_ids(run)[0])
 
 
 def rewrite(run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
@@ -31,9 +31,7 @@ def rewrite(run: RunFolder, change: Callable[[dict[str, Any]], dict[str, Any]]) 
     path = folder.shard_files()[0]
     rows = pq.read_table(path).to_pylist()
     rows[2] |= change(rows[2])
-    sha256 = read_json(folder.training)["checkpoint_sha256"]
-    table = pa.Table.from_pylist(rows, CERTIFICATES)
-    return here(write_shard(folder, table, trial_id=folder.path.name, checkpoint_sha256=sha256))
+    return write_odd_shard(folder, pa.Table.from_pylist(rows, CERTIFICATES))
 
 
 def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -> None:
@@ -55,12 +53,11 @@ def test_shards_of_another_size_or_that_interleave_merge_to_the_same(shards: lis
     merge_run(fake_run)
     before = read_run(fake_run.path).certificates
     folder = first_trial(fake_run)
-    sha256 = read_json(folder.training)["checkpoint_sha256"]
     table = pa.concat_tables(pq.read_table(path) for path in folder.shard_files())
     for path in folder.shard_files():
         path.unlink()
     for shard in shards:
-        write_shard(folder, table.take(list(shard)), trial_id=folder.path.name, checkpoint_sha256=sha256)
+        write_odd_shard(folder, table.take(list(shard)))
     merge_run(fake_run)
     pd.testing.assert_frame_equal(before, read_run(fake_run.path).certificates)
 
@@ -152,11 +149,11 @@ def test_merge_refuses_gaps_and_damaged_shards(fake_run: RunFolder) -> None:
 
 
 def test_merge_leaves_out_failed_and_untrained_trials(fake_run: RunFolder) -> None:
-    first, second, *_ = fake_run.trial_ids()
+    first, second, *_ = trial_ids(fake_run)
     write_json(fake_run.trial(first).state, {"state": "failed", "error": "no"})
     fake_run.trial(second).training.unlink()
     assert merge_run(fake_run) == [first, second]
-    assert set(read_run(fake_run.path).trials["trial_id"]) == set(fake_run.trial_ids()[2:])
+    assert set(read_run(fake_run.path).trials["trial_id"]) == set(trial_ids(fake_run)[2:])
 
 
 def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fake_run: RunFolder) -> None:
@@ -165,7 +162,7 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
     damaged, good, _ = folder.shard_files()
     damaged.write_bytes(b"PAR1")
     overlap = pq.read_table(good).slice(1, 2)
-    write_shard(folder, overlap, trial_id=folder.path.name, checkpoint_sha256=sha256)
+    write_odd_shard(folder, overlap)
     assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
     assert sorted(path.name for path in folder.shards.glob("*.set-aside")) == [
         "00000-00004.set-aside",

@@ -32,7 +32,7 @@ from results.store.process import machine, started
 from results.store.remote import RemotePath, StorageError
 from results.store.secrecy import masked
 from results.store.shards import finished_indices
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import here, small_trial, trial_ids, write_fake_run
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 TRIALS = [
@@ -294,7 +294,7 @@ def test_clearing_a_run_leaves_its_lock(place: str, request: pytest.FixtureReque
         assert listing(path) == run.claims("run")
         assert not run.has_contents()
         add_trials(run, TRIALS[:1])
-    assert run.trial_ids() == [TRIALS[0].trial_id]
+    assert trial_ids(run) == [TRIALS[0].trial_id]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a\0b", "/etc"])

@@ -1,0 +1,270 @@
+"""The rows of a run's Parquet files: one class for each, from which schema, checks and documentation follow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from annotated_types import Ge, Le
+from pydantic import Field
+
+from results.errors import StoreError
+from results.printable import shortened
+from results.store.record import Record
+
+Natural = Annotated[int, Field(ge=0, le=2**53)]
+Amount = Annotated[float, Field(ge=0, le=1e300)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sigma = Annotated[float, Field(ge=0, le=100)]
+Status = Literal["certified", "abstained", "misclassified"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class CertificateRow(Record):
+    """certificates.parquet: one test image of one trial. What is null, an imported log does not say."""
+
+    trial_id: str
+    method: str
+    """Row of the tables: a method, or a variant that the grid names."""
+    sigma: Sigma
+    """Standard deviation of the noise, in [0, 1] pixel units."""
+    seed: Natural
+    dataset: str
+    split: str
+    index: Natural
+    """Position in the split."""
+    label: Natural
+    predicted: Annotated[int, Field(ge=-1, le=2**53)]
+    """−1: no class is certified."""
+    status: Status
+    """misclassified: the selected class is not the label, and nothing was estimated."""
+    correct: bool
+    """predicted == label."""
+    radius: Amount
+    """ℓ2, in [0, 1] pixel units; 0 unless certified."""
+    radius_two_sided: Amount | None = None
+    """By p_A and p_B (thesis Eq. 2.6), each at half of alpha; null also where an estimation was not made to its end."""
+    p_lower: Share
+    """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
+    selected: Natural | None = None
+    """The class that the n0 copies chose."""
+    count_top: Natural | None = None
+    """counts[selected]."""
+    n: Natural
+    """Copies drawn: the trial's n; fewer where sampling is two-stage, or where abstention was certain earlier (take
+    such a row for an abstention at any other alpha too); 0: misclassified."""
+    n0: Natural
+    alpha: Share
+    estimator: Literal["fixed", "two-stage", "imported"]
+    """imported: of another program's log, with the n and alpha that were stated for it."""
+    classifier: str
+    """network, mean of 3 logits, 2-consensus of 3; unknown: imported."""
+    selection_counts: list[Natural] | None = None
+    """Of the n0 copies, one per class."""
+    counts: list[Natural] | None = None
+    """Of the n copies, one per class."""
+    seconds: Amount
+    joules: Amount | None = None
+    """Of the whole accelerator, by its driver's counter; null: not reported."""
+    precision: str
+    """fp32, bf16; unknown: imported, as engine, device and torch_version."""
+    engine: str
+    """inductor (compiled), eager."""
+    batch: Natural | None = None
+    """Copies of a forward pass; roundings differ with it."""
+    device: str
+    device_kind: str | None = None
+    """cpu, cuda; their noise is drawn differently."""
+    torch_version: str
+    checkpoint_sha256: str
+
+
+class TrialRow(Record):
+    """trials.parquet: one trial. Columns that may be null are unknown where a model was trained elsewhere; those of a
+    decomposition also where there is none."""
+
+    trial_id: str
+    method: str
+    title: str
+    """The method's name in tables."""
+    sigma: Sigma
+    seed: Natural
+    dataset: str
+    classes: list[str] | None = None
+    """The name of each label; null: the data has none."""
+    model: str
+    copies: Natural | None = None
+    """m, noisy copies of an image in a training step."""
+    epochs: Natural | None = None
+    n: Natural
+    n0: Natural
+    alpha: Share
+    images: Natural
+    """Certified test images."""
+    decomposition_ratio: Amount | None = None
+    decomposition_kept: Natural | None = None
+    """Directions, of channel × height × width."""
+    members: list[str]
+    """Trial ids of an ensemble's members."""
+    train_seconds: Amount | None = None
+    """Wall clock, summed over members."""
+    train_copies_per_second: Amount | None = None
+    """Noisy copies."""
+    train_joules: Amount | None = None
+    """Of the accelerators, by their drivers' counters, summed over members."""
+    memory_bytes: Natural | None = None
+    """Peak while training, summed over workers and members."""
+    member_memory_bytes: Natural | None = None
+    """Peak of the largest member alone."""
+    memory_kind: Literal["accelerator", "resident"] | None = None
+    certify_seconds: Amount
+    """Summed over workers."""
+    certify_copies_per_second: Amount
+    """Per worker."""
+    certify_joules: Amount | None = None
+    workers: Natural | None = None
+    """Of the training."""
+    device: str | None = None
+    """Of the training."""
+    train_precision: str | None = None
+    torch_version: str
+    checkpoint_sha256: str
+    settings: str
+    """trial.json."""
+
+
+class EpochRow(Record):
+    """epochs.parquet: one epoch of one trained model."""
+
+    trial_id: str
+    method: str
+    sigma: Sigma
+    seed: Natural
+    epoch: Natural
+    """From 0."""
+    learning_rate: Amount
+    loss: Amount
+    """Mean over the epoch's images."""
+    noisy_test_accuracy: Share
+    """Of the base classifier f, on one noisy copy of each test image."""
+    seconds: Amount
+    """Wall clock of the epoch."""
+
+
+class SpectrumRow(Record):
+    """spectra.parquet: one principal component of a set of training images."""
+
+    dataset: str
+    images: Natural
+    """Training images."""
+    component: Natural
+    """From 0."""
+    variance: Amount
+    """Falling; pixel values in [0, 1]."""
+
+
+class ThumbnailRow(Record):
+    """thumbnails.parquet: a small picture of one test image."""
+
+    dataset: str
+    index: Natural
+    """Position in the test split."""
+    png: bytes
+    """At most 64 pixels wide and high."""
+
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
+
+
+def fields_of(kind: type[Record]) -> list[pa.Field]:
+    """The columns of a Parquet file of such rows, in their order; nullable where a value may be None."""
+    hints = get_type_hints(kind)
+    fields = []
+    for name in kind.model_fields:
+        choices = _without_annotations(hints[name])
+        types = [choice for choice in choices if choice is not NoneType]
+        fields.append(pa.field(name, _arrow(types[0]), nullable=NoneType in choices))
+    return fields
+
+
+def table_of(rows: Sequence[Record], schema: pa.Schema) -> pa.Table:
+    """Rows as a table."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema)
+
+
+def _without_annotations(hint: Any) -> list[Any]:
+    """The types that a value may have; of `Literal`, the type of its words."""
+    if get_origin(hint) is Literal:
+        return [type(get_args(hint)[0])]
+    if get_origin(hint) is list:
+        return [hint]
+    return [choice for part in get_args(hint) for choice in _without_annotations(part)] or [hint]
+
+
+def _arrow(kind: Any) -> pa.DataType:
+    if get_origin(kind) is list:
+        return pa.list_(_arrow(_without_annotations(get_args(kind)[0])[0]))
+    return _TYPES[kind]
+
+
+def check_values(table: pa.Table, kind: type[Record], path: object) -> None:
+    """What always holds for a Parquet file of such rows: its numbers are within their range, its words known.
+
+    Raises:
+        StoreError: names the file, the column and the first value that is not.
+    """
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if name not in table.column_names:
+            continue  # a class variable
+        column = table[name].drop_null()
+        words, least, most = _allowed(hint)
+        _refuse_words(column, name, words, path)
+        if least is not None:
+            numbers = pc.list_flatten(column).drop_null() if pa.types.is_list(column.type) else column
+            allowed = pc.and_(pc.greater_equal(numbers, least), pc.less_equal(numbers, most))  # false for NaN
+            if not pc.all(allowed, min_count=0).as_py():
+                value = numbers.filter(pc.invert(allowed))[0].as_py()
+                raise StoreError(f"{path}: {name} = {value}: must be from {least:g} to {most:g}")
+
+
+def _allowed(hint: Any) -> tuple[list[str], float | None, float | None]:
+    """The words of a column, or the least and the largest of its numbers, as far as its type says."""
+    words: list[str] = []
+    least: float | None = None
+    most: float | None = None
+    for part in _parts(hint):
+        if get_origin(part) is Literal:
+            words = list(get_args(part))
+        for constraint in getattr(part, "metadata", ()):
+            least = float(constraint.ge) if isinstance(constraint, Ge) else least  # type: ignore[arg-type]
+            most = float(constraint.le) if isinstance(constraint, Le) else most  # type: ignore[arg-type]
+    return words, least, most
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    if get_origin(hint) is not Literal:
+        for part in get_args(hint):
+            yield from _parts(part)
+
+
+def _refuse_words(column: pa.ChunkedArray, name: str, words: list[str], path: object) -> None:
+    if name == "method":
+        for method in column.unique().to_pylist():
+            if not NAME.fullmatch(method):
+                raise StoreError(f"{path}: method = {shortened(method)}: must be letters, digits, _ and -")
+    if name == "settings":
+        for settings in column.to_pylist():
+            try:
+                value = json.loads(settings)
+            except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, dict):
+                raise StoreError(f"{path}: settings = {shortened(settings)}: must be a JSON object")
+    for word in set(column.unique().to_pylist()) - set(words) if words else ():
+        raise StoreError(f"{path}: {name} = {shortened(word)}: must be {', '.join(words)}")

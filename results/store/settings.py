@@ -1,0 +1,207 @@
+"""The settings of a trial, as trial.json keeps them. They decide its identity: a changed setting is a new trial.
+
+A trial is native (trained and certified here), external (somebody else's model, certified here), or imported (another
+program's certification log). Resources (workers, GPUs, shard size) are no settings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from results.bounds import ALPHA, N0, N
+from results.errors import StoreError
+from results.printable import shortened
+from results.store.folder import AnyPath, read_json
+from results.store.record import FileRecord, Record, digest_of, validated
+
+PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Sigma = Annotated[float, Field(gt=0, le=100)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Precision = Literal["auto", "fp32", "bf16"]
+Estimator = Literal["fixed", "two-stage"]
+Option = bool | int | float | str
+
+
+class TrainSettings(Record):
+    """How every model of a grid is trained: SGD with momentum, step decay, random crop and flip."""
+
+    epochs: PositiveInt = 90
+    decay_epochs: list[PositiveInt] = [30, 60]
+    """Epochs at whose start the learning rate is multiplied by `decay_factor`."""
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    batch: PositiveInt = 256
+    """Global batch, over all workers."""
+    augment: bool = True
+    """Random crop with padding 4 and horizontal flip."""
+    precision: Precision = "auto"
+    """auto: bf16 autocast where the hardware computes in it, otherwise fp32. The row says which it was."""
+    images: PositiveInt | None = None
+    """Train on this many images, evenly spaced; all where not given."""
+
+
+class CertifySettings(Record):
+    """CERTIFY of Cohen, Rosenfeld & Kolter 2019 (their section 3.2)."""
+
+    n0: PositiveInt = N0
+    """Noisy copies that select the class."""
+    n: PositiveInt = N
+    """Noisy copies that estimate its probability."""
+    alpha: Probability = ALPHA
+    """Probability that a certificate is wrong."""
+    images: PositiveInt | None = None
+    """Certify this many test images, evenly spaced; all where not given."""
+    precision: Precision = "auto"
+    estimator: Estimator = "fixed"
+    """fixed: n copies of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
+    skip_misclassified: bool = True
+    """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
+
+    @model_validator(mode="after")
+    def _something_can_be_certified(self) -> Self:
+        if self.alpha ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n copies give
+            raise ValueError(
+                f"n = {self.n} with alpha = {self.alpha:g}: certifies no image, even one on which all copies agree; "
+                f"n must be at least {math.ceil(-math.log2(self.alpha))}"
+            )
+        return self
+
+
+class ImportedCertification(Record):
+    """What is stated of a log's certification; the log does not say."""
+
+    n0: PositiveInt = N0
+    n: PositiveInt = N
+    alpha: Probability = ALPHA
+    images: None = None
+    """All images that the log has."""
+    estimator: Literal["imported"] = "imported"
+
+
+class TrialSettings(FileRecord):
+    """What every trial has, whatever its kind."""
+
+    name: Name
+    """Row of the tables: a method, or a variant of one that the grid names."""
+    sigma: Sigma
+    """Standard deviation of the noise, in [0, 1] pixel units."""
+    seed: Seed = 0
+    dataset: str = ""
+    """Name of the data in tables; a folder's also carries a fingerprint of its images, so that it may move."""
+    model: str
+    """Of the network, in tables."""
+
+    @cached_property
+    def members(self) -> Sequence[NativeTrial]:
+        """The trials whose models form this one, if it is an ensemble."""
+        return ()
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Readable prefix and hash of all settings."""
+        return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{short_digest(self._identity(without=set()))}"
+
+    def _identity(self, without: set[str]) -> dict[str, object]:
+        """The settings that make a trial what it is, without those named."""
+        return self.model_dump(exclude={*without, "kind", "data"})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same settings but for these, which are taken as they are."""
+        copied = super().model_copy(update=update, deep=deep)
+        for kept in vars(copied).keys() - type(self).model_fields.keys():  # of an identity that may be another now
+            del vars(copied)[kept]
+        return copied
+
+
+class CertifiedTrial(TrialSettings):
+    """A trial whose model is certified here."""
+
+    data: str = "synthetic"
+    """synthetic, cifar10, or a folder; not part of the identity, for it may move."""
+    certify: CertifySettings = CertifySettings()
+
+    @cached_property
+    def noise_seed(self) -> int:
+        """Seed of the certification noise. No two trials share a random stream, unless they differ only in what they
+        leave out: their certificates are then the same."""
+        certify = self.certify.model_dump(exclude={"skip_misclassified"})
+        return int(short_digest(self._identity(without={"certify"}) | {"certify": certify}), 16)
+
+
+class NativeTrial(CertifiedTrial):
+    """One method at one σ with one seed, trained and certified here."""
+
+    kind: Literal["native"] = "native"
+    method: str
+    options: dict[str, Option] = {}
+    model: str = "resnet110"
+    width: PositiveInt = 16
+    decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Keep the directions whose variance exceeds ratio · σ²; no decomposition where not given."""
+    train: TrainSettings = TrainSettings()
+
+    @field_validator("options")
+    @classmethod
+    def _numbers_are_finite(cls, options: dict[str, Option]) -> dict[str, Option]:
+        for name, value in options.items():
+            if isinstance(value, int | float) and not abs(value) < 2**32:  # nor NaN; JSON has no infinity
+                raise ValueError(f"{name} = {shortened(value)}: must be a number below {2**32}")
+        return options
+
+
+class ExternalTrial(CertifiedTrial):
+    """A model that this program did not train for the run."""
+
+    kind: Literal["external"] = "external"
+    model: str
+    """MODULE:FACTORY, or the network of a model that this program trained."""
+    weights: str
+    """SHA-256 of its parameters and buffers."""
+
+
+class ImportedTrial(TrialSettings):
+    """Another program's certification log, with what is stated of it."""
+
+    kind: Literal["imported"] = "imported"
+    dataset: str = "cifar10"
+    model: str = "resnet110"
+    sha256: str = ""
+    """Of the log."""
+    stride: PositiveInt = 1
+    """Only images whose index is a multiple of it."""
+    certify: ImportedCertification = ImportedCertification()
+
+    def _identity(self, without: set[str]) -> dict[str, object]:
+        return super()._identity({*without, "certify"}) | self.certify.model_dump(include={"n", "n0", "alpha"})
+
+
+AnyTrial = NativeTrial | ExternalTrial | ImportedTrial
+KINDS: dict[object, type[AnyTrial]] = {"native": NativeTrial, "external": ExternalTrial, "imported": ImportedTrial}
+
+
+def read_trial_settings(path: AnyPath) -> AnyTrial:
+    """trial.json, of any kind.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: it is not one; names the file, the key, the value and what is allowed.
+    """
+    values = read_json(path)
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise StoreError(f"{path}: kind = {shortened(kind)}: must be {', '.join(map(str, KINDS))}")
+    return validated(KINDS[kind], values, path)
+
+
+def short_digest(settings: dict[str, object]) -> str:
+    """The first 12 digits of a SHA-256."""
+    return digest_of(settings)[:12]
