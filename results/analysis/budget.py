@@ -12,6 +12,7 @@ from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import planned_copies
 
 BUDGETS = (1_000, 10_000, 100_000)
+"""Copies n at which `table_beyond_acr` shows ACR, where they are fewer than a run's own."""
 MOST = 10**9
 """Copies of which numpy's hypergeometric distribution takes no subset."""
 
@@ -33,12 +34,14 @@ def at_budget(
     Args:
         certificates: rows with the columns of `results.store.schema.CERTIFICATES`, of any number of trials.
         n: at least 1; at most the n of every trial whose estimator is fixed.
+        generator: of the subsets.
         trials: rows with the columns of `results.store.schema.TRIALS`, those of the certificates among them: how many
             copies were planned.
         alpha: of the new bounds; that of the rows where not given.
 
     Returns:
-        The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` keep all copies.
+        The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` and
+        `radius_two_sided` are still those of all copies.
 
     Raises:
         ValueError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
