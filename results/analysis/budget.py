@@ -49,17 +49,9 @@ def at_budget(
     """
     if certificates["count_top"].isna().any():
         raise ValueError("imported certificates have no counts, so nothing follows from them for another n or alpha")
-    drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
-    fixed = (certificates["estimator"] == "fixed").to_numpy()
     planned = planned_budget(certificates, trials)
-    if n < 1:
-        raise ValueError(f"n = {n}: must be at least 1")
-    if alpha is not None and not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
-    if (n > planned[fixed]).any():
-        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
-    if (drawn >= MOST).any():
-        raise ValueError(f"rows of {drawn.max()} copies cannot be thinned: numpy draws subsets of less than {MOST}")
+    _refuse_budget(certificates, planned, n, alpha)
+    drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
     status = certificates["status"].to_numpy()
     judged = (status != "misclassified") & (drawn == planned)
     copies = np.where(judged, np.minimum(drawn, n), 0)
@@ -99,6 +91,19 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
         counts = certificates["selection_counts"][at].map(max).to_numpy(dtype=np.int64)
         planned[at] = planned_copies(counts, int(n0), int(planned[at][0]), float(alpha))
     return planned
+
+
+def _refuse_budget(certificates: pd.DataFrame, planned: np.ndarray, n: int, alpha: float | None) -> None:
+    """Raise ValueError where n or alpha is out of range, or a row has too many copies."""
+    fixed, most = (certificates["estimator"] == "fixed").to_numpy(), certificates["n"].max()
+    if n < 1:
+        raise ValueError(f"n = {n}: must be at least 1")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+    if (n > planned[fixed]).any():
+        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
+    if most >= MOST:
+        raise ValueError(f"rows of {most} copies cannot be thinned: numpy draws subsets of less than {MOST}")
 
 
 def _bounds(counts: np.ndarray, n: np.ndarray, alpha: np.ndarray) -> np.ndarray:
