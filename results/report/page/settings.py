@@ -20,7 +20,7 @@ Trial = tuple[str, float, int]
 def settings(groups: list[Group]) -> Settings:
     """`shared`: the keys on which all trials agree; `differing`: the others, each with its values and whose they are.
 
-    A key that some trials lack, such as those imported, differs; it stands below those with several values.
+    A key that some trials lack, such as those imported, differs, too; those with one value stand below the others.
     """
     trials: dict[Trial, dict[str, str]] = {}
     for group in groups:
