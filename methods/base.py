@@ -59,6 +59,9 @@ class Method:
             labels: (batch,), int64 class indices.
             model: callable from (batch, channel, height, width) to logits (batch, num_classes).
             sigma: standard deviation of the noise, in [0, 1] pixel units.
+
+        Returns:
+            What the model is trained on, of the shape of `noisy`.
         """
         return noisy
 

@@ -35,6 +35,7 @@ class Consistency(Method):
         require(self, "entropy_weight", self.entropy_weight >= 0, "at least 0")
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:  # noqa: ARG002
+        """The mean over the images of what the class says, whatever σ and epoch; arguments as for `Method.loss`."""
         divergence, entropy = divergence_and_entropy(logits)
         regularisation = self.strength * divergence + self.entropy_weight * entropy
         return per_sample_cross_entropy(logits, labels) + regularisation.mean()
@@ -61,7 +62,8 @@ class Ensemble(Consistency):
 def divergence_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """mean_i KL(F̄ ‖ F_i) and H(F̄) of each image, both (batch,), in nats; logits (m, batch, num_classes).
 
-    F̄ is clamped at 1e-20 inside its logarithm only; the gradient flows through F̄ (Jeong & Shin 2020, published code).
+    F = softmax(f) of each copy, F̄ their mean. F̄ is clamped at SMALLEST_MEAN inside its logarithm only; the gradient
+    flows through F̄ (Jeong & Shin 2020, published code).
     """
     log_probabilities = logits.log_softmax(dim=-1)
     mean = log_probabilities.exp().mean(dim=0)

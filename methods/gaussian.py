@@ -19,6 +19,7 @@ class Gaussian(Method):
     source: ClassVar[str] = "Cohen, Rosenfeld & Kolter 2019"
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:  # noqa: ARG002
+        """The cross-entropy, whatever σ and epoch; arguments as for `Method.loss`."""
         return per_sample_cross_entropy(logits, labels)
 
 
@@ -32,7 +33,7 @@ class GaussianLD(Gaussian):
 
 
 def per_sample_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over copies and images of CE(f(x + ε_i), y); logits (m, batch, num_classes), labels (batch,)."""
+    """Mean over copies and images of CE(f(x + ε_i), y), in nats; logits (m, batch, num_classes), labels (batch,)."""
     import torch.nn.functional as F
 
     copies = logits.shape[0]

@@ -18,7 +18,10 @@ AccuracyItem = Literal["mean_logits", "mean_probabilities", "per_sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class Generalised(Consistency):
-    """CE(softmax(mean_i f(x + ε_i)), y) + λ [argmax mean_i f(x + ε_i) = y] mean_i KL(F̄ ‖ F_i) + η H(F̄)."""
+    """CE(softmax(mean_i f(x + ε_i)), y) + λ [argmax mean_i f(x + ε_i) = y] mean_i KL(F̄ ‖ F_i) + η H(F̄).
+
+    F̄ and F_i as in `Consistency`; no gradient flows through the bracket, which is 1 or 0.
+    """
 
     title: ClassVar[str] = "Generalised consistency"
     source: ClassVar[str] = "thesis Eq. 4.1 and 4.3"
@@ -35,6 +38,7 @@ class Generalised(Consistency):
         require(self, "accuracy_item", self.accuracy_item in items, f"one of {', '.join(items)}")
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:  # noqa: ARG002
+        """The mean over the images of what the class says, whatever σ and epoch; arguments as for `Method.loss`."""
         divergence, entropy = divergence_and_entropy(logits)
         correct = (logits.mean(dim=0).argmax(dim=-1) == labels).to(logits.dtype)
         if self.mask_entropy:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MACER(Method):
-    """−log F̄_y + λ (σ/2) Σ (γ − ξ) over correctly classified images with finite |ξ| ≤ γ, divided by the batch.
+    """The sum over the batch of −log F̄_y, and of λ (σ/2) (γ − ξ) where an image counts, divided by the batch.
 
-    ξ = Φ⁻¹(p1) − Φ⁻¹(p2), where p1 ≥ p2 are the two largest of mean_i softmax(β f(x + ε_i)).
+    F̄ = mean_i softmax(f(x + ε_i)). ξ = Φ⁻¹(p1) − Φ⁻¹(p2), where p1 ≥ p2 are the two largest of
+    mean_i softmax(β f(x + ε_i)). An image counts where p1 is the label's and ξ is finite and at most γ.
     """
 
     title: ClassVar[str] = "MACER"
@@ -40,6 +41,7 @@ class MACER(Method):
         require(self, "start_epoch", self.start_epoch >= 0, "at least 0")
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:
+        """What the class says, with λ = 0 before `start_epoch`; arguments as for `Method.loss`."""
         mean = logits.softmax(dim=-1).mean(dim=0)
         cross_entropy = -(mean.gather(1, labels[:, None]).squeeze(1) + 1e-10).log()
         if self.strength == 0 or epoch < self.start_epoch:

@@ -1,9 +1,15 @@
-"""Certificates -> Parquet -> metrics, statistics, tables, figures and report. No torch, no ray.
+"""What a finished run says: certificates as pandas, metrics, intervals, comparisons, tables. No torch, no ray.
 
-from results import read_run, certified_accuracy, average_certified_radius, compare
-run = read_run("runs/smoke")
-run.certificates.groupby("trial_id").apply(average_certified_radius, include_groups=False)
-compare(run, ["ours", "gaussian"])
+    from results import average_certified_radius, certified_accuracy, compare, read_run, tables
+
+    run = read_run("runs/smoke")                # .certificates, .trials, .epochs, .spectra: DataFrames
+    for trial_id, rows in run.certificates.groupby("trial_id"):
+        print(trial_id, average_certified_radius(rows), certified_accuracy(rows, 0.25))
+    print(compare(run, ["ours", "gaussian"]))   # paired tests, with Holm's correction
+    print(tables(run)["certified_accuracy"])    # the tables of the report
+
+`results.store.schema` documents the columns of a run. Below `results` lie `bounds` (the mathematics of a certificate),
+`store` (the files of a run), `analysis` (numbers) and `report` (what a person reads).
 """
 
 from __future__ import annotations
@@ -15,7 +21,9 @@ if TYPE_CHECKING:
     from results.analysis.budget import at_budget
     from results.analysis.comparison import compare
     from results.analysis.metrics import average_certified_radius, certified_accuracy
+    from results.analysis.published import published_numbers
     from results.analysis.statistics import Interval, accuracy_interval, acr_interval
+    from results.report.frames import tables
     from results.store.run import Run, read_run
 
 __all__ = [
@@ -27,7 +35,9 @@ __all__ = [
     "average_certified_radius",
     "certified_accuracy",
     "compare",
+    "published_numbers",
     "read_run",
+    "tables",
 ]
 
 _HOMES = {
@@ -35,11 +45,13 @@ _HOMES = {
     "compare": "analysis.comparison",
     "average_certified_radius": "analysis.metrics",
     "certified_accuracy": "analysis.metrics",
-    "Run": "store.run",
-    "read_run": "store.run",
+    "published_numbers": "analysis.published",
     "Interval": "analysis.statistics",
     "accuracy_interval": "analysis.statistics",
     "acr_interval": "analysis.statistics",
+    "tables": "report.frames",
+    "Run": "store.run",
+    "read_run": "store.run",
 }
 
 
@@ -48,3 +60,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Also what is not imported yet, for completion and pydoc."""
+    return sorted({*globals(), *__all__})

@@ -29,6 +29,8 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *,
     """Why two rows cannot be of one image and classifier; empty where they can.
 
     Args:
+        stored: the row of the run.
+        found: the row that was certified again, perhaps with another n.
         level: probability that two which are is found otherwise.
         same_noise: whether both drew the same noise, so that they differ by roundings alone.
     """
@@ -48,6 +50,7 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *,
 
 
 def as_p(value: float) -> str:
+    """A p-value for a message: one digit, and never 0."""
     return f"p = {value:.1g}" if value else "p below 1e-300"
 
 
@@ -62,7 +65,7 @@ def homogeneity(first: ArrayLike, second: ArrayLike) -> float:
     """p-value for two vectors of counts (classes,) being samples of one multinomial distribution: the smallest of a
     chi-square test of the whole vectors, with rare classes put together, and of Fisher's exact test of each class,
     times their number (Bonferroni). Agresti, Categorical Data Analysis (2013), 3.2 and 3.5; rare classes by Cochran's
-    rule (Biometrics 10, 1954).
+    rule (Biometrics 10, 1954). It is 1 where there is nothing to tell apart: one class, or a vector of zeros.
     """
     table = np.array([first, second], dtype=np.int64)
     table = table[:, table.sum(axis=0) > 0]
@@ -82,7 +85,11 @@ def homogeneity(first: ArrayLike, second: ArrayLike) -> float:
 
 def pooled(pairs: Sequence[tuple[CertificateRow, CertificateRow]]) -> float:
     """p-value for the stored counts of the selected classes being neither larger nor smaller than the found ones, all
-    rows together: the Cochran-Mantel-Haenszel test. A small bias of every row shows here."""
+    rows together: the Cochran-Mantel-Haenszel test (Mantel & Haenszel 1959). A small bias of every row shows here.
+
+    Args:
+        pairs: of rows of `results.store.schema.CERTIFICATES`, stored and found, with counts of the same classes.
+    """
     from statsmodels.stats.contingency_tables import StratifiedTable  # takes a second to import
 
     tables = []

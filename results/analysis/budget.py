@@ -12,6 +12,7 @@ from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import planned_copies
 
 BUDGETS = (1_000, 10_000, 100_000)
+"""Copies n at which `table_beyond_acr` shows ACR, where they are fewer than a run's own."""
 MOST = 10**9
 """Copies of which numpy's hypergeometric distribution takes no subset."""
 
@@ -33,12 +34,14 @@ def at_budget(
     Args:
         certificates: rows with the columns of `results.store.schema.CERTIFICATES`, of any number of trials.
         n: at least 1; at most the n of every trial whose estimator is fixed.
+        generator: of the subsets.
         trials: rows with the columns of `results.store.schema.TRIALS`, those of the certificates among them: how many
             copies were planned.
         alpha: of the new bounds; that of the rows where not given.
 
     Returns:
-        The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` keep all copies.
+        The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` and
+        `radius_two_sided` are still those of all copies.
 
     Raises:
         ValueError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
@@ -46,17 +49,9 @@ def at_budget(
     """
     if certificates["count_top"].isna().any():
         raise ValueError("imported certificates have no counts, so nothing follows from them for another n or alpha")
-    drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
-    fixed = (certificates["estimator"] == "fixed").to_numpy()
     planned = planned_budget(certificates, trials)
-    if n < 1:
-        raise ValueError(f"n = {n}: must be at least 1")
-    if alpha is not None and not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
-    if (n > planned[fixed]).any():
-        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
-    if (drawn >= MOST).any():
-        raise ValueError(f"rows of {drawn.max()} copies cannot be thinned: numpy draws subsets of less than {MOST}")
+    _refuse_budget(certificates, planned, n, alpha)
+    drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
     status = certificates["status"].to_numpy()
     judged = (status != "misclassified") & (drawn == planned)
     copies = np.where(judged, np.minimum(drawn, n), 0)
@@ -96,6 +91,19 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
         counts = certificates["selection_counts"][at].map(max).to_numpy(dtype=np.int64)
         planned[at] = planned_copies(counts, int(n0), int(planned[at][0]), float(alpha))
     return planned
+
+
+def _refuse_budget(certificates: pd.DataFrame, planned: np.ndarray, n: int, alpha: float | None) -> None:
+    """Raise ValueError where n or alpha is out of range, or a row has too many copies."""
+    fixed, most = (certificates["estimator"] == "fixed").to_numpy(), certificates["n"].max()
+    if n < 1:
+        raise ValueError(f"n = {n}: must be at least 1")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+    if (n > planned[fixed]).any():
+        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
+    if most >= MOST:
+        raise ValueError(f"rows of {most} copies cannot be thinned: numpy draws subsets of less than {MOST}")
 
 
 def _bounds(counts: np.ndarray, n: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     training seed may decide otherwise.
 
     Args:
+        run: as `read_run` gives it.
         methods: rows of the tables; all where not given.
 
     Returns:
@@ -60,7 +61,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
         `p_holm`: of the primary endpoint, over all rows; a pair without a p-value counts as one with 1. Else NaN.
 
     Raises:
-        CompareError: an unknown method, nothing to compare, or trials with other images, n, n0 or alpha.
+        CompareError: an unknown method, nothing to compare, or as `check_comparable`.
         ValueError: two trials of one method, σ and seed.
     """
     from statsmodels.stats.multitest import multipletests  # a second to import
@@ -92,7 +93,15 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
 def check_comparable(
     first: Mapping[Hashable, Any], second: Mapping[Hashable, Any], one: pd.DataFrame, other: pd.DataFrame
 ) -> None:
-    """Raise CompareError, with the reason, unless both trials certify the same images in the same way."""
+    """Raise CompareError, with the reason, unless both trials certify the same images in the same way: the columns of
+    SAME, the images, their labels and the estimator agree.
+
+    Args:
+        first: the row of trials of the first.
+        second: that of the second.
+        one: the certificates of the first.
+        other: those of the second.
+    """
     pair = f"{first['method']} and {second['method']} at σ = {first['sigma']:g} cannot be compared"
     for name in SAME:
         if first[name] != second[name]:
@@ -112,7 +121,10 @@ def newcombe(both: int, only_first: int, only_second: int, neither: int) -> Inte
     method 10 of Newcombe 1998 (Statistics in Medicine 17, 2635).
 
     Args:
-        both, only_first, only_second, neither: how many images count for whom.
+        both: images that count for both.
+        only_first: for the first alone.
+        only_second: for the second alone.
+        neither: for none; the four are not all 0.
     """
     count = both + only_first + only_second + neither
     ends = [wilson(float(both + only), count) for only in (only_first, only_second)]

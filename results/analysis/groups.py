@@ -39,8 +39,8 @@ SAME = ("dataset", "images", "n", "n0", "alpha")
 """Columns of trials that must agree before their certificates are put together or compared."""
 
 
-def certified_groups(run: Run, order: tuple[str, ...] = published.TABLE_5_1_ORDER) -> list[Group]:
-    """By σ; within it in the given order of methods, then in the run's own.
+def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER) -> list[Group]:
+    """The groups of a run, by σ; within it in the given order of methods, then in the run's own.
 
     Raises:
         ValueError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or

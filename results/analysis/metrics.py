@@ -27,7 +27,7 @@ def certified_accuracy(certificates: pd.DataFrame, radius: float) -> float:
 
 
 def average_certified_radius(certificates: pd.DataFrame) -> float:
-    """ACR: mean over all test images of radius · [correct], in [0, 1] pixel units.
+    """ACR: mean over all test images of radius · [correct], in [0, 1] pixel units. Rows as for `certified_accuracy`.
 
     Raises:
         ValueError: no rows, or rows of several trials.
@@ -39,7 +39,13 @@ def average_certified_radius(certificates: pd.DataFrame) -> float:
 def label_probabilities(certificates: pd.DataFrame) -> NDArray[np.float64]:
     """p_A of the label of each row, as the share of its copies that gave it; 0 where nothing was estimated.
 
-    Without counts (imported), it is the lower bound p_lower, where the prediction is the label.
+    Without counts (imported), it is the lower bound p_lower where the prediction is the label, else 0.
+
+    Args:
+        certificates: rows with the columns of `results.store.schema.CERTIFICATES`, of any number of trials.
+
+    Returns:
+        (rows,), in their order.
     """
     rows = certificates
     n, label, lists = (rows[name].to_numpy() for name in ("n", "label", "counts"))
@@ -55,8 +61,10 @@ def label_probabilities(certificates: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def worker_hours(trials: pd.DataFrame) -> pd.Series:
-    """Of training and certification of each trial. `train_seconds` is wall clock and counts once per worker,
-    `certify_seconds` is summed already."""
+    """Hours of training and certification of each trial, summed over workers; NaN where it was trained elsewhere.
+
+    `train_seconds` is wall clock and counts once per worker, `certify_seconds` is summed already.
+    """
     return (trials["train_seconds"] * trials["workers"] + trials["certify_seconds"]) / 3600
 
 

@@ -33,9 +33,11 @@ def sign_flip_test(differences: NDArray[np.float64], generator: np.random.Genera
 
     Args:
         differences: (images,), of two methods on the same images.
+        generator: of the random signs, and of the bootstrap.
 
     Returns:
-        NaN and an empty interval where the images that differ are too few for one, or all differ by the same.
+        The p-value and the interval; NaN and an empty interval where the images that differ are too few for one, or all
+        differ by the same.
     """
     count, observed = len(differences), float(differences.sum())
     differing = differences[np.abs(differences) > NO_SPREAD]

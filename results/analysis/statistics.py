@@ -19,7 +19,9 @@ from scipy.special import ndtri
 Shares = TypeVar("Shares", float, NDArray[np.float64])
 
 CONFIDENCE = 0.95
+"""Of every interval here."""
 RESAMPLES = 2000
+"""Of a bootstrap."""
 _CHUNK = 1_000_000  # numbers resampled at a time
 _FEW = 100  # distinct values
 NO_SPREAD = 1e-12  # standard deviations up to this are rounding
@@ -47,6 +49,10 @@ def accuracy_interval(certificates: pd.DataFrame, radius: float) -> Interval:
 
     Args:
         certificates: rows of one method at one σ with columns `index`, `correct`, `radius`; one or several seeds.
+        radius: ℓ2, in [0, 1] pixel units.
+
+    Returns:
+        Of a share, so within [0, 1].
     """
     values = per_image(certificates, certificates["correct"] & (certificates["radius"] >= radius))
     lower, upper = wilson(values.sum(), len(values))
@@ -59,7 +65,10 @@ def wilson(successes: Shares, count: int) -> tuple[Shares, Shares]:
 
     Args:
         successes: a number, or many (any shape); of several seeds, their mean.
-        count: of all.
+        count: of all, at least 1.
+
+    Returns:
+        Lower and upper ends, each of the shape of `successes`.
     """
     quantile = -ndtri((1 - CONFIDENCE) / 2)
     share, square = successes / count, quantile**2
@@ -71,7 +80,7 @@ def wilson(successes: Shares, count: int) -> tuple[Shares, Shares]:
 
 def acr_interval(certificates: pd.DataFrame, generator: np.random.Generator) -> Interval:
     """Studentised bootstrap interval of the ACR, for the uncertainty of the test images: images are resampled, with
-    all seeds of an image together. Rows as for `accuracy_interval`.
+    all seeds of an image together. Rows as for `accuracy_interval`; see `bootstrap_mean`.
     """
     return bootstrap_mean(per_image(certificates, certificates["radius"] * certificates["correct"]), generator)
 
@@ -94,12 +103,14 @@ def bootstrap_mean(values: NDArray[np.float64], generator: np.random.Generator) 
 
     Args:
         values: (count,).
+        generator: of the resamples.
     """
     return studentised_interval(values, studentised(values, generator))
 
 
 def studentised(values: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
-    """(mean* − mean) / sd* of RESAMPLES resamples of `values` (count,); ±infinity where a resample has no spread."""
+    """(mean* − mean) / sd* of RESAMPLES resamples of `values` (count,): (RESAMPLES,). Where a resample has no spread it
+    is ±infinity, or 0 if its mean is the same."""
     count = len(values)
     distinct, multiplicity = np.unique(values, return_counts=True)
     if len(distinct) <= _FEW:  # how often each is drawn is multinomial
@@ -116,7 +127,8 @@ def studentised(values: NDArray[np.float64], generator: np.random.Generator) -> 
 
 
 def studentised_interval(values: NDArray[np.float64], statistics: NDArray[np.float64]) -> Interval:
-    """The interval of the mean of `values` (count,) that their `studentised` statistics give."""
+    """The interval of the mean of `values` (count,) that their `studentised` statistics give; none where the values are
+    equal or too few of them differ. It reaches no further than the values themselves and 0."""
     mean, error = values.mean(), values.std()
     if error <= NO_SPREAD:
         return Interval(np.nan, np.nan)  # equal values say nothing about others

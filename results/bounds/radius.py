@@ -36,7 +36,12 @@ def lower_confidence_bound(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike)
 
 
 def certified_radius(p_lower: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
-    """R = σ Φ⁻¹(p_lower), an ℓ2 distance in [0, 1] pixel units; 0 where p_lower < 1/2 (abstain). Never rounded."""
+    """R = σ Φ⁻¹(p_lower), an ℓ2 distance in [0, 1] pixel units; 0 where p_lower < 1/2 (abstain). Never rounded.
+
+    Args:
+        p_lower: lower bound on the probability of the selected class, in [0, 1]; any shape.
+        sigma: standard deviation of the noise, in [0, 1] pixel units; broadcasts.
+    """
     p_lower = np.asarray(p_lower, dtype=np.float64)
     return np.where(p_lower < 0.5, 0.0, np.asarray(sigma) * ndtri(np.maximum(p_lower, 0.5)))
 
@@ -57,9 +62,16 @@ def two_sided_radius(
     alpha/(2(K − 1)), since which of them is the most probable one is not known (Bonferroni). p_B is at most 1 − p_A.
 
     Args:
-        counts: (images, K) of n copies, n decided before they were drawn.
+        counts: (images, K) of n copies, n decided before they were drawn; K is at least 2.
         selected: (images,), the class that other copies chose.
-        alpha, sigma: broadcast to (images,).
+        alpha: probability of a radius that is wrong, in (0, 1); broadcasts to (images,).
+        sigma: standard deviation of the noise, in [0, 1] pixel units; broadcasts to (images,).
+
+    Returns:
+        (images,), in [0, 1] pixel units.
+
+    Raises:
+        ValueError: an image without copies, or alpha outside its range.
     """
     rows, (images, classes) = np.arange(len(counts)), counts.shape
     n, level = counts.sum(axis=1), np.broadcast_to(np.asarray(alpha, dtype=np.float64), images)
@@ -73,11 +85,13 @@ def two_sided_radius(
 
 
 def largest_radius(n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
-    """The radius when all n copies agree, σ Φ⁻¹(alpha^(1/n)): no certificate from n copies can exceed it."""
+    """The radius when all n copies agree, σ Φ⁻¹(alpha^(1/n)): no `certified_radius` from n copies can exceed it.
+    Arguments as for `lower_confidence_bound` and `certified_radius`, not checked."""
     return certified_radius(np.asarray(alpha, dtype=np.float64) ** (1 / np.asarray(n)), sigma)
 
 
 @lru_cache(maxsize=64)
 def certifying_count(n: int, alpha: float) -> int:
-    """The smallest k of n copies whose p_lower reaches 1/2; n + 1 where even n of n is too few."""
+    """The smallest k of n copies whose p_lower reaches 1/2; n + 1 where even n of n is too few. Errors as for
+    `lower_confidence_bound`."""
     return bisect_left(range(n + 1), x=True, key=lambda k: bool(lower_confidence_bound(k, n, alpha) >= 0.5))

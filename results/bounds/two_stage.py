@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from results.bounds.radius import certified_radius, lower_confidence_bound
 
 HALVINGS = 5
+"""Of n, at most."""
 TOLERANCE = 0.03
+"""Radius that may be given up, in units of σ, for all copies saved; for a share of them as large a share."""
 
 
 def sample_sizes(n: int) -> list[int]:
@@ -29,7 +31,13 @@ def sufficient_copies(count: int, n0: int, n: int, alpha: float) -> int:
     TOLERANCE · σ · (share of copies saved), if the selected class stays as frequent as in the selection.
 
     Args:
-        count: copies of the selection, out of n0, that gave the selected class.
+        count: copies of the selection that gave the selected class, from 0 to n0.
+        n0: copies of the selection, at least 1.
+        n: copies at most, at least 1.
+        alpha: of the bound, in (0, 1).
+
+    Raises:
+        ValueError: n or alpha outside its range.
     """
     share = count / n0
     sizes = np.array(sample_sizes(n))

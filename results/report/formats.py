@@ -50,20 +50,28 @@ def to_markdown(table: ResultTable) -> str:
 
 
 def to_csv(table: ResultTable) -> str:
-    """Full precision. For each column of the table: the measured value, the ends of its interval, standard deviation
-    and values of the seeds, the published value, measured minus published, the ends of the interval of that, and
-    whether it leaves out 0; all but the first only where known."""
-    header, values = ["sigma", "method"], [[str(row.sigma), row.method] for row in table.rows]
-    for key in (column.key for column in table.columns):
-        cells: list[dict[str, object]] = [_csv_cell(row, key) for row in table.rows]
-        for suffix in _SUFFIXES:
-            if suffix == "" or any(cell[suffix] is not None for cell in cells):
-                header.append(key + suffix)
-                for line, cell in zip(values, cells, strict=True):
-                    line.append("" if cell[suffix] is None else str(cell[suffix]))
+    """The `flat_columns` in full precision; what is not known is empty."""
+    columns = flat_columns(table)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *values])
+    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
     return text.getvalue()
+
+
+def flat_columns(table: ResultTable) -> dict[str, list[object]]:
+    """`sigma`, `method`, and for each column of the table, by its key and a suffix: the measured value, the ends of its
+    interval, standard deviation and values of the seeds (a text), the published value, measured minus published, the
+    ends of the interval of that, and whether it leaves out 0; all but the first only where a row has it."""
+    columns: dict[str, list[object]] = {
+        "sigma": [row.sigma for row in table.rows],
+        "method": [row.method for row in table.rows],
+    }
+    for key in (column.key for column in table.columns):
+        cells = [_flat_cell(row, key) for row in table.rows]
+        for suffix in _SUFFIXES:
+            values = [cell[suffix] for cell in cells]
+            if suffix == "" or any(value is not None for value in values):
+                columns[key + suffix] = values
+    return columns
 
 
 def to_latex(table: ResultTable) -> str:
@@ -107,30 +115,43 @@ def to_terminal(table: ResultTable) -> RenderableType:
         Heading(_heading(column).replace(" ", "\n"), _heading(column, column.alone), right=True)
         for column in table.columns
     ]
-    rows: list[list[str | Text]] = []
-    with_intervals, with_published = any(row.intervals for row in table.rows), any(row.published for row in table.rows)
     # Where a † stands in a column, the other lines keep its place free.
-    padding = {column.key: " " * any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
-    for row in table.rows:
-        cells = []
-        for column in table.columns:
-            value = number(row.measured.get(column.key), column) + padding[column.key]
-            cell = Text(value, "bold green" if table.best(row, column) else "")
-            if row.intervals:
-                cell.append(f"\n{_half_width(row, column)}{padding[column.key]}", "dim not bold")
-            if row.published:
-                shown = as_printed(row.published.get(column.key), column)
-                mark = DAGGER if row.is_outside(column.key) else padding[column.key]
-                cell.append(f"\n{shown}{mark}", "dim not bold")
-            cells.append(cell)
-        rows.append([f"{row.sigma:.2f}", row.title, *cells])
-    below = ["± the wider half of its interval"] * with_intervals + ["the published number"] * with_published
+    marked = {column.key: any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
+    rows: list[list[str | Text]] = [
+        [
+            f"{row.sigma:.2f}",
+            row.title,
+            *(_terminal_cell(table, row, column, " " * marked[column.key]) for column in table.columns),
+        ]
+        for row in table.rows
+    ]
+    below = Text(" ".join([*_terminal_legend(table), *table.caption, *_terminal_notes(table)]), "italic")
+    return Group(Text(table.title, "bold"), Sheet(headings, rows, gap=1), below)
+
+
+def _terminal_cell(table: ResultTable, row: Row, column: Column, padding: str) -> Text:
+    """The lines of a cell; `padding` is as wide as the mark that stands elsewhere in the column."""
+    value = number(row.measured.get(column.key), column) + padding
+    cell = Text(value, "bold green" if table.best(row, column) else "")
+    if row.intervals:
+        cell.append(f"\n{_half_width(row, column)}{padding}", "dim not bold")
+    if row.published:
+        mark = DAGGER if row.is_outside(column.key) else padding
+        cell.append(f"\n{as_printed(row.published.get(column.key), column)}{mark}", "dim not bold")
+    return cell
+
+
+def _terminal_legend(table: ResultTable) -> list[str]:
+    below = ["± the wider half of its interval"] * any(row.intervals for row in table.rows)
+    below += ["the published number"] * any(row.published for row in table.rows)
     legend = [f"Below each number: {', then '.join(below)}."] if below else []
     if any(row.seeds for row in table.rows):
         legend.append("Numbers are means over the training seeds, whose spread is in the files.")
-    notes = ["What is odd about the published numbers stands under the table's file."] if table.notes else []
-    sheet = Sheet(headings, rows, gap=1)
-    return Group(Text(table.title, "bold"), sheet, Text(" ".join([*legend, *table.caption, *notes]), "italic"))
+    return legend
+
+
+def _terminal_notes(table: ResultTable) -> list[str]:
+    return ["What is odd about the published numbers stands under the table's file."] if table.notes else []
 
 
 def as_printed(value: float | None, column: Column) -> str:
@@ -139,7 +160,7 @@ def as_printed(value: float | None, column: Column) -> str:
 
 
 def interval(row: Row, column: Column) -> str:
-    """ "0.531, 0.553"; empty where there is none."""
+    """As "0.531, 0.553", lower and upper end; empty where there is none."""
     found = row.intervals.get(column.key)
     if not found:
         return ""
@@ -147,13 +168,14 @@ def interval(row: Row, column: Column) -> str:
 
 
 def spread(row: Row, column: Column) -> str:
-    """ "sd 0.004", the standard deviation over seeds; empty for one seed."""
+    """As "sd 0.004", the standard deviation over seeds; empty for one seed."""
     value = row.spread(column.key)
     return "" if value is None else f"sd {number(value, column)}"
 
 
 def reference(row: Row, column: Column) -> str:
-    """ "0.542, −0.184†": the published number, measured minus published, † where the images do not explain it."""
+    """As "0.542, −0.184†": the published number, measured minus published, † where the test images do not explain it;
+    empty where nothing is published."""
     if column.key not in row.published:
         return ""
     difference = row.difference(column.key)
@@ -177,7 +199,7 @@ def _legend(table: ResultTable) -> list[str]:
     return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
 
 
-def _csv_cell(row: Row, key: str) -> dict[str, object]:
+def _flat_cell(row: Row, key: str) -> dict[str, object]:
     found, apart = row.intervals.get(key), row.difference_intervals.get(key)
     values: tuple[object, ...] = (
         row.measured.get(key),
@@ -203,11 +225,7 @@ def _half_width(row: Row, column: Column) -> str:
 
 
 def _heading(column: Column, alone: str = "") -> str:
-    """The heading with its unit.
-
-    Args:
-        alone: what stands in the heading's place.
-    """
+    """The heading, or what stands `alone` in its place, with its unit."""
     heading = alone or column.heading
     return f"{heading} ({column.unit})" if column.unit else heading
 

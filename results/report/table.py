@@ -16,7 +16,7 @@ class Column:
     key: str
     heading: str
     decimals: int | None
-    """None: three significant digits."""
+    """None: three significant digits, and from 100 on no fraction."""
     best: str = ""
     """"max" or "min": which value is set in bold; empty for none."""
     unit: str = ""
@@ -32,8 +32,9 @@ class Row:
     method: str
     title: str
     measured: dict[str, float]
-    """The mean over the training seeds."""
+    """The mean over the training seeds; none where the row is of published numbers alone."""
     published: dict[str, float] = field(default_factory=dict)
+    """As printed by the source."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95 %, for the uncertainty of the test images."""
     seeds: dict[str, list[float]] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Row:
     """Whether the data is that of the published numbers."""
 
     def difference(self, key: str) -> float | None:
-        """Measured minus published."""
+        """Measured minus published; None where one is unknown."""
         if key not in self.measured or key not in self.published:
             return None
         return self.measured[key] - self.published[key]
@@ -60,7 +61,7 @@ class Row:
         return bool(interval and 0 not in interval)
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation over the training seeds."""
+        """Standard deviation over the training seeds, with ddof = 1; None for one seed."""
         values = self.seeds.get(key, [])
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
@@ -70,13 +71,15 @@ class ResultTable:
     """A table, before it is formatted."""
 
     name: str
+    """Of its files, and of its label in LaTeX."""
     title: str
+    """What it shows, in a line."""
     columns: list[Column]
     rows: list[Row]
     setting: list[str]
     """Sentences: how the numbers were measured; the same for all tables of a run."""
     caption: list[str]
-    """Sentences: what the columns of this one are."""
+    """Sentences: where the thesis has it, and what the columns of this one are."""
     notes: list[str] = field(default_factory=list)
     """Sentences: what is odd about the published ones."""
 

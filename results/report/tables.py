@@ -1,4 +1,4 @@
-"""Tables 5.1 and 5.2 of the thesis, measured beside published, and a table of what ACR does not tell."""
+"""Certified accuracy and cost, measured beside published (Tables 5.1 and 5.2 of the thesis), and what ACR hides."""
 
 from __future__ import annotations
 
@@ -25,18 +25,39 @@ from results.report.table import Column, ResultTable, Row, rivals
 from results.store.run import Run
 
 INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: Wilson; ACR: studentised bootstrap)."
+BEYOND_ACR = (
+    "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among the "
+    "methods at the same σ. Two-sided ACR: with all copies and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower "
+    "bound of p_A and an upper bound of the runner-up's p_B that hold together with probability 1 − alpha. p_A: share "
+    "of an image's copies that are classified as its label; the columns give the share of images above; where nothing "
+    "was estimated, it counts as 0."
+)
+SHARES = (0.5, 0.9, 0.99, 0.999)
+"""Of an image's copies: a column each, of how many images have more of their label."""
 SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
+Numbers = dict[published.Key, dict[str, float]]
+Sizes = dict[published.Key, int]
 
 
-def table_5_1(run: Run, source: str | None = None) -> ResultTable:
+def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
+    """The tables that a run has data for. Arguments and errors as for `table_certified_accuracy`."""
+    yield table_certified_accuracy(run, source)
+    if run.trials["train_seconds"].notna().any():
+        yield table_cost(run, source)
+    if run.certificates["count_top"].notna().any():
+        yield table_beyond_acr(run)
+
+
+def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable:
     """Certified accuracy (percent) and ACR of every method and σ, with intervals; several seeds are averaged.
 
     Args:
+        run: with at least one finished trial.
         source: whose published numbers stand beside ours (`published.SOURCES`); the thesis's where not given. With a
             source given, its methods that the run lacks get rows of their own.
 
     Raises:
-        ValueError: an unknown source.
+        ValueError: an unknown source; or as `certified_groups`.
     """
     columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
@@ -45,84 +66,68 @@ def table_5_1(run: Run, source: str | None = None) -> ResultTable:
     groups = certified_groups(run)
     rows = [_accuracy_row(group, reference, sizes) for group in groups]
     if source is not None:
-        measured = {(row.sigma, row.method) for row in rows}
-        sigmas = {row.sigma for row in rows if row.of_published_data}
-        rows += [
-            Row(sigma, method, f"{method} (published)", {}, numbers)
-            for (sigma, method), numbers in reference.items()
-            if sigma in sigmas and (sigma, method) not in measured
-        ]
-        rows.sort(key=lambda row: row.sigma)
+        rows = sorted([*rows, *_published_alone(rows, reference)], key=lambda row: row.sigma)
     return ResultTable(
-        "table_5_1",
-        "Table 5.1: certified accuracy (%) and average certified radius (ACR)",
-        columns,
-        rows,
-        caption(run),
-        [INTERVALS, *_limits(groups), *_published_sentence(rows, origin, origin.setting)],
-        [*origin.notes] if any(row.published for row in rows) else [],
-    )
-
-
-def table_5_2(run: Run, source: str | None = None) -> ResultTable:
-    """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
-    that were trained in it.
-
-    Args:
-        source: whose published ACR and accuracy stand beside ours; the thesis's, with its costs, where not given.
-    """
-    trained_here = run.trials[run.trials["train_seconds"].notna()]
-    rows_here = run.certificates["trial_id"].isin(trained_here["trial_id"])
-    run = replace(run, trials=trained_here, certificates=run.certificates[rows_here])
-    sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
-    hours = "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
-    columns = [
-        Column("acr", "ACR", 3, "max"),
-        Column("accuracy_percent", "ACC", 1, "max", "%"),
-        Column("memory_gb", "Memory", None, "min", "GB"),
-        Column("member_memory_gb", "one member", None, "", "GB", "Memory of one member"),
-        Column("runtime_hours", "Runtime", None, "min", "h"),
-        Column("train_rate", "train", None, "max", "/s"),
-        Column("certify_rate", "certify", None, "max", "/s"),
-        Column("worker_hours", hours, None, "min"),
-        Column("energy_kwh", "Energy", None, "min", "kWh"),
-    ]
-    origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
-    sizes = published.image_counts(source or "thesis")
-    groups = certified_groups(run, published.TABLE_5_2_ORDER)
-    rows = [_cost_row(group, reference, sizes) for group in groups if group.sigma == sigma]
-    columns = [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
-    kinds = {
-        "accelerator": "peak accelerator memory",
-        "resident": "peak resident memory of the training processes, which includes the libraries they load",
-    }
-    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"
-    workers = distinct(run.trials["workers"])
-    energy = "Energy: training and certification, by the accelerators' own counters, whatever else used them. "
-    measured = (
-        f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members. "
-        "Runtime: training, wall clock. Train and certify: noisy copies per second, of all workers in training and of "
-        f"one in certification. {hours}: training and certification, summed over workers. "
-        f"{energy if any('energy_kwh' in row.measured for row in rows) else ''}"
-    ).strip()
-    return ResultTable(
-        "table_5_2",
-        f"Table 5.2: cost of training and certification at σ = {sigma:g}",
+        "certified_accuracy",
+        "Certified accuracy (%) and average certified radius (ACR)",
         columns,
         rows,
         caption(run),
         [
-            measured,
+            "As Table 5.1 of the thesis.",
             INTERVALS,
-            *_published_sentence(rows, origin, "Table 5.2" if origin.short == "thesis" else origin.setting),
+            *_limits(groups),
+            *_published_sentence(rows, origin, origin.setting),
         ],
-        list(published.NOTES_5_2) if origin.short == "thesis" and any(row.published for row in rows) else [],
+        [*origin.notes] if any(row.published for row in rows) else [],
+    )
+
+
+def table_cost(run: Run, source: str | None = None) -> ResultTable:
+    """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
+    that were trained in it.
+
+    Args:
+        run: with at least one trial that was trained in it.
+        source: whose published ACR and accuracy stand beside ours; the thesis's, with its costs, where not given.
+
+    Raises:
+        ValueError: an unknown source; or as `certified_groups`.
+    """
+    run = _trained_here(run)
+    sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
+    origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
+    sizes = published.image_counts(source or "thesis")
+    groups = certified_groups(run, published.COST_ORDER)
+    rows = [_cost_row(group, reference, sizes) for group in groups if group.sigma == sigma]
+    columns = _cost_columns(run, rows)
+    of_thesis = origin.short == "thesis"
+    return ResultTable(
+        "cost",
+        f"Cost of training and certification at σ = {sigma:g}",
+        columns,
+        rows,
+        caption(run),
+        [
+            "As Table 5.2 of the thesis.",
+            *_cost_sentences(run, columns),
+            INTERVALS,
+            *_published_sentence(rows, origin, "Table 5.2" if of_thesis else origin.setting),
+        ],
+        list(published.COST_NOTES) if of_thesis and any(row.published for row in rows) else [],
     )
 
 
 def table_beyond_acr(run: Run) -> ResultTable:
     """ACR with fewer copies and the ranking at each budget, and how probable the right class is: ACR alone can be
-    raised on easy images at the cost of the others (Sun et al. 2025)."""
+    raised on easy images at the cost of the others (Sun et al. 2025).
+
+    Args:
+        run: with at least one trial whose counts are known; those imported from logs are left out.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
     groups = [group for group in certified_groups(run) if group.certificates["count_top"].notna().all()]
     own = {int(n) for group in groups for n in group.trials["n"]}
     budgets = sorted(own | {n for n in BUDGETS if n < max(own)})
@@ -131,41 +136,90 @@ def table_beyond_acr(run: Run) -> ResultTable:
         at = f"n\u00a0=\u00a0{_grouped(n)}"
         columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
     columns.append(Column("two_sided", "two sided", 3, "max", alone="two-sided ACR"))
-    shares = (0.5, 0.9, 0.99, 0.999)
-    columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in shares]
+    columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in SHARES]
     rows = [
         Row(
             group.sigma,
             group.method,
             group.title,
-            _budgets(group, budgets) | {"two_sided": _two_sided_acr(group)} | _probable(group, shares),
+            _budgets(group, budgets) | {"two_sided": _two_sided_acr(group)} | _probable(group),
             setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
         )
         for group in groups
     ]
+    _rank(rows, budgets)
+    title = "Beyond ACR: smaller budgets, and how many images the right class is probable on"
+    return ResultTable("beyond_acr", title, columns, rows, caption(run), [BEYOND_ACR])
+
+
+def _published_alone(rows: list[Row], reference: Numbers) -> list[Row]:
+    """Rows of the published numbers of methods that the run lacks, at those of its σ where the data is theirs."""
+    measured = {(row.sigma, row.method) for row in rows}
+    sigmas = {row.sigma for row in rows if row.of_published_data}
+    return [
+        Row(sigma, method, f"{method} (published)", {}, numbers)
+        for (sigma, method), numbers in reference.items()
+        if sigma in sigmas and (sigma, method) not in measured
+    ]
+
+
+def _trained_here(run: Run) -> Run:
+    """The run without trials whose models were trained elsewhere: nobody knows what those cost."""
+    trials = run.trials[run.trials["train_seconds"].notna()]
+    rows = run.certificates["trial_id"].isin(trials["trial_id"])
+    return replace(run, trials=trials, certificates=run.certificates[rows])
+
+
+def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
+    """Those of which a row has a number, measured or published."""
+    columns = [
+        Column("acr", "ACR", 3, "max"),
+        Column("accuracy_percent", "ACC", 1, "max", "%"),
+        Column("memory_gb", "Memory", None, "min", "GB"),
+        Column("member_memory_gb", "one member", None, "", "GB", "Memory of one member"),
+        Column("runtime_hours", "Runtime", None, "min", "h"),
+        Column("train_rate", "train", None, "max", "/s"),
+        Column("certify_rate", "certify", None, "max", "/s"),
+        Column("worker_hours", _hours(run), None, "min"),
+        Column("energy_kwh", "Energy", None, "min", "kWh"),
+    ]
+    return [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
+
+
+def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
+    """What the columns of costs are, and of whom."""
+    kinds = {
+        "accelerator": "peak accelerator memory",
+        "resident": "peak resident memory of the training processes, which includes the libraries they load",
+    }
+    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"
+    workers = distinct(run.trials["workers"])
+    sentences = [
+        f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
+        "Runtime: training, wall clock.",
+        "Train and certify: noisy copies per second, of all workers in training and of one in certification.",
+        f"{_hours(run)}: training and certification, summed over workers.",
+    ]
+    if any(column.key == "energy_kwh" for column in columns):
+        sentences.append(
+            "Energy: training and certification, by the accelerators' own counters, whatever else used them."
+        )
+    return sentences
+
+
+def _hours(run: Run) -> str:
+    return "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
+
+
+def _rank(rows: list[Row], budgets: list[int]) -> None:
+    """Give each row that has an ACR at a budget its rank there, 1 for the largest, among those that compare with it."""
     for n in budgets:
         for row in (row for row in rows if f"acr_{n}" in row.measured):
             acrs = [other.measured[f"acr_{n}"] for other in rivals(rows, row, f"acr_{n}")]
             row.measured[f"rank_{n}"] = 1 + sum(acr > row.measured[f"acr_{n}"] for acr in acrs)
-    return ResultTable(
-        "beyond_acr",
-        "Beyond ACR: smaller budgets, and how many images the right class is probable on",
-        columns,
-        rows,
-        caption(run),
-        [
-            "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among "
-            "the methods at the same σ. Two-sided ACR: with all copies and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from "
-            "a lower bound of p_A and an upper bound of the runner-up's p_B that hold together with probability "
-            "1 − alpha. p_A: share of an image's copies that are classified as its label; the columns give "
-            "the share of images above; where nothing was estimated, it counts as 0.",
-        ],
-    )
 
 
-def _accuracy_row(
-    group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]
-) -> Row:
+def _accuracy_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
     quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
     intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
     limit = _limit(group)
@@ -179,7 +233,7 @@ def _accuracy_row(
     return _row(group, seeds, intervals, reference, sizes)
 
 
-def _cost_row(group: Group, reference: dict[published.Key, dict[str, float]], sizes: dict[published.Key, int]) -> Row:
+def _cost_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
     trials = group.trials
     costs = {
         "memory_gb": trials["memory_bytes"] / 1e9,
@@ -206,8 +260,8 @@ def _row(
     group: Group,
     seeds: dict[str, list[float]],
     intervals: dict[str, Interval],
-    reference: dict[published.Key, dict[str, float]],
-    sizes: dict[published.Key, int],
+    reference: Numbers,
+    sizes: Sizes,
 ) -> Row:
     measured = {key: sum(values) / len(values) for key, values in seeds.items()}
     several = seeds if len(group.trials) > 1 else {}
@@ -278,9 +332,10 @@ def _two_sided_acr(group: Group) -> float:
     return float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())
 
 
-def _probable(group: Group, shares: tuple[float, ...]) -> dict[str, float]:
+def _probable(group: Group) -> dict[str, float]:
+    """The percentage of images whose p_A is above each of SHARES."""
     p_a = label_probabilities(group.certificates)
-    return {f"above_{share}": 100 * float((p_a > share).mean()) for share in shares}
+    return {f"above_{share}": 100 * float((p_a > share).mean()) for share in SHARES}
 
 
 def _percent(interval: Interval) -> Interval:
@@ -332,12 +387,3 @@ def _published_sentence(rows: list[Row], origin: published.Source, where: str) -
 
 def _grouped(value: int) -> str:
     return f"{value:,}".replace(",", "\u00a0")
-
-
-def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
-    """The tables that a run has data for."""
-    yield table_5_1(run, source)
-    if run.trials["train_seconds"].notna().any():
-        yield table_5_2(run, source)
-    if run.certificates["count_top"].notna().any():
-        yield table_beyond_acr(run)

@@ -7,15 +7,22 @@ from results.report.formats import to_csv, to_latex, to_markdown
 from results.report.page import write_page
 from results.report.table import ResultTable
 from results.report.tables import tables_of
-from results.store.folder import RunFolder, remove_leftovers, write_text
+from results.store.folder import RunFolder, listing, remove_leftovers, write_text
 from results.store.run import read_run, read_thumbnails
+
+FORMER_NAMES = (
+    *("table_5_1", "table_5_2"),
+    *("figure_3_1", "figure_4_3", "figure_5_1", "figure_5_2", "figure_5_3", "p_a_ecdf"),
+)
+"""Under which earlier versions wrote tables and figures. A report removes those files: they would look like its own."""
 
 
 def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
     """Write tables/, figures/ and report.html of a merged run; returns the tables.
 
     Args:
-        source: as for `tables.table_5_1`.
+        folder: of the run.
+        source: as for `tables.table_certified_accuracy`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_run`; ValueError also where no trial is finished, or for an unknown
@@ -35,4 +42,11 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
             write_text(folder.tables / f"{table.name}.{suffix}", text)
     for name, figure in figures:
         save_figure(figure, folder.figures, name)
+    _remove_former(folder)
     return tables
+
+
+def _remove_former(folder: RunFolder) -> None:
+    for path, _ in [*listing(folder.tables), *listing(folder.figures)]:
+        if path.stem in FORMER_NAMES:
+            path.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# From best to worst, as Table 5.1 of the thesis lists them; other methods follow.
-TABLE_5_1_ORDER = ("ours", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian")
-TABLE_5_2_ORDER = ("gaussian", "consistency", "ours", "ensemble", "macer")
-
+ACCURACY_ORDER = ("ours", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian")
+"""Of methods, from best to worst, as Table 5.1 of the thesis lists them; others follow."""
+COST_ORDER = ("gaussian", "consistency", "ours", "ensemble", "macer")
+"""As Table 5.2 of the thesis lists them."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The classes of the data that all these numbers are of, in the order of its labels."""
@@ -41,7 +41,7 @@ class Source:
     """Sentences: what is odd about its numbers."""
 
 
-NOTES_5_1 = (
+ACCURACY_NOTES = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
     "The gain of 0.34 in ACR that the thesis's text states is 0.034 by its own table.",
     "Both Gaussian rows equal the 500-image log published with Cohen et al. 2019 (90 epochs, rate 0.1), with 24.3 for "
@@ -54,7 +54,7 @@ NOTES_5_1 = (
     "Eq. 3.3 leaves out MACER's runner-up class and hinge, which its own publication and the trials here have.",
     "λ, η, batch size, weight decay, the subset of images and the seeds are not given.",
 )
-NOTES_5_2 = (
+COST_NOTES = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
     "Published: one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one noisy copy for Gaussian.",
 )
@@ -71,7 +71,7 @@ SOURCES = {
         "thesis",
         "X. Song, Trustworthy and Certified Robustness for Deep Learning, Nanyang Technological University",
         "CIFAR-10, ResNet-110, n = 100 000, n0 = 100, alpha = 0.001; test images, λ, η and seeds not given",
-        NOTES_5_1,
+        ACCURACY_NOTES,
     ),
     "cohen2019": Source(
         "Cohen et al. 2019",
@@ -186,14 +186,19 @@ def count_models() -> Counter[str]:
     return Counter(row["source"] for row in csv.DictReader(lines))
 
 
-def numbers() -> pd.DataFrame:
-    """All of numbers.csv, one row per model; NaN where a source does not give a number."""
-    return _read("numbers.csv")
+def published_numbers() -> pd.DataFrame:
+    """All published numbers, one row per model; NaN where a source does not give a number.
+
+    Columns: `source` (a key of SOURCES), `method`, `variant` (empty: the source's main recipe), `network`,
+    `trained_sigma`, `sigma` (of certification), `images` (test images), `acr` ([0, 1] pixel units), `r0.00` … `r2.25`
+    (certified accuracy in percent), `largest_radius` (of a log), `where` (in the source), `note`.
+    """
+    return _read("numbers.csv").copy()
 
 
 def _main_recipes(source: str) -> pd.DataFrame:
     find_source(source)
-    rows = numbers()
+    rows = published_numbers()
     plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
     return rows[plain & (rows["source"] == source)]
 

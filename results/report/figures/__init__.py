@@ -1,4 +1,4 @@
-"""Figures of the thesis and two more, each from the Parquet files of a run; matplotlib without its global state.
+"""Five figures after the thesis and two more, of the Parquet files of a run; matplotlib without its global state.
 
 for name, figure in figures_of(run):
     save_figure(figure, folder, name)
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from results.report.figures.curves import BASELINE, figure_5_1, figure_5_3, figure_p_a
+from results.report.figures.curves import BASELINE, figure_certified_accuracy, figure_decomposition, figure_p_a
 from results.report.figures.steps import curve
 from results.report.figures.style import save_figure
-from results.report.figures.theory import figure_3_1, figure_4_3
-from results.report.figures.training import CONSISTENCY, compared, figure_5_2, figure_cost
+from results.report.figures.theory import figure_principal_variances, figure_robustness_gradient
+from results.report.figures.training import CONSISTENCY, compared, figure_accuracy_by_epoch, figure_cost
 from results.store.run import Run
 
 __all__ = ["curve", "figures_of", "save_figure"]
@@ -25,21 +25,21 @@ def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]
 
     Args:
         run: with at least one finished trial.
-        source: of the published values in Figures 5.1 and 5.3, a key of `results.analysis.published.SOURCES`.
+        source: of the published values beside certified accuracy, a key of `results.analysis.published.SOURCES`.
 
     Raises:
         ValueError: an unknown source; or as `results.analysis.groups.certified_groups`.
     """
-    yield "figure_5_1", figure_5_1(run, source)
+    yield "certified_accuracy_curves", figure_certified_accuracy(run, source)
     methods = compared(run)
     if CONSISTENCY in methods and len(methods) > 1:
-        yield "figure_5_2", figure_5_2(run)
+        yield "accuracy_by_epoch", figure_accuracy_by_epoch(run)
     gaussian = {method for method in run.trials["method"] if method.startswith(BASELINE)}
     if BASELINE in gaussian and len(gaussian) > 1:
-        yield "figure_5_3", figure_5_3(run, source)
-    yield "figure_3_1", figure_3_1()
+        yield "decomposition_curves", figure_decomposition(run, source)
+    yield "robustness_gradient", figure_robustness_gradient()
     if len(run.spectra):
-        yield "figure_4_3", figure_4_3(run)
-    yield "p_a_ecdf", figure_p_a(run)
+        yield "principal_variances", figure_principal_variances(run)
+    yield "p_a_distribution", figure_p_a(run)
     if run.trials["train_seconds"].notna().any():
         yield "cost", figure_cost(run)

@@ -1,8 +1,8 @@
-"""Certified accuracy against radius (Figures 5.1 and 5.3), and the distribution of p_A behind it."""
+"""Certified accuracy against radius (Figures 5.1 and 5.3 of the thesis), and the distribution of p_A behind it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -22,41 +22,60 @@ from results.store.run import Run
 BASELINE = "gaussian"
 
 
-def figure_5_1(run: Run, source: str = "thesis") -> Figure:
+@dataclass(frozen=True)
+class Words:
+    """What a figure says above and below its panels."""
+
+    title: str
+    note: str
+
+
+def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
     The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
     interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
     a source other than the thesis also those of methods that the run lacks, in grey.
+
+    Args:
+        run: with at least one finished trial.
+        source: a key of `results.analysis.published.SOURCES`.
+
+    Raises:
+        ValueError: an unknown source; or as `certified_groups`.
     """
-    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, others=source != "thesis")
+    words = Words("Certified accuracy by radius", "As Figure 5.1 of the thesis.")
+    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, words, others=source != "thesis")
     return figure
 
 
-def figure_5_3(run: Run, source: str = "thesis") -> Figure:
-    """As Figure 5.1, for Gaussian augmentation with and without linear decomposition: methods named gaussian….
+def figure_decomposition(run: Run, source: str = "thesis") -> Figure:
+    """As `figure_certified_accuracy`, for Gaussian augmentation with and without linear decomposition: methods named
+    gaussian….
 
     The title of a panel says how many directions each decomposition keeps.
     """
     groups = [group for group in certified_groups(run) if group.method.startswith(BASELINE)]
-    figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source)
+    words = Words("Certified accuracy with and without linear decomposition", "As Figure 5.3 of the thesis.")
+    figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source, words)
     for sigma, panel in axes.items():
         kept = dict.fromkeys(text for group in groups if group.sigma == sigma for text in _kept_directions(group))
-        panel.set_title(f"{panel.get_title()}\ndirections kept: {', '.join(kept)}" if kept else panel.get_title())
+        if kept:  # not by set_title, which would take the size from the user's own style
+            panel.title.set_text(f"{panel.get_title()}\ndirections kept: {', '.join(kept)}")
     return figure
 
 
 def figure_p_a(run: Run) -> Figure:
     """The share of test images whose estimated p_A, the probability of the label under noise, is at most x.
 
-    Several seeds count together.
+    Several seeds count together. Errors as for `certified_groups`.
     """
     groups = certified_groups(run)
     look = looks(run)
     entries: dict[str, Artist] = {}
     imported = False
     with styled():
-        figure, axes = panels_by_sigma(group.sigma for group in groups)
+        figure, axes = panels_by_sigma("Distribution of p_A", (group.sigma for group in groups))
         for group in groups:
             x, y = thinned(*distribution(label_probabilities(group.certificates)))
             [line] = axes[group.sigma].step(x, 100 * y, where="post", **look[group.method].line)
@@ -72,12 +91,12 @@ def figure_p_a(run: Run) -> Figure:
 
 
 def _certified_accuracy(
-    groups: list[Group], look: dict[str, Look], source: str, *, others: bool = False
+    groups: list[Group], look: dict[str, Look], source: str, words: Words, *, others: bool = False
 ) -> tuple[Figure, dict[float, Axes]]:
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
     with styled():
-        figure, axes = panels_by_sigma(group.sigma for group in groups)
+        figure, axes = panels_by_sigma(words.title, (group.sigma for group in groups))
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
             _draw(group, panel, how)
@@ -104,7 +123,7 @@ def _certified_accuracy(
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        legend_below(figure, entries)
+        legend_below(figure, entries, words.note)
     return figure, axes
 
 
@@ -135,7 +154,7 @@ def _with_threshold(group: Group) -> Group:
 
 
 def _kept_directions(group: Group) -> list[str]:
-    """ "447 (σ²/5)" for each decomposition of the group."""
+    """As "447 (σ²/5)", for each decomposition of the group."""
     decomposed = group.trials.dropna(subset=["decomposition_ratio", "decomposition_kept"])
     pairs = zip(decomposed["decomposition_ratio"], decomposed["decomposition_kept"], strict=True)
     return [f"{int(kept)} ({threshold_name(ratio)})" for ratio, kept in pairs]

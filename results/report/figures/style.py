@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ DASHES: tuple[Dash, ...] = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "<")
 
-PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.4
+PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT = 4.4, 3.4, 0.25
 """Inches."""
 COLUMNS = 3
 """Panels beside each other at most: more would not be readable at the width of a page."""
@@ -48,6 +49,7 @@ _RC: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
+    "figure.titlesize": 11,
     "font.size": 9,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
@@ -75,11 +77,12 @@ class Look:
 
     @property
     def line(self) -> dict[str, Any]:
+        """Colour and dashes, as arguments of matplotlib's `plot`."""
         return {"color": self.colour, "linestyle": self.dash}
 
     @property
     def points(self) -> dict[str, Any]:
-        """Hollow markers without a line."""
+        """Hollow markers without a line, likewise."""
         return {
             "color": self.colour,
             "linestyle": "none",
@@ -96,7 +99,7 @@ def looks(run: Run) -> dict[str, Look]:
     that only an ensemble's members are trained with. After seven methods the colours come again, with other dashes.
     """
     there = dict.fromkeys([*run.trials["method"], *run.epochs["method"]])
-    methods = [*(method for method in published.TABLE_5_1_ORDER if method in there)]
+    methods = [*(method for method in published.ACCURACY_ORDER if method in there)]
     methods += [method for method in there if method not in methods]
     return {method: _look(place) for place, method in enumerate(methods)}
 
@@ -108,18 +111,19 @@ def _look(place: int) -> Look:
     return Look(COLOURS[place % len(COLOURS)], DASHES[again % len(DASHES)], MARKERS[again % len(MARKERS)])
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, at most three beside each other."""
+def panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with a title and `count` panels, at most three beside each other."""
     columns = min(count, COLUMNS)
     rows = -(-count // columns)
-    figure = Figure(figsize=(PANEL_WIDTH * columns, PANEL_HEIGHT * rows))
+    figure = Figure(figsize=(PANEL_WIDTH * columns, TITLE_HEIGHT + PANEL_HEIGHT * rows))
+    figure.suptitle(title)
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
-def panels_by_sigma(sigmas: Iterable[float]) -> tuple[Figure, dict[float, Axes]]:
-    """A figure with one panel per σ, rising, each with its σ as title."""
+def panels_by_sigma(title: str, sigmas: Iterable[float]) -> tuple[Figure, dict[float, Axes]]:
+    """A figure with a title and one panel per σ, rising, each with its σ above it."""
     values = sorted(set(sigmas))
-    figure, axes = panels(len(values))
+    figure, axes = panels(title, len(values))
     for sigma, panel in zip(values, axes, strict=True):
         panel.set_title(f"σ = {sigma:g}")
     return figure, dict(zip(values, axes, strict=True))
@@ -130,6 +134,7 @@ def legend_below(figure: Figure, entries: dict[str, Artist], note: str = "") -> 
 
     It has as many columns as fit, and the figure grows by its height.
     """
+    note = _wrapped(note, figure)
     widest = 0.7 + 0.063 * max(map(len, entries))  # inches: handle and text at the legend's font size
     columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
     lines = -(-len(entries) // columns) + note.count("\n") + bool(note)
@@ -142,7 +147,13 @@ def legend_below(figure: Figure, entries: dict[str, Artist], note: str = "") -> 
 
 def note_below(figure: Figure, note: str) -> None:
     """A sentence in small print at the foot of a figure without a legend there."""
-    figure.supxlabel(note, **SMALL_PRINT)
+    figure.supxlabel(_wrapped(note, figure), **SMALL_PRINT)
+
+
+def _wrapped(note: str, figure: Figure) -> str:
+    """The note in lines that fit the figure."""
+    width = int(figure.get_figwidth() / 0.063)  # inches of a character in small print
+    return "\n".join(textwrap.fill(line, width) for line in note.split("\n"))
 
 
 def plain_log_ticks(axis: Axis) -> None:
@@ -153,7 +164,7 @@ def plain_log_ticks(axis: Axis) -> None:
 
 
 def save_figure(figure: Figure, folder: AnyPath, name: str) -> None:
-    """As PNG and PDF; equal figures give equal files."""
+    """Write NAME.png (150 dpi) and NAME.pdf into the folder; equal figures give equal files."""
     for kind in ("png", "pdf"):
         # The date would make two equal figures differ.
         metadata = {"CreationDate": None} if kind == "pdf" else None

@@ -1,4 +1,5 @@
-"""Figure 3.1, which is of the formulas alone, and Figure 4.3, which is of the training images alone."""
+"""The gradient of the robustness item, of its formula alone, and the variances of the training images, of them alone:
+Figures 3.1 and 4.3 of the thesis."""
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ def softmax_gradient(p: ArrayLike) -> Floats:
     return slope * thresholded_gradient(p)
 
 
-def figure_3_1() -> Figure:
+def figure_robustness_gradient() -> Figure:
     """The gradient of the robustness item, raw, with a threshold, and through the softmax as well."""
     p = np.concatenate([np.linspace(0.001, THRESHOLD, 400), np.linspace(np.nextafter(THRESHOLD, 1), 0.999, 100)])
     with styled():
-        figure, axes = panels(3)
+        figure, axes = panels("Gradient of the robustness item", 3)
         shown = (
             ("(a) the gradient itself", "d Φ⁻¹(p) / dp", robustness_gradient),
             (f"(b) 0 above p = {THRESHOLD:g}", "d Φ⁻¹(p) / dp", thresholded_gradient),
@@ -65,25 +66,31 @@ def figure_3_1() -> Figure:
             panel.set_ylim(bottom=0)
         for panel in axes[:2]:
             panel.set_ylim(top=1.3 * float(robustness_gradient(THRESHOLD)))  # both go on to infinity
-        note_below(figure, "√(2π) exp(Φ⁻¹(p)²/2): Eq. 3.4 of the thesis without the σ² in its exponent.")
+        note = "√(2π) exp(Φ⁻¹(p)²/2): Eq. 3.4 of the thesis without the σ² in its exponent."
+        note_below(figure, f"As Figure 3.1 of the thesis. {note}")
     return figure
 
 
-def figure_4_3(run: Run) -> Figure:
+def figure_principal_variances(run: Run) -> Figure:
     """Variance of the training images along each principal component, beside that of the noise; one panel per σ.
 
     Of several sets of training images it shows the largest. A dashed line is a threshold, the vertical line below it
     stands at the number of components whose variance exceeds it.
+
+    Args:
+        run: with at least one spectrum, so one trial with a linear decomposition.
     """
     spectrum = largest_spectrum(run.spectra)
     variances = spectrum["variance"].to_numpy()
     with styled():
-        figure, axes = panels_by_sigma(run.trials["sigma"])
+        title = "Variance of the training images along their principal components"
+        figure, axes = panels_by_sigma(title, run.trials["sigma"])
         for sigma, panel in axes.items():
             _draw_spectrum(panel, variances, sigma)
         dataset, images = spectrum["dataset"].iloc[0], int(spectrum["images"].iloc[0])
         figure.set_figheight(figure.get_figheight() * 1.15)  # for the legends below the panels
-        note_below(figure, f"{dataset}, {f'{images:,}'.replace(',', ' ')} training images")
+        shown = f"{dataset}, {f'{images:,}'.replace(',', ' ')} training images."
+        note_below(figure, f"{shown} As Figure 4.3 of the thesis.")
     return figure
 
 
@@ -128,7 +135,7 @@ def _draw_spectrum(panel: Axes, variances: Floats, sigma: float) -> None:
 
 
 def threshold_name(ratio: float) -> str:
-    """ "σ²/5" for 0.2."""
+    """How a threshold of `ratio` times σ² is written: "σ²/5" for 0.2."""
     inverse = 1 / ratio
     if ratio == 1:
         return "σ²"

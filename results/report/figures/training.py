@@ -1,4 +1,4 @@
-"""What training reaches, by epoch (Figure 5.2) and by its cost."""
+"""What training reaches, by epoch (Figure 5.2 of the thesis) and by its cost."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ FILLS: tuple[Fill, ...] = ("full", "none", "left", "right", "top", "bottom")
 
 
 def compared(run: Run) -> list[str]:
-    """The methods of Figure 5.2 among those trained: consistency, and generalised… with any accuracy item."""
+    """The methods that `figure_accuracy_by_epoch` shows, among those trained: consistency, and generalised… with any
+    accuracy item."""
     trained = dict.fromkeys(run.epochs["method"])
     return [method for method in trained if method == CONSISTENCY or method.startswith(GENERALISED)]
 
 
-def figure_5_2(run: Run) -> Figure:
+def figure_accuracy_by_epoch(run: Run) -> Figure:
     """Accuracy of the base classifier after each epoch, on one noisy copy of each test image; one panel per σ.
 
-    The line is the mean over the seeds, an ensemble's members included; each of several seeds is a thin line.
+    The line is the mean over the seeds, an ensemble's members included; each of several seeds is a thin line. Errors as
+    for `certified_groups`.
     """
     titles = {group.method: group.title for group in certified_groups(run)}
     look = looks(run)
@@ -39,7 +41,7 @@ def figure_5_2(run: Run) -> Figure:
     epochs = epochs.assign(number=epochs["epoch"] + 1, percent=100 * epochs["noisy_test_accuracy"])
     entries: dict[str, Artist] = {}
     with styled():
-        figure, axes = panels_by_sigma(epochs["sigma"])
+        figure, axes = panels_by_sigma("Accuracy on noisy test images while training", epochs["sigma"])
         for sigma, panel in axes.items():
             for method in methods:
                 rows = epochs[(epochs["sigma"] == sigma) & (epochs["method"] == method)]
@@ -54,14 +56,15 @@ def figure_5_2(run: Run) -> Figure:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if epochs.duplicated(["sigma", "method", "epoch"]).any():
             entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
-        legend_below(figure, entries)
+        legend_below(figure, entries, "As Figure 5.2 of the thesis.")
     return figure
 
 
 def figure_cost(run: Run) -> Figure:
     """ACR and accuracy of each method and σ against what it took to train and to certify, summed over workers.
 
-    Means over the seeds. Trials trained elsewhere are left out, for nobody knows what they cost.
+    Means over the seeds. Trials trained elsewhere are left out, for nobody knows what they cost. Errors as for
+    `certified_groups`.
     """
     groups = [known for group in certified_groups(run) if (known := _trained_here(group))]
     look = looks(run)
@@ -69,7 +72,7 @@ def figure_cost(run: Run) -> Figure:
     accelerated = all((group.trials["memory_kind"] == "accelerator").all() for group in groups)
     entries: dict[str, Artist] = {}
     with styled():
-        figure, axes = panels(2)
+        figure, axes = panels("ACR and accuracy against cost", 2)
         for group in groups:
             how, hours = look[group.method], worker_hours(group.trials).mean()
             radii = group.certificates["radius"] * group.certificates["correct"]

@@ -11,12 +11,12 @@ import json
 import re
 from html import escape
 from importlib import resources
-from typing import Any
 
 import pandas as pd
 
 from results.analysis.groups import certified_groups
 from results.report.page.charts import charts, methods
+from results.report.page.content import Content
 from results.report.page.images import packed_images
 from results.report.page.settings import environment, settings
 from results.report.page.thumbnails import sprite_sheets
@@ -52,11 +52,14 @@ def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, pa
         tables: those to show, in order; one without rows is left out.
         thumbnails: columns `dataset`, `index`, `png`, each picture at most 64 pixels wide and high; may have no rows.
         path: of the file; an existing one is replaced.
+
+    Raises:
+        ValueError: as `certified_groups`.
     """
     groups = certified_groups(run)
     packed, images = packed_images(run, groups)
     sheets, tiles = sprite_sheets(thumbnails, images)
-    content = {
+    content: Content = {
         "summary": summary(run, tables),
         "tables": [table_content(table) for table in tables if table.rows],
         "methods": methods(run, groups),
@@ -85,7 +88,7 @@ def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, pa
     write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file("page.html")))
 
 
-def _json(content: Any) -> str:
+def _json(content: Content) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
 
 

@@ -28,8 +28,9 @@ function buildCharts(content) {
   const { certified, p_a, accuracy, loss, cost } = content.charts;
   section("curves").append(
     ...block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
-      "Share of all test images that are predicted correctly with at least this certified radius; mean over the training "
-      + "seeds. Circles: published. Move along a chart with the pointer, a finger or the arrow keys."),
+      "As Figure 5.1 of the thesis. Share of all test images that are predicted correctly with at least this certified "
+      + "radius; mean over the training seeds. Circles: published. Move along a chart with the pointer, a finger or the "
+      + "arrow keys."),
     ...block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
       "p_A: share of an image’s noisy copies that are classified as its label. At 1/2 stand all images below it and those "
       + "for which nothing was estimated. Of imported certificates the lower bound of p_A is drawn."));

@@ -7,7 +7,7 @@ certified accuracy at a radius on the chart is what `results.analysis.metrics.ce
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
 from results.report.figures.steps import Floats, band
 from results.report.figures.style import Dash, looks
+from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel
 from results.report.table import ResultTable
 from results.store.run import Run
 
@@ -24,7 +25,7 @@ POINTS = 400
 P_A = np.round(np.arange(0.5, 1.00001, 0.0025), 4)
 
 
-def methods(run: Run, groups: list[Group]) -> list[dict[str, str]]:
+def methods(run: Run, groups: list[Group]) -> list[MethodLook]:
     """Every method with its look, which is that of the figures."""
     titles = {group.method: group.title for group in groups}
     return [
@@ -38,8 +39,8 @@ def methods(run: Run, groups: list[Group]) -> list[dict[str, str]]:
     ]
 
 
-def charts(run: Run, groups: list[Group], tables: list[ResultTable]) -> dict[str, list[dict[str, Any]]]:
-    """Panels by chart; each is of one σ."""
+def charts(run: Run, groups: list[Group], tables: list[ResultTable]) -> Charts:
+    """Panels by chart; each is of one σ. Published points are those of the table of certified accuracy."""
     sigmas = sorted({group.sigma for group in groups})
     by_sigma = [[group for group in groups if group.sigma == sigma] for sigma in sigmas]
     return {
@@ -52,36 +53,45 @@ def charts(run: Run, groups: list[Group], tables: list[ResultTable]) -> dict[str
 
 
 def radius_step(largest: float) -> float:
-    """The smallest of …, 0.0025, 0.005, 0.01, … that reaches `largest` in at most POINTS steps."""
+    """The smallest of …, 0.0025, 0.005, 0.01, … that reaches `largest` in at most POINTS steps; 0.25 where it is
+    not above 0."""
     if largest <= 0:
         return 0.25
     power = 10.0 ** math.floor(math.log10(largest / POINTS))
     return round(next(step * power for step in (1, 2.5, 5, 10) if step * power * POINTS >= largest), 12)
 
 
-def _certified(groups: list[Group], tables: list[ResultTable]) -> dict[str, Any]:
+def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
     largest = max(float((group.certificates["radius"] * group.certificates["correct"]).max()) for group in groups)
     step = radius_step(largest)
     # One step further than the largest radius, where every line has come down to 0.
     grid = np.round(np.arange(math.floor(largest / step) + 2) * step, 12)
     published = {
-        (row.sigma, row.method): row.published for table in tables if table.name == "table_5_1" for row in table.rows
+        (row.sigma, row.method): row.published
+        for table in tables
+        if table.name == "certified_accuracy"
+        for row in table.rows
     }
-    lines = []
+    lines: list[Line] = []
     for group in groups:
         accuracy = np.mean([_share_from(rows, grid) for rows in group.seeds], axis=0)
         lower, upper = band(accuracy, group.certificates["index"].nunique())
         numbers = published.get((group.sigma, group.method), {})
         points = [(float(key[1:]), value) for key, value in numbers.items() if key.startswith("r") and value]
         lines.append(
-            {"method": group.method, "values": _percent(accuracy), "points": points}
-            | {"lower": _percent(lower), "upper": _percent(upper)}
+            {
+                "method": group.method,
+                "values": _percent(accuracy),
+                "points": points,
+                "lower": _percent(lower),
+                "upper": _percent(upper),
+            }
         )
     return _panel(groups[0].sigma, 0, step, lines)
 
 
-def _p_a(groups: list[Group]) -> dict[str, Any]:
-    lines = []
+def _p_a(groups: list[Group]) -> Panel:
+    lines: list[Line] = []
     for group in groups:
         values = np.sort(label_probabilities(group.certificates))
         share = np.searchsorted(values, P_A, side="right") / len(values)
@@ -89,22 +99,22 @@ def _p_a(groups: list[Group]) -> dict[str, Any]:
     return _panel(groups[0].sigma, 0.5, 0.0025, lines)
 
 
-def _training(epochs: pd.DataFrame, name: str, rounded: Any) -> list[dict[str, Any]]:
+def _training(epochs: pd.DataFrame, name: str, rounded: Callable[[float], float]) -> list[Panel]:
     """Means over the trainings of a method, seeds and members alike, after each epoch; null once it has ended."""
     panels = []
     for sigma, rows in epochs.groupby("sigma"):
         last = int(rows["epoch"].max())
-        lines = []
+        lines: list[Line] = []
         for method, own in rows.groupby("method", sort=False):
             mean = own.groupby("epoch")[name].mean().reindex(range(last + 1))
             values = [rounded(value) if math.isfinite(value) else None for value in mean]
-            lines.append({"method": method, "values": values})
+            lines.append({"method": str(method), "values": values})
         panels.append(_panel(float(sigma), 1, 1, lines))  # type: ignore[arg-type]
     return panels
 
 
-def _cost(groups: list[Group]) -> dict[str, Any]:
-    points = []
+def _cost(groups: list[Group]) -> CostPanel:
+    points: list[CostPoint] = []
     for group in groups:
         trained = group.trials[group.trials["train_seconds"].notna()]
         hours = worker_hours(trained).mean()
@@ -122,11 +132,11 @@ def _share_from(rows: pd.DataFrame, radii: Floats) -> Floats:
     return share
 
 
-def _panel(sigma: float, start: float, step: float, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _panel(sigma: float, start: float, step: float, lines: list[Line]) -> Panel:
     return {"title": f"σ = {sigma:g}", "start": start, "step": step, "lines": lines}
 
 
-def _percent(shares: Floats) -> list[float]:
+def _percent(shares: Floats) -> list[float | None]:
     return [round(100 * share, 1) for share in shares.tolist()]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from results.analysis.groups import Group
 from results.report.caption import distinct
+from results.report.page.content import Block, Differing, Settings
 from results.store.run import Run
 
 # They are how a trial is called on the page.
@@ -16,16 +17,16 @@ Trial = tuple[str, float, int]
 """Title, σ, seed."""
 
 
-def settings(groups: list[Group]) -> dict[str, Any]:
+def settings(groups: list[Group]) -> Settings:
     """`shared`: the keys on which all trials agree; `differing`: the others, each with its values and whose they are.
 
-    A key that some trials lack, such as those imported, differs; it stands below those with several values.
+    A key that some trials lack, such as those imported, differs, too; those with one value stand below the others.
     """
     trials: dict[Trial, dict[str, str]] = {}
     for group in groups:
         for seed, text in zip(group.trials["seed"], group.trials["settings"], strict=True):
             trials[group.title, group.sigma, int(seed)] = dict(_flatten(json.loads(text)))
-    differing: list[dict[str, Any]] = []
+    differing: list[Differing] = []
     shared: list[tuple[str, str]] = []
     for key in dict.fromkeys(key for flat in trials.values() for key in flat if key not in _NAMES):
         owners: dict[str, list[Trial]] = {}
@@ -35,12 +36,12 @@ def settings(groups: list[Group]) -> dict[str, Any]:
         if len(owners) == 1 and len(next(iter(owners.values()))) == len(trials):
             shared.append((key, next(iter(owners))))
         else:
-            values = [[value, _whose(own, list(trials))] for value, own in owners.items()]
+            values = [(value, _whose(own, list(trials))) for value, own in owners.items()]
             differing.append({"key": key, "values": values})
     return {"differing": sorted(differing, key=lambda row: len(row["values"]) == 1), "shared": shared}
 
 
-def environment(run: Run) -> list[dict[str, Any]]:
+def environment(run: Run) -> list[Block]:
     """Titled lists of names and values: the machines, then run.json of each run."""
     trials, certificates = run.trials, run.certificates
     machines = {
@@ -52,7 +53,7 @@ def environment(run: Run) -> list[dict[str, Any]]:
         "Engine": distinct(certificates["engine"]),
         "torch": distinct(certificates["torch_version"]),
     }
-    blocks = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
+    blocks: list[Block] = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
     for number, description in enumerate(run.descriptions, 1):
         details = description.model_dump(mode="json", exclude={"trials", "members", "versions"})
         entries = [(key, _command(value) if key == "command" else _text(value)) for key, value in details.items()]

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pandas as pd
 from PIL import Image
+
+from results.report.page.content import DatasetImages, Tiles
 
 COLUMNS, ROWS = 40, 25
 QUALITY, EFFORT = 75, 2  # of WebP: 10 000 images of CIFAR-10 take 2.7 MB and less than a second
 BLOCK = 16  # pixels; WebP codes blocks of this size, and a picture that shares none takes no colour from its neighbour
 
 
-def sprite_sheets(
-    thumbnails: pd.DataFrame, datasets: list[dict[str, Any]]
-) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+def sprite_sheets(thumbnails: pd.DataFrame, datasets: list[DatasetImages]) -> tuple[dict[str, bytes], dict[str, Tiles]]:
     """The sheets by name, and for each data set that has pictures where they are.
 
     Args:
         thumbnails: columns `dataset`, `index`, `png`.
-        datasets: those of the page, by `name`.
+        datasets: those of the page.
 
     Returns:
-        WebP files; and by data set: `sheets`, their names; `index` of the images in the order of their tiles, left to
-        right and top to bottom; `columns` of a sheet and `tiles` on one; `pitch` from tile to tile and `size` of a tile
-        in pixels.
+        WebP files by name; and the places of the tiles by data set.
     """
     sheets: dict[str, bytes] = {}
-    places: dict[str, dict[str, Any]] = {}
-    for dataset in (str(dataset["name"]) for dataset in datasets):
+    places: dict[str, Tiles] = {}
+    for dataset in (dataset["name"] for dataset in datasets):
         rows = thumbnails[thumbnails["dataset"] == dataset].sort_values("index")
         if rows.empty:
             continue

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from results.report import formats
 from results.report.caption import caption, distinct
+from results.report.page.content import Best, Cell, Summary, TableContent
 from results.report.table import Column, ResultTable, Row
 from results.store.run import Run
 
 
 def page_title(run: Run) -> str:
+    """Networks and data of the run."""
     return f"{distinct(run.trials['model'])} on {distinct(run.trials['dataset'])}"
 
 
-def table_content(table: ResultTable) -> dict[str, Any]:
+def table_content(table: ResultTable) -> TableContent:
     """A table with its cells as text, and the measured values to sort by."""
     return {
         "name": table.name,
@@ -33,7 +34,7 @@ def table_content(table: ResultTable) -> dict[str, Any]:
     }
 
 
-def summary(run: Run, tables: list[ResultTable]) -> dict[str, Any]:
+def summary(run: Run, tables: list[ResultTable]) -> Summary:
     """Facts by name, and the largest ACR at each σ."""
     trials, certificates = run.trials, run.certificates
     unfinished = f", {len(run.missing)} not finished" if run.missing else ""
@@ -73,7 +74,7 @@ def caveats(run: Run) -> list[str]:
     return [*sentences, *caption(run)]
 
 
-def _cell(table: ResultTable, row: Row, column: Column) -> dict[str, Any]:
+def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
     value = row.measured.get(column.key, math.nan)
     if math.isnan(value):
         return {"value": None, "text": "", "published": formats.reference(row, column)}
@@ -99,7 +100,7 @@ def _legend(table: ResultTable) -> list[str]:
     return below + spread * any(row.seeds for row in table.rows)
 
 
-def _best(tables: list[ResultTable]) -> list[dict[str, str]]:
+def _best(tables: list[ResultTable]) -> list[Best]:
     """The row with the largest ACR at each σ, of the first table that has one, among those that compare with its first
     row there: an imported log may be of other data or another n."""
     found = [(table, column) for table in tables for column in table.columns if column.key == "acr"]

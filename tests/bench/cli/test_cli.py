@@ -206,7 +206,7 @@ def test_every_command_speaks_every_encoding(
     assert "sigma" in printed
     assert "10 000" in printed
     assert "10\n000" not in printed
-    assert "σ" in here(fake_run.tables / "table_5_1.md").read_text(encoding="utf-8")
+    assert "σ" in here(fake_run.tables / "certified_accuracy.md").read_text(encoding="utf-8")
 
 
 def test_names_that_ray_cannot_take_are_refused(tmp_path: Path) -> None:

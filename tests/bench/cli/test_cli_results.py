@@ -37,7 +37,7 @@ def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Pat
     for name in ("certificates", "trials", "epochs"):
         shutil.copy(here(fake_run.path) / f"{name}.parquet", tmp_path)
     assert bench("report", str(tmp_path)) == 0
-    assert (tmp_path / "tables" / "table_5_1.md").exists()
+    assert (tmp_path / "tables" / "certified_accuracy.md").exists()
 
 
 def test_what_was_stated_of_a_log_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_compare_prints_a_table_and_the_same_as_json(
 
 def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("report", str(fake_run.path), "--published", "jeong2023_logs") == 0
-    table = here(fake_run.tables / "table_5_1.md").read_text()
+    table = here(fake_run.tables / "certified_accuracy.md").read_text()
     assert "No published numbers stand here: they are of CIFAR-10." in table
     trials = [small_trial("gaussian", 0.25, dataset="cifar10")]
     of_cifar10 = write_fake_run(fake_run.path.with_name("cifar"), trials)

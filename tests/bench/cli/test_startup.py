@@ -127,7 +127,7 @@ def test_a_run_with_nothing_left_to_do_needs_neither_torch_nor_ray(
         work.certify(task, shard)
     command = ["run", "--grid", str(tmp_path / "grid.toml"), "--out", str(run.path)]
     assert run_in_turn(command)[0] == [0]
-    table = run.tables / "table_5_1.md"
+    table = run.tables / "certified_accuracy.md"
     made, text = dict(listing(run.tables)), table.read_text(encoding="utf-8")
     assert run_in_turn(command, [*command, "--quiet"], [*command, "--json"])[0] == [0, 0, 0]
     assert dict(listing(run.tables)) == made  # nothing was made again

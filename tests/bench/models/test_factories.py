@@ -59,7 +59,7 @@ def test_any_model_from_a_factory() -> None:
     assert bench("verify", "runs/good") == 2  # a file must not say which code is run
     assert bench("verify", "runs/good", "--model", "factories:good") == 0
     assert bench("status", "runs/good") == 0
-    assert not Path("runs/good/tables/table_5_2.md").exists()  # the cost of its training is unknown
+    assert not Path("runs/good/tables/cost.md").exists()  # the cost of its training is unknown
     assert bench(*command, "--name", "other", "--out", "runs/good") == 0
     assert set(read_run("runs/good").certificates["method"]) == {"good", "other"}
 
@@ -178,7 +178,7 @@ def test_the_order_of_the_labels_is_said_and_must_be_the_models(
     assert bench(*command, "--data", "other") == 2
     assert "Ordered: has dog as class 0, the data as 1; the data's order is cat, dog" in capsys.readouterr().err
     assert bench(*command, "--data", "same") == 0
-    assert "(labels in the order Dog, wolf)" in Path("runs/Ordered/tables/table_5_1.md").read_text()
+    assert "(labels in the order Dog, wolf)" in Path("runs/Ordered/tables/certified_accuracy.md").read_text()
     assert read_run("runs/Ordered").trials["classes"].tolist() == [("Dog", "wolf")]
 
 

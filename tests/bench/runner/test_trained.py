@@ -75,7 +75,7 @@ def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_
     assert not (full["status"] == "misclassified").any()
     assert not full.loc[left_out, "correct"].any()
     assert (skipped["radius"] * skipped["correct"]).tolist() == (full["radius"] * full["correct"]).tolist()
-    tables = [(tmp_path / folder / "tables" / "table_5_1.csv").read_text() for folder in ("skipped", "full")]
+    tables = [(tmp_path / folder / "tables" / "certified_accuracy.csv").read_text() for folder in ("skipped", "full")]
     assert tables[0] == tables[1]
 
 
@@ -87,7 +87,8 @@ def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_pat
     assert set(rows["estimator"]) == {"two-stage"}
     assert (rows["counts"].map(sum) == rows["n"]).all()
     assert (
-        "n = 960 at most (curtailed two-stage sampling)" in (tmp_path / "run" / "tables" / "table_5_1.md").read_text()
+        "n = 960 at most (curtailed two-stage sampling)"
+        in (tmp_path / "run" / "tables" / "certified_accuracy.md").read_text()
     )
 
 

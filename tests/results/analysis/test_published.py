@@ -21,7 +21,7 @@ def test_numbers_are_as_printed() -> None:
 
 
 def test_every_source_has_numbers_and_a_citation() -> None:
-    assert set(published.numbers()["source"]) == set(published.SOURCES)
+    assert set(published.published_numbers()["source"]) == set(published.SOURCES)
     for name, source in published.SOURCES.items():
         assert published.reference(name)
         assert source.citation
@@ -29,7 +29,7 @@ def test_every_source_has_numbers_and_a_citation() -> None:
 
 
 def test_a_reference_is_of_one_recipe() -> None:
-    rows = published.numbers()
+    rows = published.published_numbers()
     plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])
     assert not rows[plain].duplicated(["source", "method", "sigma"]).any()
     assert published.reference("jeong2020_logs")[0.25, "consistency"]["acr"] == 0.5519  # λ = 20, not 10
@@ -38,7 +38,7 @@ def test_a_reference_is_of_one_recipe() -> None:
 @needs_reference
 def test_all_published_logs_are_there_digit_by_digit() -> None:
     theirs = pd.read_csv(REFERENCE / "published_logs.csv").sort_values("path", ignore_index=True)
-    ours = published.numbers()
+    ours = published.published_numbers()
     ours = ours[ours["source"].str.endswith("_logs")].sort_values("where", ignore_index=True)
     assert ours["where"].tolist() == theirs["path"].tolist()
     same = {"acr": "acr", "sigma": "certify_sigma", "images": "n_rows", "largest_radius": "max_radius"}
@@ -55,7 +55,7 @@ def test_the_thesis_and_the_papers_are_there_cell_by_cell() -> None:
             assert cell == row
     printed = pd.read_csv(REFERENCE / "published_tables.csv", dtype={"sigma": str})
     printed = printed[(printed["sigma"] != "best") & ~printed["source"].str.contains("commented-out")]
-    ours = published.numbers()
+    ours = published.published_numbers()
     for part, source in (("RuntianZ", "zhai2020"), ("Sun", "sun2025"), ("locuslab", "cohen2019")):
         theirs = printed[printed["source"].str.startswith(part)]
         for name in ("acr", *published.RADIUS_COLUMNS):

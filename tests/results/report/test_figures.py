@@ -20,23 +20,25 @@ from results.analysis.metrics import label_probabilities, worker_hours
 from results.analysis.statistics import accuracy_interval
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.figures import curve, figures_of, save_figure
-from results.report.figures.curves import figure_5_1, figure_5_3, figure_p_a
+from results.report.figures.curves import figure_certified_accuracy, figure_decomposition, figure_p_a
 from results.report.figures.steps import CELLS, band, distribution, thinned
 from results.report.figures.style import looks
 from results.report.figures.theory import (
     component_range,
-    figure_4_3,
+    figure_principal_variances,
     kept_components,
     robustness_gradient,
     softmax_gradient,
     threshold_name,
     thresholded_gradient,
 )
-from results.report.figures.training import figure_5_2, figure_cost
+from results.report.figures.training import figure_accuracy_by_epoch, figure_cost
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 
 N, ALPHA = 1000, 0.001
+CURVES, EPOCHS_FIGURE, DECOMPOSITION = "certified_accuracy_curves", "accuracy_by_epoch", "decomposition_curves"
+GRADIENT, VARIANCES, P_A = "robustness_gradient", "principal_variances", "p_a_distribution"
 TITLES = {"gaussian_ld": "Gaussian+LD", "ours": "Ours", "generalised_per_sample": "Generalised consistency"}
 
 
@@ -162,9 +164,9 @@ def test_the_band_is_the_wilson_interval_of_the_tables(seeds: int) -> None:
         assert (lower[place], upper[place]) == pytest.approx(by_hand)
 
 
-def test_figure_5_1_draws_the_curve_of_each_method_and_the_published_values() -> None:
+def test_certified_accuracy_draws_the_curve_of_each_method_and_the_published_values() -> None:
     run = make_run(["gaussian", "ours"])
-    figure = figure_5_1(run)
+    figure = figure_certified_accuracy(run)
     assert [panel.get_title() for panel in figure.axes] == ["σ = 0.25", "σ = 0.5"]
     rows = run.certificates[(run.certificates["method"] == "ours") & (run.certificates["sigma"] == 0.5)]
     [line] = lines_of(figure.axes[1], looks(run)["ours"].colour)
@@ -177,20 +179,22 @@ def test_figure_5_1_draws_the_curve_of_each_method_and_the_published_values() ->
 
 
 def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:
-    assert "published: logs of Jeong & Shin 2020" in texts_of(figure_5_1(make_run(["consistency"]), "jeong2020_logs"))
-    assert "published" not in texts_of(figure_5_1(make_run(["own_method"])))
+    assert "published: logs of Jeong & Shin 2020" in texts_of(
+        figure_certified_accuracy(make_run(["consistency"]), "jeong2020_logs")
+    )
+    assert "published" not in texts_of(figure_certified_accuracy(make_run(["own_method"])))
     with pytest.raises(ValueError, match="unknown source"):
-        figure_5_1(make_run(["gaussian"]), "thesys")
+        figure_certified_accuracy(make_run(["gaussian"]), "thesys")
 
 
 def test_several_seeds_are_thin_lines_and_their_mean_a_thick_one() -> None:
     run = make_run(["ours"], (0.25,), seeds=3)
-    figure = figure_5_1(run)
+    figure = figure_certified_accuracy(run)
     *thin, mean = lines_of(figure.axes[0], looks(run)["ours"].colour)
     assert len(thin) == 3
     assert mean[0, 1] == pytest.approx(np.mean([line[0, 1] for line in thin]))
     assert "one training seed" in texts_of(figure)
-    assert "one training seed" not in texts_of(figure_5_1(make_run(["ours"])))
+    assert "one training seed" not in texts_of(figure_certified_accuracy(make_run(["ours"])))
 
 
 def test_a_method_looks_the_same_in_every_figure() -> None:
@@ -200,11 +204,11 @@ def test_a_method_looks_the_same_in_every_figure() -> None:
     drawn = {name: {to_hex(line.get_color()) for panel in figure.axes for line in panel.lines}
              for name, figure in figures_of(run)}  # fmt: skip
     consistency, gaussian = (look[method].colour.lower() for method in ("consistency", "gaussian"))
-    for name in ("figure_5_1", "figure_5_2", "p_a_ecdf", "cost"):
+    for name in (CURVES, EPOCHS_FIGURE, P_A, "cost"):
         assert consistency in drawn[name]
-    assert gaussian in drawn["figure_5_3"]
-    assert not {gaussian} & drawn["figure_5_2"]
-    assert not {consistency} & drawn["figure_5_3"]
+    assert gaussian in drawn[DECOMPOSITION]
+    assert not {gaussian} & drawn[EPOCHS_FIGURE]
+    assert not {consistency} & drawn[DECOMPOSITION]
     # Costs are not known of all methods: the others keep their looks.
     run.trials.loc[run.trials["method"] == "consistency", "train_seconds"] = np.nan
     [points, _] = figure_cost(run).axes
@@ -267,19 +271,19 @@ def test_imported_certificates_show_their_lower_bounds_and_say_so() -> None:
     [line] = lines_of(figure.axes[0], looks(run)["ours"].colour)
     assert line[0, 1] == 100 * (1 - run.certificates["correct"].mean())
     assert "Imported certificates have no counts" in texts_of(figure)
-    assert [name for name, _ in figures_of(run)] == ["figure_5_1", "figure_3_1", "p_a_ecdf"]
+    assert [name for name, _ in figures_of(run)] == [CURVES, GRADIENT, P_A]
 
 
-def test_figure_5_2_shows_percent_by_finished_epochs() -> None:
+def test_accuracy_by_epoch_shows_percent_by_finished_epochs() -> None:
     run = make_run(["consistency", "generalised", "gaussian"], (0.25,))
-    figure = figure_5_2(run)
+    figure = figure_accuracy_by_epoch(run)
     [line] = lines_of(figure.axes[0], looks(run)["consistency"].colour)
     assert np.allclose(line, [[1, 1], [2, 11], [3, 21], [4, 31], [5, 41]])
     assert len(figure.axes[0].lines) == 2
 
 
-def test_figure_5_3_says_which_directions_are_kept() -> None:
-    figure = figure_5_3(make_run(["gaussian", "gaussian_ld", "gaussian_ld_tenth", "ours"]))
+def test_the_decomposition_figure_says_which_directions_are_kept() -> None:
+    figure = figure_decomposition(make_run(["gaussian", "gaussian_ld", "gaussian_ld_tenth", "ours"]))
     assert [panel.get_title() for panel in figure.axes] == [
         "σ = 0.25\ndirections kept: 50 (σ²/5), 25 (σ²/10)",
         "σ = 0.5\ndirections kept: 100 (σ²/5), 50 (σ²/10)",
@@ -301,9 +305,9 @@ def test_the_gradient_is_the_derivative() -> None:
     assert ndtr(0) == 0.5
 
 
-def test_figure_4_3_marks_as_many_components_as_exceed_each_threshold() -> None:
+def test_principal_variances_mark_as_many_components_as_exceed_each_threshold() -> None:
     run = make_run(["gaussian_ld"], components=1000)
-    figure = figure_4_3(run)
+    figure = figure_principal_variances(run)
     for panel, sigma in zip(figure.axes, (0.25, 0.5), strict=True):
         kept = [int((30 / k**1.5 > ratio * sigma**2).sum()) for ratio in (1, 0.2, 0.1) for k in [np.arange(1, 1001)]]
         assert kept_components(falling(1000), sigma) == kept
@@ -329,7 +333,7 @@ def test_of_two_spectra_the_larger_set_of_images_is_shown() -> None:
     run = make_run(["gaussian_ld"], components=300)
     larger = run.spectra.assign(images=1234)
     both = replace(run, spectra=pd.concat([run.spectra, larger], ignore_index=True))
-    assert "toy, 1 234 training images" in texts_of(figure_4_3(both))
+    assert "toy, 1 234 training images" in texts_of(figure_principal_variances(both))
 
 
 def test_worker_hours_by_hand() -> None:
@@ -348,16 +352,27 @@ def test_costs_are_of_the_trials_trained_here() -> None:
     assert "accelerator-hours" in texts_of(figure_cost(here))
 
 
+def test_a_figure_says_above_what_it_shows_and_below_where_the_thesis_has_it() -> None:
+    run = make_run(["gaussian", "gaussian_ld", "consistency", "generalised"], components=30)
+    numbers = {GRADIENT: "3.1", VARIANCES: "4.3", CURVES: "5.1", EPOCHS_FIGURE: "5.2", DECOMPOSITION: "5.3"}
+    for name, figure in figures_of(run):
+        title = figure.get_suptitle()
+        assert title
+        assert "Figure" not in title
+        assert ("of the thesis" in texts_of(figure)) == (name in numbers)
+        assert f"As Figure {numbers.get(name, '')}" in texts_of(figure) or name not in numbers
+
+
 @pytest.mark.parametrize(
     ("methods", "components", "names"),
     [
-        (["own_method"], 0, ["figure_5_1", "figure_3_1", "p_a_ecdf", "cost"]),
-        (["generalised"], 0, ["figure_5_1", "figure_3_1", "p_a_ecdf", "cost"]),
-        (["gaussian_ld"], 30, ["figure_5_1", "figure_3_1", "figure_4_3", "p_a_ecdf", "cost"]),
+        (["own_method"], 0, [CURVES, GRADIENT, P_A, "cost"]),
+        (["generalised"], 0, [CURVES, GRADIENT, P_A, "cost"]),
+        (["gaussian_ld"], 30, [CURVES, GRADIENT, VARIANCES, P_A, "cost"]),
         (
             ["gaussian", "gaussian_ld", "consistency", "generalised_per_sample"],
             30,
-            ["figure_5_1", "figure_5_2", "figure_5_3", "figure_3_1", "figure_4_3", "p_a_ecdf", "cost"],
+            [CURVES, EPOCHS_FIGURE, DECOMPOSITION, GRADIENT, VARIANCES, P_A, "cost"],
         ),
     ],
 )
@@ -377,6 +392,6 @@ def test_pictures_are_written_not_blank_and_equal_when_written_again(tmp_path: P
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         if name.endswith(".png"):
             picture = imread(tmp_path / "a" / name)
-            assert picture.shape[1] == 2 * 660 if name != "figure_3_1.png" else 3 * 660
+            assert picture.shape[1] == 2 * 660 if name != "robustness_gradient.png" else 3 * 660
             assert picture.std() > 0.02
     assert dict(mpl.rcParams) == settings  # other people's figures keep their style

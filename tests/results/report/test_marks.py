@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from results.analysis import published
 from results.analysis.groups import of_published_data
 from results.analysis.published import CIFAR10
-from results.report.tables import table_5_1
+from results.report.tables import table_certified_accuracy
 from results.store.run import Run
 
 
@@ -60,7 +60,7 @@ def test_the_same_truth_is_marked_in_one_of_twenty(
         theirs = radii(published_images)
         numbers = {"acr": theirs.mean(), "r0.00": 100 * (theirs > 0).mean(), "r0.50": 100 * (theirs >= 0.5).mean()}
         monkeypatch.setattr(published, "reference", lambda _, numbers=numbers: {(0.25, "gaussian"): numbers})
-        [row] = table_5_1(of_radii(radii(own_images))).rows
+        [row] = table_certified_accuracy(of_radii(radii(own_images))).rows
         for key in marks:
             marks[key] += row.is_outside(key)
     assert max(marks.values()) / repeats <= 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / repeats)
@@ -69,7 +69,7 @@ def test_the_same_truth_is_marked_in_one_of_twenty(
 
 def test_a_mark_needs_an_interval_of_the_difference() -> None:
     radii = np.where(np.arange(10_000) < 7300, 0.4, 0.0)
-    [row] = table_5_1(of_radii(radii)).rows
+    [row] = table_certified_accuracy(of_radii(radii)).rows
     # 73.0 ± .9 % leaves out 74.8 %, which is of 500 images: that of the difference does not.
     assert row.published["r0.00"] not in row.intervals["r0.00"]
     assert row.published_images == 500
@@ -81,10 +81,10 @@ def test_a_mark_needs_an_interval_of_the_difference() -> None:
     # Of 10 000 images, as the others of the thesis are assumed to be, it would do.
     other = of_radii(radii)
     other = replace(other, **{name: getattr(other, name).assign(method="macer") for name in ("certificates", "trials")})
-    [row] = table_5_1(other).rows
+    [row] = table_certified_accuracy(other).rows
     assert row.published_images == 10_000
     assert row.published["r0.00"] == 71.4
     assert row.is_outside("r0.00")
-    [sentence] = [sentence for sentence in table_5_1(other).caption if "†" in sentence]
+    [sentence] = [sentence for sentence in table_certified_accuracy(other).caption if "†" in sentence]
     assert "Published test images: 10\u00a0000 (Gaussian)" in sentence
     assert "are assumed where a source does not say" in sentence

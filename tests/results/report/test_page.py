@@ -25,7 +25,7 @@ from results.report.page.charts import POINTS, radius_step
 from results.report.page.images import STATUSES
 from results.report.page.words import summary
 from results.report.table import Column, ResultTable, Row
-from results.report.tables import table_5_1, tables_of
+from results.report.tables import table_certified_accuracy, tables_of
 from results.store.records import RunRecord
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
@@ -328,7 +328,7 @@ def test_pages_of_runs_that_lack_things(tmp_path: Path) -> None:
         "status": "abstained",
     }
     run = replace(whole, certificates=whole.certificates.assign(**abstained))
-    write_page(run, [table_5_1(run)], NO_THUMBNAILS, tmp_path / "abstained.html")
+    write_page(run, [table_certified_accuracy(run)], NO_THUMBNAILS, tmp_path / "abstained.html")
     charts = Parts(tmp_path / "abstained.html").content["charts"]
     assert all(line["values"] == [0.0] * len(line["values"]) for line in charts["certified"][0]["lines"])
 
@@ -349,5 +349,5 @@ def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
     settings = {"a": ("data", 1000), "b": ("data", 1000), "log": ("data", 100_000)}
     acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
     rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
-    table = ResultTable("table_5_1", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
+    table = ResultTable("certified_accuracy", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
     assert [best["title"] for best in summary(random_run(), [table])["best"]] == ["b"]

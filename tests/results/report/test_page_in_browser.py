@@ -15,7 +15,7 @@ import pytest
 
 from results import certified_accuracy
 from results.analysis.published import CIFAR10
-from results.report.tables import table_5_1
+from results.report.tables import table_certified_accuracy
 from results.store.run import Run
 from tests.results.report.test_page import HOSTILE, colour_of, random_run, thumbnails, write
 
@@ -89,9 +89,9 @@ def readout_of(chart: Locator) -> dict[str, str]:
 
 
 def test_the_first_table_sorts_inside_each_sigma(browser: Browser, report: Path, run: Run) -> None:
-    rows = [row for row in table_5_1(run).rows if row.sigma == 0.25]
+    rows = [row for row in table_certified_accuracy(run).rows if row.sigma == 0.25]
     with opened(browser, report) as page:
-        table = table_of(page, "Table 5.1")
+        table = table_of(page, "Certified accuracy")
         assert methods_of(table, "0.25") == [row.title for row in rows]
         header = table.get_by_role("columnheader", name="ACR")
         header.get_by_role("button").click()
@@ -108,9 +108,9 @@ def test_the_first_table_sorts_inside_each_sigma(browser: Browser, report: Path,
 
 
 def test_the_seeds_of_a_mean_are_there(browser: Browser, report: Path, run: Run) -> None:
-    row = next(row for row in table_5_1(run).rows if row.seeds)
+    row = next(row for row in table_certified_accuracy(run).rows if row.seeds)
     with opened(browser, report) as page:
-        seeds = table_of(page, "Table 5.1").locator("details.seeds").first
+        seeds = table_of(page, "Certified accuracy").locator("details.seeds").first
         seeds.locator("summary").press("Enter")
         assert all(f"{value:.3f}" in seeds.inner_text() for value in row.seeds["acr"])
 
@@ -308,7 +308,7 @@ def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
     run = random_run(8, title=HOSTILE, dataset=HOSTILE, command=HOSTILE)
     with opened(browser, write(run, tmp_path / "report.html")) as page:
         assert page.locator("img").count() == 0
-        shown = table_of(page, "Table 5.1").locator("th[scope=row]").first.text_content()
+        shown = table_of(page, "Certified accuracy").locator("th[scope=row]").first.text_content()
         assert shown == HOSTILE
         assert page.get_by_role("heading", level=1).text_content() == f"resnet20 on {HOSTILE}"
 

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import results
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
-from results.report.tables import table_5_1, table_5_2, table_beyond_acr
+from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
 from results.report.write import write_report
-from results.store.folder import RunFolder, write_json
+from results.store.folder import RunFolder, write_json, write_text
 from results.store.merge import merge_run
 from results.store.run import Run
 from tests.conftest import edit_record, here, small_trial, trial_ids, write_fake_run
@@ -55,8 +56,8 @@ def test_metrics_refuse_what_has_no_answer() -> None:
         average_certified_radius(two)
 
 
-def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
-    table = table_5_1(run)
+def test_the_accuracy_table_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
+    table = table_certified_accuracy(run)
     assert [(row.sigma, row.method) for row in table.rows] == [
         (0.25, "ours"), (0.25, "gaussian"), (0.5, "ours"), (0.5, "gaussian"),
     ]  # fmt: skip
@@ -72,8 +73,8 @@ def test_table_5_1_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
         assert row.measured["r0.50"] == 100 * certified_accuracy(rows, 0.5)
 
 
-def test_table_5_2_has_costs_at_the_smallest_sigma(run: Run) -> None:
-    table = table_5_2(run)
+def test_the_cost_table_is_at_the_smallest_sigma(run: Run) -> None:
+    table = table_cost(run)
     assert [row.method for row in table.rows] == ["gaussian", "ours"]
     assert table.rows[0].measured["runtime_hours"] == pytest.approx(0.01)
     assert table.rows[0].measured["memory_gb"] == pytest.approx(2)
@@ -82,7 +83,7 @@ def test_table_5_2_has_costs_at_the_smallest_sigma(run: Run) -> None:
 
 
 def test_the_best_value_of_each_sigma_is_bold_and_a_tie_of_all_is_not(run: Run) -> None:
-    table = table_5_1(run)
+    table = table_certified_accuracy(run)
     acr, last = table.columns[0], table.columns[-1]
     for sigma in (0.25, 0.5):
         rows = [row for row in table.rows if row.sigma == sigma]
@@ -93,7 +94,7 @@ def test_the_best_value_of_each_sigma_is_bold_and_a_tie_of_all_is_not(run: Run) 
 
 
 def test_formats_hold_the_same_numbers(run: Run) -> None:
-    table = table_5_1(run)
+    table = table_certified_accuracy(run)
     acr = table.rows[0].measured["acr"]
     parsed = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert float(parsed[0]["acr"]) == acr
@@ -114,33 +115,63 @@ def test_formats_hold_the_same_numbers(run: Run) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_table_as_a_data_frame_is_its_csv(run: Run) -> None:
+    frames = results.tables(run)
+    assert list(frames) == ["certified_accuracy", "cost", "beyond_acr"]
+    for table in tables_of(run):
+        parsed = pd.read_csv(io.StringIO(to_csv(table)))
+        pd.testing.assert_frame_equal(parsed, frames[table.name], check_dtype=False, rtol=1e-14)
+
+
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1)])
     merge_run(folder)
     run = read_run(folder.path)
-    [row] = table_5_1(run).rows
+    [row] = table_certified_accuracy(run).rows
     each = [average_certified_radius(rows) for _, rows in run.certificates.groupby("trial_id")]
     assert row.measured["acr"] == pytest.approx(sum(each) / 2)
-    assert "mean of 2 training seeds" in table_5_1(run).setting[0]
+    assert "mean of 2 training seeds" in table_certified_accuracy(run).setting[0]
 
 
 def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
     trials = [small_trial("ours"), small_trial("ours", name="ours_tenth", decomposition_ratio=0.1)]
     folder = write_fake_run(tmp_path / "run", trials)
     merge_run(folder)
-    assert [row.title for row in table_5_1(read_run(folder.path)).rows] == ["ours", "ours_tenth"]
+    assert [row.title for row in table_certified_accuracy(read_run(folder.path)).rows] == ["ours", "ours_tenth"]
 
 
 def test_report_writes_every_file(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     write_report(fake_run)
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
-    tables = [f"{table}.{kind}" for table in ("table_5_1", "table_5_2", "beyond_acr") for kind in ("csv", "md", "tex")]
+    tables = [
+        f"{table}.{kind}" for table in ("certified_accuracy", "cost", "beyond_acr") for kind in ("csv", "md", "tex")
+    ]
     figures = [
-        f"{figure}.{kind}" for figure in ("figure_5_1", "figure_3_1", "p_a_ecdf", "cost") for kind in ("pdf", "png")
+        f"{figure}.{kind}"
+        for figure in ("certified_accuracy_curves", "robustness_gradient", "p_a_distribution", "cost")
+        for kind in ("pdf", "png")
     ]
     assert names == sorted(tables + figures)
     assert here(fake_run.page).stat().st_size > 10_000
+
+
+def test_a_report_removes_what_earlier_versions_called_otherwise_and_nothing_else(fake_run: RunFolder) -> None:
+    former = [fake_run.tables / "table_5_1.md", fake_run.tables / "table_5_2.csv", fake_run.figures / "figure_5_1.png"]
+    own = [fake_run.tables / "mine.md", fake_run.figures / "figure_5_10.png", fake_run.path / "table_5_1.md"]
+    for path in [*former, *own]:
+        write_text(path, "old")
+    merge_run(fake_run)
+    write_report(fake_run)
+    assert not [path for path in former if path.exists()]
+    assert all(path.read_text() == "old" for path in own)
+
+
+def test_the_thesiss_numbers_stand_in_captions(run: Run) -> None:
+    for table, number in ((table_certified_accuracy(run), "5.1"), (table_cost(run), "5.2")):
+        assert table.caption[0] == f"As Table {number} of the thesis."
+        assert number not in table.title
+        assert rf"\label{{tab:{table.name.replace('_', '-')}}}" in to_latex(table)
 
 
 def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder) -> None:
@@ -156,18 +187,20 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
 
 
 def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
-    table = table_5_1(on(run, "synthetic"), "thesis")
-    assert "†" in to_markdown(table_5_1(run))
+    table = table_certified_accuracy(on(run, "synthetic"), "thesis")
+    assert "†" in to_markdown(table_certified_accuracy(run))
     assert "published" not in to_csv(table) + to_markdown(replace(table, setting=[], caption=[]))
     assert "No published numbers stand here: they are of CIFAR-10." in table.caption
     assert "the data is not CIFAR-10" in table.setting[1]
     quarter = run.trials["sigma"] == 0.25
     both = replace(run, trials=run.trials.assign(dataset=run.trials["dataset"].where(quarter, "mine@1234")))
-    assert {row.sigma for row in table_5_1(both, "thesis").rows if row.published} == {0.25}
+    assert {row.sigma for row in table_certified_accuracy(both, "thesis").rows if row.published} == {0.25}
 
 
 def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
-    [sentence] = [sentence for sentence in table_5_1(run).caption if "No radius can be above" in sentence]
+    [sentence] = [
+        sentence for sentence in table_certified_accuracy(run).caption if "No radius can be above" in sentence
+    ]
     for sigma in (0.25, 0.5):
         assert f"{float(largest_radius(2000, 0.001, sigma)):.3f} at σ = {sigma:g}" in sentence
     wide = run.trials.assign(n=10**9, sigma=1.0)
@@ -176,13 +209,13 @@ def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
     alone = replace(
         run, trials=wide[one], certificates=certificates[certificates["trial_id"].isin(wide["trial_id"][:2])]
     )
-    assert not any("No radius" in sentence for sentence in table_5_1(alone).caption)
+    assert not any("No radius" in sentence for sentence in table_certified_accuracy(alone).caption)
     above = replace(run, certificates=run.certificates.assign(radius=2.0))  # as some published logs have it
-    assert not any("No radius" in sentence for sentence in table_5_1(above).caption)
+    assert not any("No radius" in sentence for sentence in table_certified_accuracy(above).caption)
 
 
 def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
-    table = table_5_1(run)
+    table = table_certified_accuracy(run)
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
@@ -204,7 +237,7 @@ def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run:
 def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path: Path) -> None:
     folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1, 2)])
     merge_run(folder)
-    table = table_5_1(read_run(folder.path))
+    table = table_certified_accuracy(read_run(folder.path))
     [row] = table.rows
     assert len(row.seeds["acr"]) == 3
     assert row.spread("acr") == pytest.approx(np.std(row.seeds["acr"], ddof=1))
@@ -216,7 +249,7 @@ def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path
 
 def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
     nothing = run.certificates.assign(correct=False, radius=0.0)
-    row = table_5_1(replace(run, certificates=nothing)).rows[0]
+    row = table_certified_accuracy(replace(run, certificates=nothing)).rows[0]
     assert row.measured["acr"] == 0
     assert not row.intervals["acr"]
     assert not row.is_outside("acr")
@@ -250,12 +283,12 @@ def test_rows_that_share_trained_models_are_told_in_the_caption(tmp_path: Path) 
     merge_run(folder)
     run = read_run(folder.path)
     expected = "Not independent, for they share trained models: consistency and ensemble at σ = 0.25 and 0.5."
-    assert expected in table_5_1(run).setting
-    assert expected in table_5_2(run).setting
+    assert expected in table_certified_accuracy(run).setting
+    assert expected in table_cost(run).setting
     alone = run.trials["method"] != "consistency"
     kept = run.certificates["method"] != "consistency"
     without = replace(run, trials=run.trials[alone], certificates=run.certificates[kept])
-    assert not any("Not independent" in sentence for sentence in table_5_1(without).setting)
+    assert not any("Not independent" in sentence for sentence in table_certified_accuracy(without).setting)
 
 
 def test_a_budget_that_cannot_be_drawn_leaves_its_cell_empty(run: Run) -> None:
@@ -278,19 +311,19 @@ def test_unlike_seeds_are_not_averaged(column: str, value: object, tmp_path: Pat
     unlike = run.trials.copy()
     unlike[column] = [unlike[column].iloc[0], value]
     with pytest.raises(ValueError, match=rf"the seeds of gaussian at σ = 0.25 cannot be averaged: {column} is"):
-        table_5_1(replace(run, trials=unlike))
+        table_certified_accuracy(replace(run, trials=unlike))
     other = run.certificates["seed"] == 1
     moved = run.certificates.assign(index=run.certificates["index"] + other)
     with pytest.raises(ValueError, match="test images are different"):
-        table_5_1(replace(run, certificates=moved))
+        table_certified_accuracy(replace(run, certificates=moved))
 
 
 def test_only_equal_settings_are_ranked(run: Run) -> None:
     other = run.trials.copy()
     other.loc[other["method"] == "ours", "n"] = 1500
-    table = table_5_1(replace(run, trials=other))
+    table = table_certified_accuracy(replace(run, trials=other))
     assert not any(table.best(row, column) for row in table.rows for column in table.columns)
-    equal = table_5_1(run)
+    equal = table_certified_accuracy(run)
     assert any(equal.best(row, column) for row in equal.rows for column in equal.columns)
     budgets = [column.key for column in table_beyond_acr(replace(run, trials=other)).columns if "acr" in column.key]
     assert budgets == ["acr_1000", "acr_1500", "acr_2000"]
@@ -303,11 +336,11 @@ def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:
         runs.append(write_fake_run(tmp_path / name, [trial]))
         merge_run(runs[-1])
     with pytest.raises(ValueError, match=r"two trials are gaussian at σ = 0.25 with seed 0"):
-        table_5_1(read_run(*(folder.path for folder in runs)))
+        table_certified_accuracy(read_run(*(folder.path for folder in runs)))
 
 
 def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run) -> None:
-    table = table_5_1(run, "sun2025_logs")
+    table = table_certified_accuracy(run, "sun2025_logs")
     rows = {(row.sigma, row.method): row for row in table.rows}
     assert rows[0.25, "gaussian"].published["acr"] == 0.4867
     assert rows[0.5, "cat_rs"].measured == {}
@@ -315,11 +348,11 @@ def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run)
     assert [row.sigma for row in table.rows] == sorted(row.sigma for row in table.rows)
     assert any("logs of Sun et al. 2025" in sentence for sentence in table.caption)
     with pytest.raises(ValueError, match=r"unknown source of published numbers 'cohn'; known: thesis, cohen2019"):
-        table_5_1(run, "cohn")
+        table_certified_accuracy(run, "cohn")
 
 
 def test_another_source_stands_beside_costs_too(run: Run) -> None:
-    table = table_5_2(run, "sun2025_logs")
+    table = table_cost(run, "sun2025_logs")
     gaussian = table.rows[0]
     assert gaussian.published == {
         "acr": 0.4867,
@@ -330,7 +363,7 @@ def test_another_source_stands_beside_costs_too(run: Run) -> None:
 
 
 def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> None:
-    table = table_5_2(run)
+    table = table_cost(run)
     row = table.rows[0]
     trial = run.trials[(run.trials["method"] == row.method) & (run.trials["sigma"] == 0.25)].iloc[0]
     assert row.measured["train_rate"] == 100
@@ -338,8 +371,8 @@ def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> Non
     assert row.measured["worker_hours"] == pytest.approx((36 * 1 + trial["certify_seconds"]) / 3600)
     assert "energy_kwh" not in [column.key for column in table.columns]
     known = replace(run, trials=run.trials.assign(train_joules=3.6e6, certify_joules=1.8e6))
-    assert table_5_2(known).rows[0].measured["energy_kwh"] == pytest.approx(1.5)
-    assert any("accelerators' own counters" in sentence for sentence in table_5_2(known).caption)
+    assert table_cost(known).rows[0].measured["energy_kwh"] == pytest.approx(1.5)
+    assert any("accelerators' own counters" in sentence for sentence in table_cost(known).caption)
 
 
 def test_beyond_acr_ranks_at_every_budget(run: Run) -> None:
@@ -359,7 +392,7 @@ def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
     first = trial_ids(fake_run)[0]
     write_json(fake_run.trial(first).state, {"state": "waiting"})
     merge_run(fake_run)
-    assert f"Not finished, so not here: {first}." in table_5_1(read_run(fake_run.path)).setting
+    assert f"Not finished, so not here: {first}." in table_certified_accuracy(read_run(fake_run.path)).setting
     for trial_id in trial_ids(fake_run):
         write_json(fake_run.trial(trial_id).state, {"state": "waiting"})
     merge_run(fake_run)
@@ -368,7 +401,7 @@ def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
 
 
 def test_latex_compiles_without_what_latex_does_not_know(run: Run) -> None:
-    for table in (table_5_1(run, "aces2022_logs"), table_5_2(run), table_beyond_acr(run)):
+    for table in (table_certified_accuracy(run, "aces2022_logs"), table_cost(run), table_beyond_acr(run)):
         text = to_latex(table)
         assert text.isascii()
         columns = text.split(r"\begin{tabular}{")[1].split("}")[0]

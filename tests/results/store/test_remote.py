@@ -182,7 +182,12 @@ def test_a_run_in_a_store_gives_the_same_tables(remote: RemotePath, tmp_path: Pa
     there, here_ = read_run(str(remote)), read_run(tmp_path / "run")
     assert there.certificates.drop(columns="counts").equals(here_.certificates.drop(columns="counts"))
     assert there.trials.equals(here_.trials)
-    for name in ("tables/table_5_1.md", "tables/table_5_2.csv", "figures/figure_5_1.pdf", "report.html"):
+    for name in (
+        "tables/certified_accuracy.md",
+        "tables/cost.csv",
+        "figures/certified_accuracy_curves.pdf",
+        "report.html",
+    ):
         assert (remote / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
     assert bench("report", str(remote)) == 0
     assert bench("compare", str(remote), str(tmp_path / "run")) == 0
