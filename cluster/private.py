@@ -1,7 +1,12 @@
-"""All that touches Ray's private parts; tried with Ray 2.60."""
+"""All that touches Ray's private parts: what its documentation does not promise, and another version may lack.
+
+Checked with the versions in `CHECKED`. With another one `warn_if_unchecked` says so once; what that version lacks is a
+ClusterError where it is needed, and never left out in silence.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -11,16 +16,80 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from ray import _raylet
-from ray._common.utils import get_default_ray_temp_dir
-from ray._private import node, ray_constants, services, state, utils
-from ray._private import worker as driver
+import ray
 
+from cluster.errors import ClusterError
+
+CHECKED = ("2.60",)
+_REMEDY = f"this program was checked with Ray {' and '.join(CHECKED)} alone: pip install 'ray=={CHECKED[-1]}.*'"
+try:
+    from ray import _raylet
+    from ray._common.utils import get_default_ray_temp_dir
+    from ray._private import node, ray_constants, services, state, utils
+    from ray._private import worker as driver
+except ImportError as error:
+    raise ClusterError(f"Ray {ray.__version__}: {error}; {_REMEDY}") from error
+
+logger = logging.getLogger(__name__)
+CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""The question of a head, in gRPC, that is answered with nothing, and only to whom the head lets in."""
+DASHBOARD_VERSION = "/api/version"
+"""Likewise of a dashboard, in HTTP; the answer has `ray_version`."""
+PYTHON_OF_A_JOB = r"""
+# Ray's own python on this node, whatever `python` means: an ancestor, the raylet, has it in its command.
+pid=$$
+python=
+while [ -z "$python" ] && [ "$pid" -gt 1 ]; do
+    python=$(tr '\0' '\n' <"/proc/$pid/cmdline" | sed -n 's/^--python_worker_command=\([^ ]*\) .*/\1/p')
+    pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
+done
+"""
+"""Shell commands that set `python`; empty where the raylet does not tell."""
 IN_ADVANCE = "--num_prestart_python_workers="
 _RAYS_OWN = re.compile(r"\s*$|:|\[\d{4}-")
 """Lines of a worker's log that are not the worker's."""
+
+
+def warn_if_unchecked() -> None:
+    """Say in the log that the installed Ray is none of the versions that were checked."""
+    if ray.__version__.rpartition(".")[0] not in CHECKED:
+        logger.warning("Ray %s is installed; %s", ray.__version__, _REMEDY)
+
+
+def quiet_tune() -> None:
+    """Tune says no more in this process: where a node dies, it prints a traceback for each trial that it starts again
+    elsewhere."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def quiet_jobs() -> None:
+    """Ray's client for jobs speaks of warnings and errors alone in this process."""
+    for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+
+
+def set_authentication(mode: str) -> None:
+    """RAY_AUTH_MODE ("token" or "disabled") for this process from now on; Ray read it when it was imported."""
+    os.environ["RAY_AUTH_MODE"] = mode
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """In the block this part of Ray's is another.
+
+    Raises:
+        ClusterError: the installed Ray has no such part.
+    """
+    if not hasattr(owner, name):
+        raise ClusterError(f"Ray {ray.__version__} has no {owner.__name__}.{name}; {_REMEDY}")
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def head_address(address: str) -> str | None:
@@ -33,7 +102,7 @@ def head_address(address: str) -> str | None:
 def without_messages() -> Iterator[None]:
     """Whoever connects in this block prints nothing: Ray else writes to this process's stdout, whatever it is told,
     when a worker or a node dies."""
-    with patch.object(driver, "listen_error_messages", lambda *_: None):
+    with _replaced(driver, "listen_error_messages", lambda *_: None):
         yield
 
 
@@ -65,8 +134,8 @@ def ending_as_before() -> Iterator[None]:
     core = _raylet.CoreWorker  # type: ignore[attr-defined]
     try:
         with (
-            patch.object(utils, "set_sigterm_handler", lambda _: None),
-            patch.object(_raylet, "CoreWorker", core_worker),
+            _replaced(utils, "set_sigterm_handler", lambda _: None),
+            _replaced(_raylet, "CoreWorker", core_worker),
         ):
             yield
     finally:
@@ -90,14 +159,14 @@ def small_local_cluster() -> Iterator[None]:
 
     start_ray_process = services.start_ray_process
     with ExitStack() as patches:
-        patches.enter_context(patch.object(services, "start_ray_process", start))
+        patches.enter_context(_replaced(services, "start_ray_process", start))
         # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.
-        patches.enter_context(patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False))
-        patches.enter_context(patch.object(services, "start_api_server", lambda *_, **__: ("", None)))
+        patches.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        patches.enter_context(_replaced(services, "start_api_server", lambda *_, **__: ("", None)))
         for name in ("start_monitor", "start_log_monitor"):
-            patches.enter_context(patch.object(node.Node, name, lambda _: None))
+            patches.enter_context(_replaced(node.Node, name, lambda _: None))
         # Ray writes the workers' command as for Windows, and reads it as a shell does.
-        patches.enter_context(patch.object(subprocess, "list2cmdline", shlex.join))
+        patches.enter_context(_replaced(subprocess, "list2cmdline", shlex.join))
         yield
 
 

@@ -32,8 +32,8 @@ class Worker:
     cores: float | None
     gpu: float | None
     """Share of time in which its accelerator computes."""
-    spare: bool
-    """Beyond the gang's own, where there is room."""
+    elastic: bool
+    """Beyond the group's own, where there is room."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TrialProgress:
 @dataclass(frozen=True)
 class RunProgress:
     trials: list[TrialProgress]
-    gang: int
+    group: int
     """Workers of a trial."""
     holder: Holder | None
     """The command that runs it; None where none does."""
@@ -104,7 +104,7 @@ def read_progress(run: RunFolder) -> RunProgress:
             *(_trial_progress(run, name, running, ensemble=name in ensembles) for name in trials),
             *(_trial_progress(run, name, running, member=True) for name in members),
         ],
-        description.get("gang", {}).get("workers", 1),
+        description.get("group", {}).get("workers", 1),
         found if running else None,
     )
 
@@ -156,7 +156,7 @@ def _trial_progress(
 def _worker(found: dict[str, Any]) -> Worker:
     host, doing = (str(found.get(key, "")) for key in ("host", "doing"))
     pid, cores, gpu = (found.get(key) for key in ("pid", "cores", "gpu"))
-    return Worker(host, pid, doing, cores, gpu, spare=bool(found.get("spare")))
+    return Worker(host, pid, doing, cores, gpu, elastic=bool(found.get("elastic")))
 
 
 def _read_state(folder: TrialFolder, running: bool) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def seconds_left(run: RunProgress) -> float | None:
             continue
         left += (trial.epochs_wanted - trial.epochs) * (trial.epoch_seconds or epoch)
         wanted = images_each if trial.images_wanted is None else trial.images_wanted
-        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / run.gang
+        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / run.group
     return left / max(1, run.count("training", "certifying"))
 
 

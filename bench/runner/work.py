@@ -1,4 +1,4 @@
-"""What a gang of workers does for a trial, as functions that a worker can run by name.
+"""What a worker group does for a trial.
 
 Each takes a `Task` as plain JSON values, and each is safe to repeat: what is finished on disk is not done again.
 """

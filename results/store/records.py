@@ -55,7 +55,7 @@ memberships: Check = (
 )
 
 DESCRIPTION = {"trials": trial_ids}
-DESCRIPTION_MAY = {"members": memberships, "gang": table, "gang.workers": real(1), "versions": table}
+DESCRIPTION_MAY = {"members": memberships, "group": table, "group.workers": real(1), "versions": table}
 SETTINGS = {
     "name": (lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), "letters, digits, _ and -"),
     "sigma": (lambda value: real(0, 100)[0](value) and value > 0, "a number above 0, at most 100"),

@@ -124,7 +124,7 @@ def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFi
 
 
 def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
-    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    worker = Worker("here", 1, "images 0 to 15", 1.0, None, elastic=False)
     busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
     done = replace(busy, stage="done", images=10_000, workers=[])
     for trials, columns in (([busy, done], COLUMNS), ([done], ("σ", "method", "stage", "epochs", "images", "shards"))):
@@ -137,7 +137,7 @@ def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:
 
 
 def test_narrow_and_low_terminals_lose_no_number() -> None:
-    worker = Worker("here", 1, "images 0 to 15", 1.0, None, spare=False)
+    worker = Worker("here", 1, "images 0 to 15", 1.0, None, elastic=False)
     busy = TrialProgress("t", "consistency", 0.25, "certifying", 90, 90, 5000, 10_000, 313, 1.0, 0.5, [worker, worker])
     run = RunProgress([busy, *[replace(busy, stage="waiting", workers=[])] * 30], 2, None)
     for width in (20, 40, 60, 80):
