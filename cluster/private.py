@@ -72,19 +72,24 @@ def quiet_jobs() -> None:
 def set_authentication(mode: str) -> None:
     """RAY_AUTH_MODE ("token" or "disabled") for this process from now on; Ray read it when it was imported."""
     os.environ["RAY_AUTH_MODE"] = mode
-    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _part(_raylet, "Config").initialize("")
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """In the block this part of Ray's is another.
+def _part(owner: Any, name: str) -> Any:
+    """A part of one of Ray's modules or classes.
 
     Raises:
         ClusterError: the installed Ray has no such part.
     """
     if not hasattr(owner, name):
         raise ClusterError(f"Ray {ray.__version__} has no {owner.__name__}.{name}; {_REMEDY}")
-    before = getattr(owner, name)
+    return getattr(owner, name)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """In the block this part of Ray's is another. Raises as `_part`."""
+    before = _part(owner, name)
     setattr(owner, name, value)
     try:
         yield
@@ -94,7 +99,7 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 def head_address(address: str) -> str | None:
     """HOST:PORT of the head that "auto" or an address means, as far as this machine knows."""
-    found: str | None = services.canonicalize_bootstrap_address(address)
+    found: str | None = _part(services, "canonicalize_bootstrap_address")(address)
     return found
 
 
@@ -131,7 +136,7 @@ def ending_as_before() -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
 
-    core = _raylet.CoreWorker  # type: ignore[attr-defined]
+    core = _part(_raylet, "CoreWorker")
     try:
         with (
             _replaced(utils, "set_sigterm_handler", lambda _: None),
@@ -157,7 +162,7 @@ def small_local_cluster() -> Iterator[None]:
             [f"{IN_ADVANCE}0" if part.startswith(IN_ADVANCE) else part for part in command], *arguments, **options
         )
 
-    start_ray_process = services.start_ray_process
+    start_ray_process = _part(services, "start_ray_process")
     with ExitStack() as patches:
         patches.enter_context(_replaced(services, "start_ray_process", start))
         # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.
@@ -177,13 +182,14 @@ def temporary_folder() -> str:
 
 def starting_processes() -> set[str]:
     """Actors of this process's job that have a place on the cluster, and no process yet."""
-    return set(state.state.actor_table(None, driver.global_worker.current_job_id, "PENDING_CREATION"))
+    job = _part(driver, "global_worker").current_job_id
+    return set(_part(state, "state").actor_table(None, job, "PENDING_CREATION"))
 
 
 def last_words() -> tuple[Path, str]:
     """The log on this machine to which a worker wrote last, and its last line; where none did, an empty one, and the
     log that would tell where the workers are."""
-    logs = Path(driver._global_node.get_logs_dir_path())
+    logs = Path(_part(driver, "_global_node").get_logs_dir_path())
     raylet = logs / "raylet.err"  # what a process says before Ray has given it a log
     for log in sorted([raylet, *logs.glob("worker-*.err")], key=_written, reverse=True):
         lines = [line for line in log.read_text(errors="replace").splitlines() if not _RAYS_OWN.match(line)]
