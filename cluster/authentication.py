@@ -10,14 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ray import _raylet
+from cluster.errors import ClusterError
+from cluster.private import CHECK_ALIVE, DASHBOARD_VERSION, set_authentication
 
 SECONDS_TO_ANSWER = 10.0
 PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached, does not let us in, or has not the resources; the message is one sentence."""
 
 
 def find_token() -> tuple[str, str]:
@@ -75,7 +72,7 @@ def check_head(address: str, *, allow_unauthenticated: bool) -> bool:
         bearer = [("authorization", f"Bearer {token}")] if token else None
         # Ray's own clients go past proxies too.
         with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+            ask = channel.unary_unary(CHECK_ALIVE)
             try:
                 ask(b"", metadata=bearer, timeout=SECONDS_TO_ANSWER)
             except grpc.RpcError as error:
@@ -96,7 +93,7 @@ def check_dashboard(url: str, *, allow_unauthenticated: bool) -> bool:
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             connection = kind(parts.netloc, timeout=SECONDS_TO_ANSWER)
-            connection.request("GET", f"{parts.path.rstrip('/')}/api/version", headers=bearer)
+            connection.request("GET", f"{parts.path.rstrip('/')}{DASHBOARD_VERSION}", headers=bearer)
             answer = connection.getresponse()
             text = answer.read()
             connection.close()
@@ -133,13 +130,8 @@ def _check(cluster: str, accepts: Callable[[str], bool], allow_unauthenticated: 
 def sending_token(send: bool) -> Iterator[None]:
     """Ray's clients of this process send the token, or keep it to themselves and ask for none, in the block."""
     before = os.environ["RAY_AUTH_MODE"]
-    _set_mode(before if send else "disabled")
+    set_authentication(before if send else "disabled")
     try:
         yield
     finally:
-        _set_mode(before)
-
-
-def _set_mode(mode: str) -> None:
-    os.environ["RAY_AUTH_MODE"] = mode
-    _raylet.Config.initialize("")  # type: ignore[attr-defined]  # Ray read it when it was imported
+        set_authentication(before)

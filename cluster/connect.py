@@ -11,8 +11,16 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import RayError
 
-from cluster.authentication import ClusterError, check_head, ensure_token, sending_token
-from cluster.private import ending_as_before, head_address, small_local_cluster, temporary_folder, without_messages
+from cluster.authentication import check_head, ensure_token, sending_token
+from cluster.errors import ClusterError
+from cluster.private import (
+    ending_as_before,
+    head_address,
+    small_local_cluster,
+    temporary_folder,
+    warn_if_unchecked,
+    without_messages,
+)
 
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large goes through it
 
@@ -34,6 +42,7 @@ def connected(address: str | None, *, allow_unauthenticated: bool = False, cores
     if ray.is_initialized():  # by whoever calls: theirs to end
         yield
         return
+    warn_if_unchecked()
     if address is None:
         ensure_token()
         try:
@@ -89,6 +98,8 @@ def _init(failure: str, address: str, **options: object) -> None:
         with without_messages(), ending_as_before():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         return
+    except ClusterError:  # this Ray lacks something
+        raise
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = str(error)
     except OSError as error:

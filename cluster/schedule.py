@@ -1,16 +1,14 @@
-"""Jobs in order of need, each in a gang of its own, by Ray Tune."""
+"""Jobs in order of need, each in a worker group of its own, by Ray Tune."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pkgutil
 import tempfile
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,11 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
-from cluster.authentication import ClusterError
-from cluster.gang import Gang, GangSize, Work, WorkFailed
-from cluster.private import last_words, starting_processes
+from cluster.errors import ClusterError
+from cluster.group import GroupSize, WorkerGroup
+from cluster.job import RunningJob, run_job
+from cluster.private import last_words, quiet_tune, starting_processes
+from cluster.work import Job, JobState, Work, WorkFailed
 
 logger = logging.getLogger(__name__)
 LOST_PROCESSES = 10  # of a trial; one goes only where its node does
@@ -31,29 +31,16 @@ STARTS_WITHIN = 55.0  # seconds; with the above, what takes a minute is said wit
 LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One trial."""
-
-    name: str
-    task: dict[str, Any]
-    """Handed to the functions; JSON values."""
-    log_file: str
-    """Where its processes write what they print, on whatever node they are."""
-    after: list[str] = field(default_factory=list)
-    """Names of the jobs that must have ended before this one starts."""
-
-
 def run_jobs(
-    jobs: list[Job], work: Work, size: GangSize, *, stalled_after: float = 60.0, tensorboard: Path | None = None
+    jobs: list[Job], work: Work, size: GroupSize, *, stalled_after: float = 60.0, tensorboard: Path | None = None
 ) -> dict[str, str]:
     """Run every job on the cluster to which this process is connected, as many at once as it has room for; a failing
     job does not stop the others. Where nodes are lost later, a warning says which room the jobs wait for.
 
     Args:
         jobs: in the order in which they should start, except where one must wait for another.
-        work: what a gang does for a job.
-        size: resources of each gang.
+        work: what is done for a job.
+        size: resources of each job's worker group.
         stalled_after: seconds; a worker that does not answer for so long is replaced.
         tensorboard: folder for Tune's files, with the metrics of every trial.
 
@@ -61,15 +48,14 @@ def run_jobs(
         The jobs that failed, by name, each with the reason in one line.
 
     Raises:
-        ClusterError: a gang never fits.
+        ClusterError: a worker group never fits.
     """
     missing = _missing_room(size)
     if missing:  # Tune would wait for it for ever
         raise ClusterError(missing)
     with tempfile.TemporaryDirectory(prefix="bench-tune-") as temporary:
         bundles = [{"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}] * size.workers
-        # Where a node dies, Tune prints a traceback for each trial that it starts again elsewhere.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        quiet_tune()
         # The first bundle is the trial's own process, which only waits.
         resources = tune.PlacementGroupFactory([{"CPU": 0}, *bundles])
         known = tune.with_parameters(
@@ -93,7 +79,7 @@ def run_jobs(
     failed = {job.name: order.errors.get(job.name, LOST) for job in jobs if job.name not in order.succeeded}
     for job in jobs:
         if job.name in failed.keys() - order.errors.keys():  # its own process could not say so itself
-            pkgutil.resolve_name(work.note)(job.task, {"state": "failed", "error": LOST})
+            work.note(job.task, {"state": JobState.FAILED, "error": LOST})
     return failed
 
 
@@ -134,9 +120,9 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
-    """Says that the cluster has no room for a gang any more: jobs then wait, and nothing else would tell why."""
+    """Says that the cluster has no room for a worker group any more: jobs then wait, and nothing else tells why."""
 
-    def __init__(self, size: GangSize) -> None:
+    def __init__(self, size: GroupSize) -> None:
         self.size = size
         self.next_look = 0.0
         self.told = ""
@@ -176,19 +162,21 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config["job"]["name"])
 
 
-def _run_job(config: dict[str, Any], work: Work, size: GangSize, stalled_after: float, reports: bool) -> dict[str, Any]:
-    """The Tune trial: a gang for one job. An error becomes a note and a result, so Tune neither prints nor retries."""
+def _run_job(
+    config: dict[str, Any], work: Work, size: GroupSize, stalled_after: float, reports: bool
+) -> dict[str, Any]:
+    """The Tune trial: a worker group for one job. An error becomes a note and a result, so Tune neither prints nor
+    retries."""
     job = Job(**config["job"])
-    gang = _gang_of_this_process(size, stalled_after)
-    gang.tell = _report if reports else None
+    running = RunningJob(work, job.task, job.log_file, _report if reports else None)
     try:
-        gang.run(work, job.task, job.log_file)
+        run_job(running, _this_process.group(size, stalled_after))
         return {"succeeded": 1}
     except Exception as error:
         _log_traceback(Path(job.log_file).expanduser())
         message = str(error) if isinstance(error, WorkFailed) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # a full disk, perhaps: the result tells too
-            pkgutil.resolve_name(work.note)(job.task, {"state": "failed", "error": message})
+            work.note(job.task, {"state": JobState.FAILED, "error": message})
         return {"succeeded": 0, "error": message}
 
 
@@ -196,10 +184,20 @@ def _report(metrics: dict[str, float]) -> None:
     tune.report({"succeeded": 0, **metrics})  # Tune wants to know of what it orders by at every report
 
 
-@lru_cache(maxsize=1)
-def _gang_of_this_process(size: GangSize, stalled_after: float) -> Gang:
-    """Tune runs one trial after another in the same process and placement group; so can their workers."""
-    return Gang(size, stalled_after)
+class _TrialProcess:
+    """What a process keeps while Tune runs one trial after another in it, in the same placement group: its workers."""
+
+    def __init__(self) -> None:
+        self._group: WorkerGroup | None = None
+
+    def group(self, size: GroupSize, stalled_after: float) -> WorkerGroup:
+        """The group of this process; all its trials are of one run, with the same size and patience."""
+        if self._group is None:
+            self._group = WorkerGroup(size, stalled_after)
+        return self._group
+
+
+_this_process = _TrialProcess()
 
 
 def _log_traceback(log: Path) -> None:
@@ -215,8 +213,8 @@ def node_resources() -> list[tuple[float, float]]:
     return [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
 
 
-def _missing_room(size: GangSize) -> str:
-    """Why a gang does not fit on the cluster as it is now, even without anything else there; empty where it does."""
+def _missing_room(size: GroupSize) -> str:
+    """Why a worker group does not fit on the cluster of now, even without anything else there; empty where it does."""
     nodes = node_resources()
     wanted = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
     room = sum(
@@ -226,5 +224,5 @@ def _missing_room(size: GangSize) -> str:
         return ""
     each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
     have = ", ".join(f"{sum(amounts):g} {name}" for name, amounts in zip(wanted, zip(*nodes, strict=True), strict=True))
-    gang = f"1 worker with {each} does" if size.workers == 1 else f"{size.workers} workers with {each} each do"
-    return f"{gang} not fit on the cluster, which has {have}"
+    group = f"1 worker with {each} does" if size.workers == 1 else f"{size.workers} workers with {each} each do"
+    return f"{group} not fit on the cluster, which has {have}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,18 +12,13 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.authentication import ClusterError, check_dashboard, sending_token
+from cluster.authentication import check_dashboard, sending_token
+from cluster.errors import ClusterError
+from cluster.private import PYTHON_OF_A_JOB, quiet_jobs, warn_if_unchecked
 
-for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
-    logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
-
-LAUNCHER = r"""# Ray's own python on this node, whatever `python` means: the raylet, an ancestor, has it in its command.
-pid=$$
-python=
-while [ -z "$python" ] && [ "$pid" -gt 1 ]; do
-    python=$(tr '\0' '\n' <"/proc/$pid/cmdline" | sed -n 's/^--python_worker_command=\([^ ]*\) .*/\1/p')
-    pid=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$pid/status")
-done
+LAUNCHER = (
+    PYTHON_OF_A_JOB
+    + """\
 # This folder does not last, and is unpacked anew under its users' feet where several nodes are on one machine.
 : "${BENCH_DATA:=$HOME/bench-data}"
 copy=$(mktemp -d)
@@ -38,6 +32,7 @@ cd /
 rm -r "$copy"
 exit $status
 """
+)
 
 
 class Jobs:
@@ -95,6 +90,8 @@ def jobs_at(url: str, *, allow_unauthenticated: bool) -> Iterator[Jobs]:
     Raises:
         ClusterError: no cluster there, or one that lets everybody in, or not us.
     """
+    warn_if_unchecked()
+    quiet_jobs()
     authenticated = check_dashboard(url, allow_unauthenticated=allow_unauthenticated)
     with sending_token(authenticated), _directly():
         with _answers(url):

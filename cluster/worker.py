@@ -1,15 +1,16 @@
-"""A worker: a process of a gang, and how a gang sees it."""
+"""A worker: a process of a group, and the group's handle of it."""
 
 from __future__ import annotations
 
 import gc
 import io
 import os
-import pkgutil
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.work import Work, shard_name
+
+PULSE_SECONDS = 2.0
 START_PULSES = 5
 """How many times longer a process may take to start than to answer."""
 
@@ -32,8 +36,8 @@ class _Worker:
         if not gpus:  # ray leaves every accelerator in sight of a worker that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-    def begin(self, log_file: str, function: str) -> dict[str, Any]:
-        """Send all output to the file, and import what the function needs. Returns who this is."""
+    def begin(self, log_file: str, prepare: Callable[[], None]) -> dict[str, Any]:
+        """Send all output to the file, and prepare for the work. Returns who this is."""
         place = Path(log_file).expanduser()
         place.parent.mkdir(parents=True, exist_ok=True)
         # A link in a run that somebody else made might lead anywhere.
@@ -45,7 +49,7 @@ class _Worker:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        pkgutil.resolve_name(function)
+        prepare()
         if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
             gc.collect()
             gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
@@ -72,14 +76,13 @@ class _Worker:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
 
-    def call(self, function: str, *arguments: object) -> Any:
-        return pkgutil.resolve_name(function)(*arguments)
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return function(*arguments)
 
     @ray.method(concurrency_group="pulse")  # type: ignore[untyped-decorator]
-    def pulse(self, usage: str) -> dict[str, Any]:
+    def pulse(self, usage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Answers at once, however busy the worker is."""
-        found: dict[str, Any] = pkgutil.resolve_name(usage)()
-        return found
+        return usage()
 
 
 Worker: Any = ray.remote(max_restarts=0, concurrency_groups={"pulse": 1})(_Worker)
@@ -93,18 +96,29 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+class Doing(StrEnum):
+    """What a worker is at."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    TRAINING = "training"
+    CERTIFYING = "certifying"
+
+
 @dataclass
-class Member:
-    """A worker as its gang sees it."""
+class WorkerHandle:
+    """A worker as its group sees it."""
 
     actor: ActorHandle
-    spare: bool
-    """Beyond the gang's own workers, for certification alone."""
     started: ObjectRef
     """Done once the process is there."""
+    elastic: bool
+    """Beyond the group's own workers, for certification alone."""
     identity: dict[str, Any] | None = None
     """Host and pid; None until the process is there."""
-    doing: str = "starting"
+    doing: Doing = Doing.STARTING
+    shard: list[int] = field(default_factory=list)
+    """Its images, while the worker certifies it; empty at other times."""
     pulse: ObjectRef | None = None
     asked_at: float = field(default_factory=time.monotonic)
     """When the pulse that is awaited was asked for, or before that, the process (monotonic seconds)."""
@@ -119,12 +133,27 @@ class Member:
             RayError: it is not, and will not be.
         """
         self.identity = ray.get(self.started)
-        self.doing = "idle"
+        self.rest()
+
+    def train(self, work: Work, task: dict[str, Any]) -> ObjectRef:
+        """Set it to the training, as one of the group; what tells its end."""
+        self.doing = Doing.TRAINING
+        return self.actor.call.remote(work.train, task)
+
+    def certify(self, work: Work, task: dict[str, Any], shard: list[int]) -> ObjectRef:
+        """Set it to a shard; what tells its end."""
+        self.doing, self.shard = Doing.CERTIFYING, shard
+        return self.actor.call.remote(work.certify, task, shard)
+
+    def rest(self) -> None:
+        """Note that it has nothing to do."""
+        self.doing, self.shard = Doing.IDLE, []
 
     def stop(self) -> None:
+        """Kill the process, or give up its place where it has not started."""
         ray.kill(self.actor)
 
-    def take_pulse(self, usage: str, stalled_after: float) -> None:
+    def take_pulse(self, usage: Callable[[], dict[str, Any]], stalled_after: float) -> None:
         """Ask, or look for the answer. A process that has not answered for `stalled_after` seconds is killed."""
         now = time.monotonic()
         if self.identity is None:
@@ -144,14 +173,12 @@ class Member:
             self.stop()
 
     def note(self) -> dict[str, Any]:
-        """What `bench status` shows of it."""
-        return {**(self.identity or {}), "doing": self.doing, "spare": self.spare, **self.usage}
+        """What `bench status` shows of it, as JSON values."""
+        doing = shard_name(self.shard) if self.shard else self.doing
+        return {**(self.identity or {}), "doing": doing, "elastic": self.elastic, **self.usage}
 
 
-def start_member(
-    cpus: float, gpus: float, log_file: str, function: str, group: PlacementGroup | None, *, spare: bool = False
-) -> Member:
-    """A worker that will run the function, on its way, in a placement group or wherever there is room."""
-    strategy = PlacementGroupSchedulingStrategy(group) if group else "DEFAULT"
-    actor = Worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote(gpus)
-    return Member(actor, spare, actor.begin.remote(log_file, function))
+def start_process(cpus: float, gpus: float, place: PlacementGroup | None) -> ActorHandle:
+    """The process of a worker, on its way: in a placement group, or wherever there is room."""
+    strategy = PlacementGroupSchedulingStrategy(place) if place else "DEFAULT"
+    return Worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote(gpus)

@@ -27,10 +27,14 @@ FLOORS = {
 def imported_modules(file: Path) -> Iterator[str]:
     """Also those inside functions, and those for the type checker alone."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from imported_names(node)
+
+
+def imported_names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def floor_of(package: str, room: str) -> int | None:
@@ -45,6 +49,16 @@ def test_imports_form_a_star(file: Path) -> None:
     assert "ray" not in imported or package == "cluster"
     assert package != "results" or not imported & {"torch", "torchvision", "accelerate"}
     assert package != "methods" or imported <= {"torch", *sys.stdlib_module_names}
+
+
+def test_one_module_touches_rays_private_parts() -> None:
+    touching = set()
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            used = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if any(f"{name}.".startswith("ray.") and "._" in name for name in (used, *imported_names(node))):
+                touching.add(str(file.relative_to(ROOT)))
+    assert touching == {"cluster/private.py"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from results.store.remote import RemotePath
 if TYPE_CHECKING:
     from bench.settings.grid import Grid
     from bench.settings.trial import Trial
-    from cluster import GangSize
+    from cluster import GroupSize
 
 
 @app.command()
@@ -39,7 +39,7 @@ def run(
     grid: Annotated[str, typer.Option(help="smoke, lite, thesis, paper, ablation, or a .toml file.")],
     data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URL (s3://…) of the run; runs/GRID if not given.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers of a gang; one per GPU, or two on CPUs.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers of a trial; one per GPU, or two on CPUs.")] = None,
     cpus_per_worker: Annotated[float | None, typer.Option(min=0.1, help="CPUs of a worker.")] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -89,16 +89,16 @@ def run(
             make_room(folder, fresh=fresh)
             trials = loaded.trials(dataset)
             left = unfinished(trials, folder)
-            size: GangSize | None = None
+            size: GroupSize | None = None
             if left:
                 # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
-                from bench.runner.grid import default_gang, run_grid
+                from bench.runner.grid import default_group, run_grid
                 from cluster import connected, node_resources
 
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
-                size = default_gang(workers, cpus_per_worker, gpus_per_worker, node_resources())
-            details: dict[str, Any] = {"gang": asdict(size)} if size else {}  # or as it was
+                size = default_group(workers, cpus_per_worker, gpus_per_worker, node_resources())
+            details: dict[str, Any] = {"group": asdict(size)} if size else {}  # or as it was
             add_trials(folder, trials, grid=loaded.model_dump(), **details)
             if left or not folder.thumbnails.exists():
                 keep_thumbnails(folder, trials)
@@ -132,7 +132,7 @@ def _with_data(grid: Grid) -> tuple[Grid, str]:
     return grid.model_copy(update={"data": data}), dataset
 
 
-def _announce(trials: list[Trial], grid: str, dataset: str, size: GangSize | None, folder: RunFolder) -> None:
+def _announce(trials: list[Trial], grid: str, dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
     how = "all finished"
     if size:
         how = f"{size.workers} worker{'s' * (size.workers > 1)} × "

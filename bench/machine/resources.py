@@ -26,11 +26,11 @@ def usable_cores() -> int:
 
 
 def refuse_parts_of_gpus(workers: int | None, gpus: float | None) -> None:
-    """Raises ResourceError for what a gang cannot use, as far as it was given."""
+    """Raises ResourceError for what a worker group cannot use, as far as it was given."""
     if gpus and gpus > 1:
         raise ResourceError(f"--gpus-per-worker {gpus:g}: must be at most 1, for a worker computes on one GPU")
     if workers and workers > 1 and gpus and gpus != 1:
-        raise ResourceError(f"--gpus-per-worker {gpus:g}: must be 0 or 1 where a gang has several workers")
+        raise ResourceError(f"--gpus-per-worker {gpus:g}: must be 0 or 1 where a trial has several workers")
 
 
 def stall_seconds() -> float:

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-_last = (time.monotonic(), time.process_time())
+import psutil
+
+
+class _Meter:
+    """Processor time since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._last = (time.monotonic(), time.process_time())
+
+    def __call__(self) -> dict[str, Any]:
+        before, self._last = self._last, (time.monotonic(), time.process_time())
+        elapsed = max(1e-3, self._last[0] - before[0])
+        return {
+            "cores": round((self._last[1] - before[1]) / elapsed, 2),
+            "memory_bytes": self._process.memory_info().rss,
+            "gpu": _gpu(),
+        }
+
+
+_meter = _Meter()
 
 
 def usage() -> dict[str, Any]:
     """`cores` computing since the last call, `memory_bytes` resident, and `gpu`, the share of time in which the
     accelerator computed for anybody; None where that cannot be told."""
-    global _last
-    before, _last = _last, (time.monotonic(), time.process_time())
-    elapsed = max(1e-3, _last[0] - before[0])
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return {"cores": round((_last[1] - before[1]) / elapsed, 2), "memory_bytes": pages * 4096, "gpu": _gpu()}
+    return _meter()
 
 
 def _gpu() -> float | None:

@@ -7,28 +7,19 @@ from pathlib import Path
 
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
 from bench.runner.state import trial_task
+from bench.runner.trial_work import TrialWork
 from bench.settings.trial import Trial
-from cluster import GangSize, Job, Work, run_jobs
+from cluster import GroupSize, Job, run_jobs
 from results.store.folder import RunFolder, refresh
 from results.store.records import StateRecord
 
-WORK = Work(
-    epochs_left="bench.runner.work:epochs_left",
-    train="bench.runner.work:train_trial",
-    shards_left="bench.runner.work:shards_left",
-    certify="bench.runner.work:certify",
-    note="bench.runner.state:note",
-    metrics="bench.runner.state:metrics",
-    usage="bench.machine.usage:usage",
-)
 
-
-def default_gang(
+def default_group(
     workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]]
-) -> GangSize:
-    """The gang of every trial: by default one worker per GPU of the largest node, or two that share its cores.
+) -> GroupSize:
+    """The worker group of every trial: by default one worker per GPU of the largest node, or two that share its cores.
 
-    A worker's CPUs are by default its share of the cores, such that workers of other gangs find theirs too.
+    A worker's CPUs are by default its share of the cores, such that workers of other groups find theirs too.
 
     Args:
         nodes: CPUs and GPUs of every node.
@@ -43,15 +34,15 @@ def default_gang(
         # On a part of a GPU trials are alone, side by side.
         workers = max(1, accelerators) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
     refuse_parts_of_gpus(workers, gpus)
-    # A gang of more workers than the node has GPUs goes over several nodes.
+    # A group of more workers than the node has GPUs goes over several nodes.
     sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))
-    return GangSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
+    return GroupSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
 
 
 def run_grid(
     left: Mapping[str, tuple[Trial, bool]],
     run: RunFolder,
-    size: GangSize,
+    size: GroupSize,
     *,
     shard_size: int,
     tensorboard: bool = False,
@@ -60,7 +51,7 @@ def run_grid(
     process is connected. Returns the ids of those that failed, each with the reason."""
     jobs = plan_jobs(left, run, shard_size)
     place = Path(str(run.path), "tensorboard") if tensorboard else None
-    failed = run_jobs(jobs, WORK, size, stalled_after=stall_seconds(), tensorboard=place)
+    failed = run_jobs(jobs, TrialWork(), size, stalled_after=stall_seconds(), tensorboard=place)
     for job in jobs:
         refresh(run.trial(job.name))
     return failed

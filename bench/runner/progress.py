@@ -66,7 +66,7 @@ class TrialProgress:
 @dataclass(frozen=True)
 class RunProgress:
     trials: list[TrialProgress]
-    gang: int
+    group: int
     """Workers of a trial."""
     holder: Holder | None
     """The command that runs it; None where none does."""
@@ -201,7 +201,7 @@ def seconds_left(run: RunProgress) -> float | None:
             continue
         left += (trial.epochs_wanted - trial.epochs) * (trial.epoch_seconds or epoch)
         wanted = images_each if trial.images_wanted is None else trial.images_wanted
-        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / run.gang
+        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / run.group
     return left / max(1, run.count("training", "certifying"))
 
 

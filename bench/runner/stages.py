@@ -23,36 +23,42 @@ from results.store.records import TrainingRecord
 from results.store.remote import StorageError
 from results.store.schema import EPOCHS, SPECTRA, read_table, write_table
 from results.store.settings import CertifiedTrial
-from results.store.shards import evenly_spaced, finished_indices
+from results.store.shards import evenly_spaced, repair_shards
+
+
+def repair(trial: Trial, run: RunFolder) -> None:
+    """Put a trial's training in order before anybody asks how far it is.
+
+    What a killed process left is removed. The same training under another trial of the run (other certification
+    settings) is taken over. An ensemble whose members are trained gets its record. Of what is trained, checkpoints that
+    do not read back as they were written are set aside, that nobody who needs them later has to look.
+    """
+    for member in trial.members:
+        repair(member, run)
+    folder = run.trial(trial.trial_id)
+    remove_leftovers(folder.path)
+    if trial.members:
+        if all(is_trained(member, run) for member in trial.members) and not is_trained(trial, run):
+            _joined(trial, run).write(folder.training)
+        return
+    if _holds_training(trial, folder) or _take_over(trial, run):
+        _set_aside_damaged(trial, folder)
 
 
 def is_trained(trial: Trial, run: RunFolder) -> bool:
     """Whether the trial's training is done: its record is of these settings, and all its files read back as they were
-    written. Also removes what a killed process left in its folder.
-
-    The same training under another trial of the run (other certification settings) is taken over.
-    """
-    if trial.members:
-        return _join_members(trial, run)
+    written; of an ensemble, that its record is of its members as they are."""
     folder = run.trial(trial.trial_id)
-    remove_leftovers(folder.path)
-    if _holds_training(trial, folder):
-        return True
-    others: list[AnyPath] = sorted(run.path.glob(f"trials/*/{folder.training.name}"))
-    for other in others:
-        source = TrialFolder(other.parent)
-        if source.path != folder.path and _holds_training(trial, source):
-            _take_over(trial, source, folder)
-            return True
-    return False
+    if trial.members:
+        return all(is_trained(member, run) for member in trial.members) and _record(folder) == _joined(trial, run)
+    return _holds_training(trial, folder)
 
 
 def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial, bool]]:
     """By id, what of the trials is still to be trained or certified, and of the members that they need and none of them
-    trains; whether it is to be certified, too.
+    trains; whether it is to be certified, too. All are repaired first.
 
-    Of what is trained, damaged checkpoints are set aside, that nobody who needs them later has to look; and of what is
-    finished, the state that a command leaves which is killed right after the last shard.
+    Of what is finished the state is removed, which a command leaves that is killed right after the last shard.
     """
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
@@ -60,10 +66,8 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
             wanted.setdefault(member.trial_id, (member, False))
     found = {}
     for name, (trial, certify) in wanted.items():
-        trained = is_trained(trial, run)
-        if trained:
-            set_aside_if_damaged(trial, run.trial(name))
-        if trained and not (certify and images_left(trial, run)):
+        repair(trial, run)
+        if is_trained(trial, run) and not (certify and images_left(trial, run)):
             run.trial(name).state.unlink(missing_ok=True)
         else:
             found[name] = (trial, certify)
@@ -71,10 +75,10 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
 
 
 def images_left(trial: CertifiedTrial, run: RunFolder) -> list[int]:
-    """Test images of a trial with a model that no valid shard holds yet, in order."""
+    """Test images of a trial with a model that no shard holds after `repair_shards`, in order."""
     folder = run.trial(trial.trial_id)
     training = TrainingRecord.read(folder.training)
-    finished = finished_indices(folder, trial_id=trial.trial_id, checkpoint_sha256=training.checkpoint_sha256)
+    finished = repair_shards(folder, trial_id=trial.trial_id, checkpoint_sha256=training.checkpoint_sha256)
     wanted = evenly_spaced(training.test_images, trial.certify.images)
     return [index for index in wanted if index not in finished]
 
@@ -95,9 +99,7 @@ def trial_shards_left(trial: CertifiedTrial, run: RunFolder, size: int) -> list[
     return [shard for shard in shards if shard]
 
 
-def set_aside_if_damaged(trial: Trial, folder: TrialFolder) -> None:
-    """Of the checkpoints that a finished training keeps, those that do not read back as `bench.train.resume` wrote
-    them; read without torch, which takes seconds to import."""
+def _set_aside_damaged(trial: Trial, folder: TrialFolder) -> None:
     for path in (folder.checkpoint, folder.previous_checkpoint):
         try:
             content = path.read_bytes()
@@ -141,14 +143,22 @@ def _record(folder: TrialFolder) -> TrainingRecord | None:
         return None
 
 
-def _take_over(trial: Trial, source: TrialFolder, folder: TrialFolder) -> None:
-    rows = read_table(source.epochs, EPOCHS).to_pylist()
-    named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
-    write_table(folder.epochs, pa.Table.from_pylist(named, EPOCHS))
-    if source.spectrum.exists():
-        _copy(source.spectrum, folder.spectrum)
-    _copy(source.model, folder.model)
-    _copy(source.training, folder.training)
+def _take_over(trial: Trial, run: RunFolder) -> bool:
+    """Copy the same training from another trial of the run; whether one has it."""
+    folder = run.trial(trial.trial_id)
+    others: list[AnyPath] = sorted(run.path.glob(f"trials/*/{folder.training.name}"))
+    for other in others:
+        source = TrialFolder(other.parent)
+        if source.path != folder.path and _holds_training(trial, source):
+            rows = read_table(source.epochs, EPOCHS).to_pylist()
+            named = [row | {"trial_id": trial.trial_id, "method": trial.name} for row in rows]
+            write_table(folder.epochs, pa.Table.from_pylist(named, EPOCHS))
+            if source.spectrum.exists():
+                _copy(source.spectrum, folder.spectrum)
+            _copy(source.model, folder.model)
+            _copy(source.training, folder.training)
+            return True
+    return False
 
 
 def _copy(source: AnyPath, target: AnyPath) -> None:
@@ -156,16 +166,14 @@ def _copy(source: AnyPath, target: AnyPath) -> None:
     write_whole(target, lambda temporary: temporary.write_bytes(content))
 
 
-def _join_members(trial: Trial, run: RunFolder) -> bool:
-    """Write an ensemble's training record once its members are trained; Table 5.2 charges it with their sum."""
-    if not all(is_trained(member, run) for member in trial.members):
-        return False
+def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
+    """An ensemble's training record, from those of its members; Table 5.2 charges it with their sum."""
     records = [TrainingRecord.read(run.trial(member.trial_id).training) for member in trial.members]
     hashes = "\n".join(record.checkpoint_sha256 for record in records)
     seconds = _sum([record.train_seconds for record in records])
     copies = [(record.train_seconds or 0.0) * (record.train_copies_per_second or 0.0) for record in records]
     memory = [record.memory_bytes or 0 for record in records]
-    joined = records[0].model_copy(
+    return records[0].model_copy(
         update={
             "training_id": trial.training_id,
             "title": trial.objective.title,
@@ -178,10 +186,6 @@ def _join_members(trial: Trial, run: RunFolder) -> bool:
             "member_memory_bytes": max(memory),
         }
     )
-    folder = run.trial(trial.trial_id)
-    if _record(folder) != joined:  # not yet written, or a member was trained again
-        joined.write(folder.training)
-    return True
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from results.store.folder import RunFolder, TrialFolder, location
+from results.store.record import validated
 from results.store.records import StateRecord
 from results.store.remote import RemotePath
 from results.store.schema import EPOCHS, read_table
@@ -65,7 +65,7 @@ def local_log(folder: TrialFolder) -> str:
 def note(task: Task, state: dict[str, Any] | None) -> None:
     """Write the trial's state.json, whose values the cluster gives; None: it has ended well."""
     folder = trial_folder(task)
-    record = None if state is None else StateRecord.model_validate(state)
+    record = None if state is None else validated(StateRecord, state, folder.state)
     keep_log(task, at_once=record is None or record.state != "running")
     if record is None:
         folder.state.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def keep_log(task: Task, *, at_once: bool = False) -> None:
         log = Path(task["log"]).expanduser()
     except RuntimeError:  # this process's user has no home, and so no log
         return
-    if log.exists() and (at_once or _is_due(task["trial_id"], time.monotonic())):
+    if log.exists() and (at_once or _last_copies.is_due(task["trial_id"], time.monotonic())):
         with suppress(OSError), log.open("rb") as file:  # a log is not worth a trial
             file.seek(max(0, log.stat().st_size - LONGEST_LOG))
             (folder.path / f"log-{socket.gethostname()}.txt").write_bytes(file.read())
@@ -98,14 +98,18 @@ def metrics(task: Task) -> dict[str, float]:
     return found
 
 
-def _is_due(trial_id: str, now: float) -> bool:
-    kept = _last_copies()
-    if now - kept.get(trial_id, -LOG_SECONDS) < LOG_SECONDS:
-        return False
-    kept[trial_id] = now
-    return True
+class _LastCopies:
+    """When this process last copied the log of each trial."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+
+    def is_due(self, trial_id: str, now: float) -> bool:
+        """Whether a copy is to be made now, which then is the last one."""
+        if now - self._at.get(trial_id, -LOG_SECONDS) < LOG_SECONDS:
+            return False
+        self._at[trial_id] = now
+        return True
 
 
-@lru_cache(maxsize=1)
-def _last_copies() -> dict[str, float]:
-    return {}
+_last_copies = _LastCopies()

@@ -1,4 +1,4 @@
-"""What a gang of workers does for a trial, as functions that a worker can run by name.
+"""What a worker group does for a trial.
 
 Each takes a `Task` as plain JSON values, and each is safe to repeat: what is finished on disk is not done again.
 """
@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from bench.certify.shard import certify_shard
-from bench.runner.stages import epochs_finished, is_trained, trial_shards_left
+from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
 from bench.settings.trial import Trial
 from bench.train.loop import train
@@ -22,6 +22,7 @@ from results.store.folder import RunFolder, location
 def epochs_left(task: Task) -> int:
     """Epochs still to be trained; at least 1 until the training is done, and 0 then."""
     trial, run = _open(task)
+    repair(trial, run)
     if is_trained(trial, run):
         return 0
     if trial.members:

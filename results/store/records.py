@@ -111,7 +111,8 @@ class WorkerRecord(Record):
     """None until the process is there."""
     doing: str = ""
     """starting, idle, training, or the images it certifies."""
-    spare: bool = False
+    elastic: bool = False
+    """Beyond the group's own, where there is room."""
     cores: Amount | None = None
     memory_bytes: Count | None = None
     gpu: Amount | None = None

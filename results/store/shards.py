@@ -51,11 +51,13 @@ def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Ta
     return table
 
 
-def finished_indices(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: str) -> set[int]:
-    """Test images that valid shards already hold; also removes what a killed process left.
+def repair_shards(folder: TrialFolder, *, trial_id: str, checkpoint_sha256: str) -> set[int]:
+    """See that a trial's shards can be trusted: remove what a killed process left, and set aside under another name,
+    never delete, those that do not read back as they were written, are of another checkpoint, or repeat an image of
+    another shard. Their images are certified again.
 
-    Shards that do not read back as they were written, are of another checkpoint, or repeat an image of another shard
-    are set aside under another name, never deleted: their images are certified again.
+    Returns:
+        The test images that the others hold.
 
     Raises:
         VersionError: a shard of another version of this program.

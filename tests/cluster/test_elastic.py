@@ -1,4 +1,4 @@
-"""What a gang does when its cluster grows, shrinks and stalls: nodes come and die, processes stop answering."""
+"""What a worker group does when its cluster grows, shrinks and stalls: nodes come and die, processes stop answering."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import GangSize, run_jobs  # before ray, whose environment it sets
+from cluster import GroupSize, run_jobs  # before ray, whose environment it sets
 from cluster.authentication import ensure_token
 from tests.cluster.test_schedule import WORK, job, notes, shards
 
@@ -45,12 +45,12 @@ def add(cluster: Cluster, cpus: int) -> Any:
 class Run:
     """Jobs that run in a thread, while the test disturbs them."""
 
-    def __init__(self, jobs: list[Any], size: GangSize) -> None:
+    def __init__(self, jobs: list[Any], size: GroupSize) -> None:
         self.failed: dict[str, str] | None = None
         self.thread = threading.Thread(target=self._run, args=(jobs, size))
         self.thread.start()
 
-    def _run(self, jobs: list[Any], size: GangSize) -> None:
+    def _run(self, jobs: list[Any], size: GroupSize) -> None:
         self.failed = run_jobs(jobs, WORK, size, stalled_after=10)
 
     def result(self) -> dict[str, str] | None:
@@ -91,10 +91,10 @@ def parents(pid: int) -> set[int]:
 
 def test_workers_that_come_late_take_shards_and_leave_again(nodes: Cluster, tmp_path: Path) -> None:
     add(nodes, 1)
-    run = Run([job(tmp_path, shards=60, seconds=0.5)], GangSize(1, 1, 0))
+    run = Run([job(tmp_path, shards=60, seconds=0.5)], GroupSize(1, 1, 0))
     until(lambda: done(tmp_path))
     add(nodes, 1)
-    until(lambda: any(worker["spare"] and worker["doing"].startswith("images") for worker in workers(tmp_path)))
+    until(lambda: any(worker["elastic"] and worker["doing"].startswith("images") for worker in workers(tmp_path)))
     assert run.result() == {}
     assert sorted(done(tmp_path)) == list(range(60))
     by = [note.split()[-1] for note in notes(tmp_path) if note.startswith("shard")]
@@ -105,7 +105,7 @@ def test_workers_that_come_late_take_shards_and_leave_again(nodes: Cluster, tmp_
 @pytest.mark.sample
 def test_a_dead_node_costs_its_shards_only(nodes: Cluster, tmp_path: Path) -> None:
     both = [add(nodes, 1), add(nodes, 1)]
-    run = Run([job(tmp_path, shards=30, seconds=0.4)], GangSize(2, 1, 0))
+    run = Run([job(tmp_path, shards=30, seconds=0.4)], GroupSize(2, 1, 0))
     until(lambda: len(done(tmp_path)) > 4 and workers(tmp_path))
     before = done(tmp_path)
     trial = json.loads((tmp_path / "job" / "state.json").read_text())["pid"]
@@ -122,7 +122,7 @@ def test_a_node_that_takes_the_trials_own_process_with_it_does_not_end_the_trial
 ) -> None:
     monkeypatch.setattr("cluster.schedule.ROOM_IS_LOOKED_FOR_EVERY", 0.5)
     node = add(nodes, 1)
-    run = Run([job(tmp_path, shards=12, seconds=0.3)], GangSize(1, 1, 0))
+    run = Run([job(tmp_path, shards=12, seconds=0.3)], GroupSize(1, 1, 0))
     until(lambda: done(tmp_path))
     assert "not fit" not in caplog.text
     nodes.remove_node(node, allow_graceful=False)
@@ -136,7 +136,7 @@ def test_a_node_that_takes_the_trials_own_process_with_it_does_not_end_the_trial
 @pytest.mark.parametrize("stage", ["training", "images"])
 def test_a_stalled_worker_is_replaced(nodes: Cluster, tmp_path: Path, stage: str) -> None:
     add(nodes, 2)
-    run = Run([job(tmp_path, shards=10, seconds=0.5, train_seconds=8.0)], GangSize(2, 1, 0))
+    run = Run([job(tmp_path, shards=10, seconds=0.5, train_seconds=8.0)], GroupSize(2, 1, 0))
     victim = until(lambda: [w["pid"] for w in workers(tmp_path) if w["doing"].startswith(stage) and "cpu" in w])[-1]
     os.kill(victim, signal.SIGSTOP)
     until(lambda: not psutil.pid_exists(victim) or psutil.Process(victim).status() == psutil.STATUS_ZOMBIE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from results import read_run
 ROOT = Path(__file__).parent.parent.parent
 FILES = ROOT / "cluster" / "deploy"
 SBATCH = FILES / "slurm.sbatch"
+DOCKERFILE = FILES / "Dockerfile"
 GRID = """
 methods = ["gaussian"]
 sigmas = [0.5]
@@ -87,6 +89,33 @@ def test_shellcheck_finds_nothing_in_the_sbatch_script() -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
     result = subprocess.run([shellcheck, SBATCH], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    result = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_image_is_made_of_what_a_checkout_has_and_runs_as_nobody_special() -> None:
+    text = re.sub(r"\s*\\\n\s*", " ", DOCKERFILE.read_text(encoding="utf-8"))
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    copied = [name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]]
+    ignore = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text(encoding="utf-8").split("*\n", 1)[1]
+    assert sorted(copied) == sorted(line[1:] for line in ignore.splitlines() if line.startswith("!"))
+    assert all((ROOT / name).exists() for name in copied)
+    assert [rest for step, rest in steps if step == "USER"] == ["1000"]
+    assert "USER" in [step for step, _ in steps[-2:]]
+    assert [rest for step, rest in steps if step == "FROM"] == ["python:3.11-slim"]
+    assert not {"ARG", "ADD"} & {step for step, _ in steps}  # nothing from outside, and no secret
+    assert "://" not in text
+
+
+def test_the_image_holds_the_ray_that_the_manifests_name() -> None:
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    [version] = [line.partition("==")[2] for line in constraints if line.startswith("ray==")]
+    assert f'rayVersion: "{version}"' in (FILES / "kuberay.yaml").read_text(encoding="utf-8")
+    assert f"rayproject/ray:{version}-py311-gpu" in (FILES / "ray-up.yaml").read_text(encoding="utf-8")
 
 
 # The two nodes of a dry run are loopback addresses of this machine.

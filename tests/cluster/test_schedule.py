@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from cluster import ClusterError, GangSize, Job, Work, run_jobs  # before ray, whose environment it sets
+from cluster import ClusterError, GroupSize, Job, run_jobs  # before ray, whose environment it sets
+from tests.cluster.toys import ToyWork
 
 import ray  # isort: skip
 
-FUNCTIONS = ("epochs_left", "train", "shards_left", "certify", "note", "metrics", "usage")
-WORK = Work(**{name: f"tests.cluster.toys:{name}" for name in FUNCTIONS})
-TWO = GangSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+WORK = ToyWork()
+TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +42,7 @@ def shards(folder: Path, name: str = "job") -> list[int]:
     return sorted(int(note.split()[1]) for note in notes(folder, name) if note.startswith("shard"))
 
 
-def test_a_gang_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
+def test_a_group_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
     assert run_jobs([job(tmp_path)], WORK, TWO) == {}
     trained = {note for note in notes(tmp_path) if note.startswith("train")}
     assert trained == {"train rank 0 of 2", "train rank 1 of 2"}
@@ -69,7 +69,7 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "ensemble", after=["a", "b"]), job(tmp_path, "a"), job(tmp_path, "b")]
-    assert run_jobs(jobs, WORK, GangSize(1, 1, 0)) == {}
+    assert run_jobs(jobs, WORK, GroupSize(1, 1, 0)) == {}
     started = {name: (tmp_path / name / "notes.txt").stat().st_ctime for name in ("ensemble", "a", "b")}
     assert max(started, key=lambda name: started[name]) == "ensemble"
 
@@ -104,11 +104,11 @@ def test_a_shard_that_kills_its_workers_fails_after_three_attempts_and_the_rest_
     assert "\n" not in error
 
 
-def test_a_gang_that_never_fits_is_refused(tmp_path: Path) -> None:
+def test_a_group_that_never_fits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"3 workers with 1 CPU each do not fit .* has 2 CPU, 0 GPU"):
-        run_jobs([job(tmp_path)], WORK, GangSize(3, 1, 0))
+        run_jobs([job(tmp_path)], WORK, GroupSize(3, 1, 0))
     with pytest.raises(ClusterError, match="2 workers with 1 CPU and 1 GPU each do not fit"):
-        run_jobs([job(tmp_path, "other")], WORK, GangSize(2, 1, 1))
+        run_jobs([job(tmp_path, "other")], WORK, GroupSize(2, 1, 1))
 
 
 def test_a_worker_that_does_not_start_is_said_with_its_log(

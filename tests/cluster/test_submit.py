@@ -262,10 +262,10 @@ def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, progr
             assert result.returncode == 2
             assert f"{arguments[-1]} lets anybody in without a token: " in result.stderr
             assert result.stderr.count("\n") == 1
-        # Allowed in, the run finds no room for its gang, and says so.
-        gang = ["--workers", "2", "--cpus-per-worker", "1"]
+        # Allowed in, the run finds no room for its worker group, and says so.
+        group = ["--workers", "2", "--cpus-per-worker", "1"]
         result = run_bench(
-            program, cluster.environment, "submit", "--address", url, "--allow-unauthenticated", *out, *gang
+            program, cluster.environment, "submit", "--address", url, "--allow-unauthenticated", *out, *group
         )
         assert result.returncode == 1
         assert "2 workers with 1 CPU each do not fit" in result.stdout

@@ -65,7 +65,7 @@ class ThreeNodes:
         return [process for process in self.marked.processes() if process.name() == "raylet"]
 
     def with_workers(self) -> list[int]:
-        """Nodes, other than the head, on which workers of gangs are."""
+        """Nodes, other than the head, on which workers of trials are."""
         parents = {process.ppid() for process in self.marked.workers()}
         return [number for number in (2, 3) if self.raylets[number].pid in parents]
 

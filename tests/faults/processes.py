@@ -101,7 +101,7 @@ class Marked:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """Workers of gangs, by the names that Ray gives their processes."""
+        """Workers of trials, by the names that Ray gives their processes."""
         return [process for process in self.processes() if _title(process).startswith("ray::_Worker")]
 
     def end_all(self) -> None:

@@ -72,7 +72,7 @@ class Workshop:
         trial, ensemble = small_trial("consistency"), small_trial("ensemble")
         write_text(run.trial(trial.trial_id).settings, trial.model_dump_json())
         write_text(run.trial(ensemble.trial_id).settings, ensemble.model_dump_json())
-        worker = {"host": "here", "pid": 1, "doing": "images 0-3", "cores": 0.5, "gpu": None, "spare": False}
+        worker = {"host": "here", "pid": 1, "doing": "images 0-3", "cores": 0.5, "gpu": None, "elastic": False}
         state = {"state": "failed", "error": "the loss became nan", "workers": [worker, worker]}
         write_json(run.trial(trial.trial_id).state, state)
         members = {ensemble.trial_id: [trial.trial_id, trial_ids(run)[0]]}

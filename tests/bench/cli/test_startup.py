@@ -14,7 +14,7 @@ from bench.runner.state import trial_task
 from results.store.description import add_trials
 from results.store.folder import RunFolder, listing, location
 from results.store.merge import merge_run
-from tests.conftest import here, small_trial
+from tests.conftest import here, small_trial, trial_ids
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 PROGRAM = """
@@ -97,9 +97,27 @@ def test_an_answer_takes_less_than_a_second_and_200_mb(command: str) -> None:
 
 
 def test_a_new_run_is_driven_without_torch() -> None:
-    """Its workers import it, beside the driver."""
+    """Its workers import it, beside the driver and the trials' own processes."""
     program = "import sys, bench.runner.grid, bench.data.thumbnails, cluster\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+TRIALS_OWN_PROCESS = """
+import json, sys
+from bench.runner.trial_work import TrialWork
+from cluster import JobState
+work, task = TrialWork(), json.loads(sys.argv[1])
+work.note(task, {"state": JobState.RUNNING})
+assert work.metrics(task)["shards"]
+work.note(task, None)
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_trials_own_process_waits_without_torch(fake_run: RunFolder) -> None:
+    name = trial_ids(fake_run)[0]
+    task = {**trial_task(small_trial(), fake_run, certify=True, shard_size=5), "trial_id": name}
+    subprocess.run([sys.executable, "-c", TRIALS_OWN_PROCESS, json.dumps(task)], check=True)
 
 
 GRID = """

@@ -84,7 +84,7 @@ def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_no
         ([(16, 0)], (None, None, None), (2, 8, 0)),
         ([(1, 0)], (None, None, None), (1, 1, 0)),
         ([(64, 8)], (None, None, None), (8, 8, 1)),
-        ([(64, 8)], (1, None, 1.0), (1, 8, 1)),  # eight such gangs fit
+        ([(64, 8)], (1, None, 1.0), (1, 8, 1)),  # eight such groups fit
         ([(16, 1)], (1, None, 0.25), (1, 4, 0.25)),
         ([(64, 8)], (4, 2.0, 0.0), (4, 2, 0)),
         ([(4, 0), (64, 8), (64, 8)], (None, None, None), (8, 8, 1)),  # a head without GPUs
@@ -97,13 +97,13 @@ def test_defaults_are_read_from_the_largest_node(
     asked: tuple[int | None, float | None, float | None],
     expected: tuple[int, float, float],
 ) -> None:
-    size = grid.default_gang(*asked, nodes)
+    size = grid.default_group(*asked, nodes)
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
 
 
 def test_parts_of_gpus_are_refused_for_several_workers() -> None:
     with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
-        grid.default_gang(2, None, 0.5, [(64, 8)])
+        grid.default_group(2, None, 0.5, [(64, 8)])
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from bench.runner.stages import is_trained, set_aside_if_damaged
+from bench.runner.stages import is_trained, repair
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.resume import last_state
@@ -132,7 +132,7 @@ def test_one_file_damaged_after_another_costs_one_epoch(
     run = RunFolder(tmp_path)
     folder = copied(undisturbed, run)
     damage(folder.checkpoint)
-    set_aside_if_damaged(trial, folder)
+    repair(trial, run)
     damage(folder.epochs)
     train(trial, run)
     assert is_trained(trial, run)

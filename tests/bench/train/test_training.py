@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from bench.data import load_images
 from bench.models.checkpoint import CheckpointError, load_model, save_tensors
 from bench.runner import work
-from bench.runner.stages import is_trained
+from bench.runner.stages import is_trained, repair
 from bench.runner.state import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
@@ -153,6 +153,9 @@ def test_the_same_training_is_not_done_twice_for_other_certification_settings(tm
     trial, other = small_trial(), small_trial(certify={"n": 60, "n0": 5, "images": 4})
     run = train(trial, tmp_path)
     assert not run.trial(other.trial_id).training.exists()
+    assert not is_trained(other, run)
+    assert not run.trial(other.trial_id).training.exists()  # to ask changes nothing
+    repair(other, run)
     assert is_trained(other, run)
     assert sha256_of(run.trial(other.trial_id).model) == sha256_of(run.trial(trial.trial_id).model)
 
@@ -163,6 +166,8 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     for member in ensemble.members:
         assert not is_trained(ensemble, run)
         train(member, tmp_path)
+    assert not is_trained(ensemble, run)
+    repair(ensemble, run)
     assert is_trained(ensemble, run)
     record = read_json(run.trial(ensemble.trial_id).training)
     parts = [read_json(run.trial(member.trial_id).training) for member in ensemble.members]

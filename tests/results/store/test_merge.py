@@ -15,7 +15,7 @@ from results.bounds.two_stage import sufficient_copies
 from results.store.folder import RunFolder, TrialFolder, read_json, write_json
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
-from results.store.shards import evenly_spaced, finished_indices
+from results.store.shards import evenly_spaced, repair_shards
 from tests.conftest import small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
 
 NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
@@ -163,12 +163,12 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
     damaged.write_bytes(b"PAR1")
     overlap = pq.read_table(good).slice(1, 2)
     write_odd_shard(folder, overlap)
-    assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
+    assert repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
     assert sorted(path.name for path in folder.shards.glob("*.set-aside")) == [
         "00000-00004.set-aside",
         "00006-00007.set-aside",
     ]
-    assert finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 63 + "9") == set()
+    assert repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 63 + "9") == set()
     assert len(list(folder.shards.iterdir())) == 4  # nothing is deleted
 
 
@@ -179,7 +179,7 @@ def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunF
         pq.read_table(path).replace_schema_metadata({"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}), path
     )
     with pytest.raises(SchemaError, match="newer version of this program"):
-        finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
+        repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
     assert path.exists()
 
 

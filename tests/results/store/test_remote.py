@@ -31,7 +31,7 @@ from results.store.merge import MergeError, merge_run
 from results.store.process import machine, started
 from results.store.remote import RemotePath, StorageError
 from results.store.secrecy import masked
-from results.store.shards import finished_indices
+from results.store.shards import repair_shards
 from tests.conftest import here, small_trial, trial_ids, write_fake_run
 from tests.s3 import bucket, s3_server  # noqa: F401
 
@@ -147,7 +147,7 @@ def test_a_store_that_fails_is_told_in_a_sentence_and_harms_no_shard(
     shards = folder.shard_files()
     unreachable = location(f"{bucket}/run?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
     with pytest.raises(StorageError, match="Could not connect to server"):
-        finished_indices(RunFolder(unreachable).trial(folder.path.name), trial_id="x", checkpoint_sha256="y")
+        repair_shards(RunFolder(unreachable).trial(folder.path.name), trial_id="x", checkpoint_sha256="y")
     assert folder.shard_files() == shards
     assert bench("report", str(unreachable)) == 2
     printed = capsys.readouterr().err
@@ -203,7 +203,7 @@ def test_damaged_shards_in_a_store_are_set_aside(remote: RemotePath) -> None:
     with pytest.raises(MergeError, match="not readable as Parquet"):
         merge_run(run)
     for _ in range(2):
-        found = finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
+        found = repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
         assert found == {10, 11}
     assert sorted(path.suffix for path in folder.shards.iterdir()) == [".parquet", ".set-aside", ".set-aside"]
 
@@ -213,7 +213,7 @@ def test_no_flipped_bit_of_a_shard_changes_its_rows(tmp_path: Path) -> None:
     folder = run.trial(TRIALS[0].trial_id)
     path = folder.shard_files()[0]
     content = here(path).read_bytes()
-    whole = finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
+    whole = repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64)
     merge_run(run)
     rows = read_run(tmp_path).certificates
     survived = 0
@@ -221,7 +221,7 @@ def test_no_flipped_bit_of_a_shard_changes_its_rows(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         here(path).write_bytes(bytes(damaged))
-        if finished_indices(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64) == whole:
+        if repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 64) == whole:
             survived += 1
             merge_run(run)
             assert read_run(tmp_path).certificates.equals(rows)

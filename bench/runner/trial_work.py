@@ -1,0 +1,53 @@
+"""What a worker group does for a trial, as `cluster` wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.machine.usage import usage
+from bench.runner.state import Task, metrics, note
+
+
+class TrialWork:
+    """The functions of `bench.runner.work` and `state`. The former comes with torch, so the workers alone import it: a
+    trial's own process has this object too, and only waits."""
+
+    def prepare(self) -> None:
+        """Import what the work takes, once per worker."""
+        from bench.runner import work  # noqa: F401
+
+    def epochs_left(self, task: Task) -> int:
+        """As `bench.runner.work.epochs_left`."""
+        from bench.runner import work
+
+        return work.epochs_left(task)
+
+    def train(self, task: Task) -> None:
+        """As `bench.runner.work.train_trial`."""
+        from bench.runner import work
+
+        work.train_trial(task)
+
+    def shards_left(self, task: Task) -> list[list[int]]:
+        """As `bench.runner.work.shards_left`."""
+        from bench.runner import work
+
+        return work.shards_left(task)
+
+    def certify(self, task: Task, shard: list[int]) -> None:
+        """As `bench.runner.work.certify`."""
+        from bench.runner import work
+
+        work.certify(task, shard)
+
+    def note(self, task: Task, state: dict[str, Any] | None) -> None:
+        """As `bench.runner.state.note`."""
+        note(task, state)
+
+    def metrics(self, task: Task) -> dict[str, float]:
+        """As `bench.runner.state.metrics`."""
+        return metrics(task)
+
+    def usage(self) -> dict[str, Any]:
+        """As `bench.machine.usage.usage`."""
+        return usage()

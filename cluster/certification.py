@@ -1,0 +1,103 @@
+"""The shards of a job on their way through the workers of its group."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import RayError, RayTaskError
+
+from cluster.elastic import ElasticWorkers
+from cluster.retry import ATTEMPTS, ShardRetries, reason
+from cluster.work import WorkFailed
+from cluster.worker import Doing, WorkerHandle
+
+if TYPE_CHECKING:
+    from cluster.group import WorkerGroup
+
+
+def certify(group: WorkerGroup) -> None:
+    """Certify what is left of the group's job: workers, and elastic ones, take shard after shard.
+
+    Raises:
+        WorkFailed: a shard failed three times (the others are certified before), hardly any came through, or no worker
+            starts.
+    """
+    shards = _Shards(group, _shards_left(group))
+    shards.certify()
+
+
+def _shards_left(group: WorkerGroup) -> list[list[int]]:
+    for _ in range(ATTEMPTS):
+        try:
+            group.start_all()
+            return list(group.call(group.job.work.shards_left))
+        except RayTaskError as error:
+            raise WorkFailed(reason(error)) from None
+        except RayError as error:
+            death = error
+            group.stop_all()
+    raise WorkFailed(f"a worker died {ATTEMPTS} times: {reason(death)}")
+
+
+class _Shards:
+    """The shards that wait and those that workers are at."""
+
+    def __init__(self, group: WorkerGroup, shards: list[list[int]]) -> None:
+        self.group = group
+        self.waiting = deque(shards)
+        self.running: dict[ObjectRef, WorkerHandle] = {}
+        self.retries = ShardRetries()
+        self.elastic = ElasticWorkers(group)
+        self.failed_starts = 0
+
+    def certify(self) -> None:
+        while self.waiting or self.running:
+            self.elastic.adjust(len(self.waiting))
+            self._hand_out()
+            starting = self.group.starting()
+            done = self.group.done_or_pulse([*self.running, *starting])
+            if done in starting:
+                self._welcome(starting[done])
+            elif done is not None:
+                self._take_back(done)
+        self.elastic.dismiss()
+        self.retries.raise_if_given_up()
+
+    def _hand_out(self) -> None:
+        for worker in self.group.workers:
+            if self.waiting and worker.doing is Doing.IDLE and self.elastic.may_work(worker):
+                ref = worker.certify(self.group.job.work, self.group.job.task, self.waiting.popleft())
+                self.running[ref] = worker
+
+    def _welcome(self, worker: WorkerHandle) -> None:
+        try:
+            worker.meet()
+            self.failed_starts = 0
+        except RayError as error:
+            self._replace(worker)
+            self.failed_starts += not worker.overdue and not worker.elastic
+            if self.failed_starts == ATTEMPTS:
+                raise WorkFailed(f"a worker does not start: {reason(error)}") from None
+
+    def _take_back(self, done: ObjectRef) -> None:
+        """A shard is certified, or failed and is retried where `ShardRetries` says so."""
+        worker = self.running.pop(done)
+        shard = worker.shard
+        try:
+            ray.get(done)
+            self.retries.came_through()
+            worker.rest()
+        except RayError as error:
+            if worker.elastic or self.retries.again(shard, error):  # an elastic one's node may lack what a shard takes
+                self.waiting.append(shard)
+            # Also where it lives: an accelerator that failed once may fail every shard from now on, and fast.
+            self._replace(worker)
+
+    def _replace(self, worker: WorkerHandle) -> None:
+        if worker.elastic:
+            self.elastic.lose(worker)
+        else:
+            self.group.replace(worker)
