@@ -46,10 +46,9 @@ def smoothed_pgd(
     image: Tensor,
     label: int,
     *,
-    sigma: float,
     radius: float,
-    attack: Attack,
-    draw: torch.Generator,
+    steps: int,
+    noise: Callable[[], Tensor],
 ) -> Tensor:
     """The image moved by at most `radius` in ℓ2 such that the smoothed probability of `label` falls.
 
@@ -59,16 +58,17 @@ def smoothed_pgd(
     Args:
         model: differentiable, from (batch, channel, height, width) to logits, on the device of `image`.
         image: (channel, height, width).
+        radius: in [0, 1] pixel units.
+        noise: draws ε anew, (copies, channel, height, width).
     """
     delta = torch.zeros_like(image)
-    for _ in range(attack.steps):
+    for _ in range(steps):
         delta.requires_grad_()
-        noise = torch.randn((attack.copies, *image.shape), generator=draw, device=image.device)
-        log_probabilities = F.log_softmax(model(image + delta + sigma * noise), dim=1)[:, label]
+        log_probabilities = F.log_softmax(model(image + delta + noise()), dim=1)[:, label]
         loss = -(torch.logsumexp(log_probabilities, dim=0))
         with guarded("gives no gradients"):
             [gradient] = torch.autograd.grad(loss, delta)
-        delta = delta.detach() + 2.5 * radius / attack.steps * gradient / gradient.norm().clamp(min=1e-12)
+        delta = delta.detach() + 2.5 * radius / steps * gradient / gradient.norm().clamp(min=1e-12)
         delta = delta * min(1.0, radius / max(float(delta.norm()), 1e-12))
     return image + delta
 
@@ -141,13 +141,11 @@ class _Attacker:
         device = self.smoothed.device
         key = (index, round(1e6 * radius))
         draw = generator(device, self.seed, Role.ATTACK, *key)
-        moved = smoothed_pgd(
-            self.model,
-            torch.from_numpy(self.images[index]).float().to(device) / 255,
-            label,
-            sigma=self.settings.sigma,
-            radius=radius,
-            attack=self.attack,
-            draw=draw,
-        )
+        image = torch.from_numpy(self.images[index]).float().to(device) / 255
+
+        def noise() -> Tensor:
+            drawn = torch.randn((self.attack.copies, *image.shape), generator=draw, device=device)
+            return self.settings.sigma * drawn
+
+        moved = smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)
         return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)

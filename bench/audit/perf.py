@@ -37,12 +37,9 @@ Timed = tuple[Callable[[], object], float]
 """A piece of work, and how many noisy copies it classifies."""
 
 
-def plain_counts(
-    model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int, device: torch.device
-) -> Tensor:
+def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int) -> Tensor:
     """The counts of CERTIFY as its publication states them: fp32, eager, a batch at a time, counted on the CPU."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
-    image = image.to(device)
     with torch.no_grad():
         for first in range(0, n, batch):
             copies = image.repeat((min(batch, n - first), 1, 1, 1))
@@ -113,13 +110,13 @@ def measure_certify(
         model: its own linear decomposition, if any, is left out; the cost of one is measured with a random basis.
     """
     compute_reproducibly()
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     model = model.without_decomposition().to(device).eval()
     contestants: dict[str, Timed] = {}
     for batch in PLAIN_BATCHES:
         n = batch * max(1, COPIES_OF_A_ROUND // batch)
         contestants[f"plain_{batch}"] = (
-            partial(plain_counts, model, image, n, sigma=sigma, num_classes=num_classes, batch=batch, device=device),
+            partial(plain_counts, model, image, n, sigma=sigma, num_classes=num_classes, batch=batch),
             n,
         )
     basis = torch.linalg.qr(torch.randn(image.numel(), KEPT, generator=torch.Generator().manual_seed(0))).Q

@@ -45,6 +45,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verification:
+    """What a second certification of rows of a run gave."""
+
     verdicts: list[Verdict]
     rows: int
     """Of the run, that have a model."""
@@ -58,6 +60,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
+        """Whether nothing speaks against the run."""
         return not self.biased and not any(verdict.outcome == "different" for verdict in self.verdicts)
 
     def conclusion(self) -> str:

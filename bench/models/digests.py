@@ -15,6 +15,7 @@ def checkpoint_digest(contents: str, metadata: dict[str, str]) -> str:
 
 
 def is_whole_checkpoint(content: bytes, training_id: str) -> bool:
+    """Whether a checkpoint of that training reads back as `bench.train.resume` wrote it."""
     try:
         arrays = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}

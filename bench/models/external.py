@@ -54,6 +54,7 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 def copied(model: nn.Module) -> nn.Module:
+    """A copy of the model, or the model itself where it cannot be copied, as a log line then says."""
     try:
         return copy.deepcopy(model)
     except Exception as error:  # it holds a lock, its last output, a weight computed from others, …
@@ -62,6 +63,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def moved(model: nn.Module, **where: Any) -> nn.Module:
+    """The model on another device, or in another memory format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TorchScript, whose weights need not be leaves
         return model.to(**where)
@@ -92,4 +94,5 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the accelerator's or the machine's, did not suffice."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

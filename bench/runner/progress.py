@@ -65,6 +65,8 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class RunProgress:
+    """All trials of a run."""
+
     trials: list[TrialProgress]
     group: int
     """Workers of a trial."""
@@ -72,6 +74,7 @@ class RunProgress:
     """The command that runs it; None where none does."""
 
     def count(self, *stages: str) -> int:
+        """How many trials are in one of these stages."""
         return sum(trial.stage in stages for trial in self.trials)
 
 

@@ -114,25 +114,19 @@ def certify_source(
             with _unfinished(run.trial(settings.trial_id), state):
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
-                _certify_all(source, settings, run, shard_size, num_classes, state, batch)
+                    if batch is not None:
+                        BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
+                smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+                model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
+                _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)
     finally:
         work.leave_group()
 
 
 def _certify_all(
-    source: Source,
-    settings: ExternalTrial,
-    run: RunFolder,
-    shard_size: int,
-    num_classes: int,
-    state: PartialState,
-    batch: int | None,
+    model: OpenedModel, settings: ExternalTrial, run: RunFolder, shard_size: int, state: PartialState
 ) -> None:
-    smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
-    model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
-    if batch is not None and state.is_main_process:
-        BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
     shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
     mine = shards[state.process_index :: state.num_processes]
     for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):

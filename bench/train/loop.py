@@ -104,8 +104,7 @@ def run_training(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
-    images, labels = _on(device, train_set)
-    test_images, test_labels = _on(device, test_set)
+    train_data, test_data = _on(device, train_set), _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
@@ -113,11 +112,11 @@ def run_training(
         rate = learning_rate(trial, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = train_epoch(trial, epoch, parallel, optimizer, images, labels, accelerator)
+        loss = train_epoch(trial, epoch, parallel, optimizer, train_data, accelerator)
         if not math.isfinite(loss):
             raise TrainingError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
-        accuracy = noisy_accuracy(trial, epoch, model, test_images, test_labels, accelerator)
+        accuracy = noisy_accuracy(trial, epoch, model, test_data, accelerator)
         progress.epochs.append(
             EpochRow(
                 trial_id=trial.trial_id,
@@ -158,11 +157,12 @@ def train_epoch(
     epoch: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
+    data: tuple[Tensor, Tensor],
     accelerator: Accelerator,
 ) -> float:
-    """One pass over the images (count, 3, height, width), uint8; each is seen once. Returns the mean loss per image."""
+    """One pass over the data: images (count, 3, height, width), uint8, and labels (count,), each seen once. Returns the
+    mean loss per image."""
+    images, labels = data
     model.train()
     method, sigma = trial.objective, trial.sigma
     total = torch.zeros((), device=accelerator.device)
@@ -188,9 +188,11 @@ def train_epoch(
 
 @torch.no_grad()
 def noisy_accuracy(
-    trial: Trial, epoch: int, model: nn.Module, images: Tensor, labels: Tensor, accelerator: Accelerator
+    trial: Trial, epoch: int, model: nn.Module, data: tuple[Tensor, Tensor], accelerator: Accelerator
 ) -> float:
-    """Share of test images that the base classifier itself gets right on one noisy copy each."""
+    """Share of the data, images (count, 3, height, width), uint8, and labels (count,), that the base classifier itself
+    gets right on one noisy copy each."""
+    images, labels = data
     model.eval()
     draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
     correct = torch.zeros((), device=accelerator.device)

@@ -73,6 +73,7 @@ def save_checkpoint(
 
 
 def write_epochs(folder: TrialFolder, progress: Progress) -> None:
+    """Write epochs.parquet of the trial: one row per finished epoch."""
     write_table(folder.epochs, table_of(progress.epochs, EPOCHS))
 
 

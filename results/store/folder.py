@@ -40,6 +40,7 @@ class TrialFolder:
 
     @property
     def settings(self) -> AnyPath:
+        """What the trial was told to do (`results.store.settings`)."""
         return self.path / "trial.json"
 
     @property
@@ -55,6 +56,7 @@ class TrialFolder:
 
     @property
     def model(self) -> AnyPath:
+        """The trained weights."""
         return self.path / "model.safetensors"
 
     @property
@@ -64,6 +66,7 @@ class TrialFolder:
 
     @property
     def epochs(self) -> AnyPath:
+        """One row per finished epoch."""
         return self.path / "epochs.parquet"
 
     @property
@@ -78,10 +81,12 @@ class TrialFolder:
 
     @property
     def shards(self) -> AnyPath:
+        """The folder of the trial's shards."""
         return self.path / "shards"
 
     @property
     def log(self) -> AnyPath:
+        """What the trial's processes printed."""
         return self.path / "log.txt"
 
     @property
@@ -94,6 +99,7 @@ class TrialFolder:
         return self.shards / f"{first:05d}-{last:05d}.parquet"
 
     def shard_files(self) -> list[AnyPath]:
+        """The shards, by their first image."""
         return sorted(self.shards.glob("*.parquet"))
 
     def shard_times(self) -> dict[AnyPath, int]:
@@ -110,30 +116,37 @@ class RunFolder:
 
     @property
     def description(self) -> AnyPath:
+        """Which trials form the run, and how it came about. Written before any work begins."""
         return self.path / "run.json"
 
     @property
     def certificates(self) -> AnyPath:
+        """One row per trial and test image (`results.store.rows.CertificateRow`)."""
         return self.path / "certificates.parquet"
 
     @property
     def trials(self) -> AnyPath:
+        """One row per trial (`TrialRow`)."""
         return self.path / "trials.parquet"
 
     @property
     def epochs(self) -> AnyPath:
+        """One row per trained model and epoch (`EpochRow`)."""
         return self.path / "epochs.parquet"
 
     @property
     def spectra(self) -> AnyPath:
+        """One row per principal component of a set of training images (`SpectrumRow`)."""
         return self.path / "spectra.parquet"
 
     @property
     def thumbnails(self) -> AnyPath:
+        """One row per certified test image (`ThumbnailRow`)."""
         return self.path / "thumbnails.parquet"
 
     @property
     def page(self) -> AnyPath:
+        """The report in one file, for a browser."""
         return self.path / "report.html"
 
     @property
@@ -143,10 +156,12 @@ class RunFolder:
 
     @property
     def tables(self) -> AnyPath:
+        """The folder of the report's tables."""
         return self.path / "tables"
 
     @property
     def figures(self) -> AnyPath:
+        """The folder of the report's figures."""
         return self.path / "figures"
 
     def new_claim(self, lock: str) -> AnyPath:
@@ -300,10 +315,12 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def write_text(path: AnyPath, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: AnyPath, value: object) -> None:
+    """Write JSON values whole."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -332,5 +349,6 @@ def read_json(path: AnyPath, *keys: str) -> dict[str, Any]:
 
 
 def sha256_of(path: AnyPath) -> str:
+    """SHA-256 of a file's contents, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -68,39 +68,49 @@ class RemotePath:
 
     @property
     def name(self) -> str:
+        """The last part of the key."""
         return self.key.name
 
     @property
     def stem(self) -> str:
+        """The name without its suffix."""
         return self.key.stem
 
     @property
     def suffix(self) -> str:
+        """From the name's last dot on."""
         return self.key.suffix
 
     @property
     def parent(self) -> RemotePath:
+        """The folder that holds it."""
         return replace(self, key=self.key.parent)
 
     def with_name(self, name: str) -> RemotePath:
+        """Beside this one, under another name."""
         return replace(self, key=self.key.with_name(name))
 
     def with_suffix(self, suffix: str) -> RemotePath:
+        """Beside this one, with another suffix."""
         return replace(self, key=self.key.with_suffix(suffix))
 
     def __lt__(self, other: RemotePath) -> bool:
         return str(self) < str(other)
 
     def absolute(self) -> RemotePath:
+        """Itself: a URL is absolute."""
         return self
 
     def exists(self) -> bool:
+        """Whether there is a file, or a folder with a file in it."""
         return bool(self._info().type.name != "NotFound")
 
     def is_dir(self) -> bool:
+        """Whether it is a folder with a file in it."""
         return bool(self._info().type.name == "Directory")
 
     def iterdir(self) -> Iterator[RemotePath]:
+        """What the folder holds."""
         for path, _ in self.listing():
             yield path
 
@@ -159,6 +169,7 @@ class RemotePath:
             return content, filesystem.get_file_info(self._in(root)).size or 0
 
     def read_text(self, encoding: str = "utf-8") -> str:
+        """The file's contents as text; raises UnicodeDecodeError where it is none."""
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
@@ -168,6 +179,7 @@ class RemotePath:
             file.write(content)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the file; raises FileNotFoundError where there is none, unless that may be."""
         filesystem, root = self._filesystem()
         try:
             with _told(self):

@@ -28,13 +28,7 @@ def poison(run: DisturbedRun) -> None:
     command = run.bench.start(run.run, "--shard-size", str(len(shard)))
     killed: list[int] = []
     while command.alive():
-        for worker in states(run.run).get(folder.name, {}).get("workers", []):
-            if worker.get("doing") == doing and worker["pid"] not in killed:
-                for process in run.bench.marked.workers():
-                    if process.pid == worker["pid"]:
-                        kill(process)
-                        killed.append(process.pid)
-                        run.note(Fault("poisoned shard", "certification"), f"worker {process.pid}", folder.name)
+        _kill_whoever_is_at(doing, folder.name, run, killed)
         time.sleep(0.03)
     code, complaint = command.wait(), command.complaint()
     told = [line for line in complaint.splitlines() if line.startswith("failed: ensemble")]
@@ -49,3 +43,14 @@ def poison(run: DisturbedRun) -> None:
     if left != {folder.name}:
         run.bench.wrong(f"a poisoned shard of {folder.name} keeps others from their end: {sorted(left)}")
     run.play([])
+
+
+def _kill_whoever_is_at(doing: str, trial: str, run: DisturbedRun, killed: list[int]) -> None:
+    for worker in states(run.run).get(trial, {}).get("workers", []):
+        if worker.get("doing") != doing or worker["pid"] in killed:
+            continue
+        for process in run.bench.marked.workers():
+            if process.pid == worker["pid"]:
+                kill(process)
+                killed.append(process.pid)
+                run.note(Fault("poisoned shard", "certification"), f"worker {process.pid}", trial)

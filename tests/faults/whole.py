@@ -97,12 +97,10 @@ def disturb(folder: Path, seed: int, local: list[Act], cluster: list[Act], *, po
                 run = (folder / "small" if name == "local" else folder) / f"{name}{number}"
                 done.append(DisturbedRun(bench, run, random, nodes))
                 done[-1].play(acts)
-                for difference in differences(undisturbed, run):
-                    bench.wrong(difference)
+                _compare(undisturbed, run, bench)
                 if name == "local" and not number and poisoned:
                     poison(done[-1])
-                    for difference in differences(undisturbed, run):
-                        bench.wrong(f"after a poisoned shard: {difference}")
+                    _compare(undisturbed, run, bench, "after a poisoned shard: ")
                 acts = again(done[-1].left)
                 if not done[-1].left:
                     break
@@ -121,3 +119,8 @@ def disturb(folder: Path, seed: int, local: list[Act], cluster: list[Act], *, po
         skipped=skipped,
         problems=bench.problems,
     )
+
+
+def _compare(undisturbed: Path, run: Path, bench: Bench, when: str = "") -> None:
+    for difference in differences(undisturbed, run):
+        bench.wrong(f"{when}{difference}")

@@ -70,6 +70,30 @@ def outcome_of(arguments: list[str], folder: Path) -> Outcome:
             the folder is new, gone or changed, except for what was MERGED; or a temporary file left behind.
     """
     before = listing(folder)
+    status, message, printed = _run(arguments)
+    if status not in (0, 1, 2):
+        raise ViolationError(f"{arguments}: ended with status {status}")
+    if UNPRINTABLE.search(message) or UNPRINTABLE.search(printed):
+        raise ViolationError(f"{arguments}: orders to the terminal in {message!r} {printed!r}")
+    if "Traceback" in message:
+        raise ViolationError(f"{arguments}: {message}")
+    after = listing(folder)
+    if any(Path(name).name.startswith(".") for name in after.keys() - before.keys()):
+        raise ViolationError(f"{arguments}: a temporary file is left: {sorted(after.keys() - before.keys())}")
+    if status == 2:
+        if message and not (message.startswith("error: ") and message.count("\n") == 1 and len(message) < 800):
+            raise ViolationError(f"{arguments}: not one sentence: {message!r}")
+        if not message and "Usage:" not in printed:  # `bench` alone shows its help
+            raise ViolationError(f"{arguments}: refused without a word")
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        merged = {name for name in changed if Path(name).name in MERGED}
+        if changed - merged:
+            raise ViolationError(f"{arguments}: refused ({message.strip()}), but these changed: {sorted(changed)}")
+    return Outcome(status, message)
+
+
+def _run(arguments: list[str]) -> tuple[int, str, str]:
+    """Exit status, and what the command wrote to stderr and stdout."""
     out, err = io.StringIO(), io.StringIO()
     argv, sys.argv = sys.argv, ["bench", *arguments]
     status = 0
@@ -88,26 +112,7 @@ def outcome_of(arguments: list[str], folder: Path) -> Outcome:
         raise ViolationError(f"{arguments}: {type(error).__name__} instead of a sentence\n{place[-3000:]}") from error
     finally:
         sys.argv = argv
-    message = err.getvalue()
-    if status not in (0, 1, 2):
-        raise ViolationError(f"{arguments}: ended with status {status}")
-    if UNPRINTABLE.search(message) or UNPRINTABLE.search(out.getvalue()):
-        raise ViolationError(f"{arguments}: orders to the terminal in {message!r} {out.getvalue()!r}")
-    if "Traceback" in message:
-        raise ViolationError(f"{arguments}: {message}")
-    after = listing(folder)
-    if any(Path(name).name.startswith(".") for name in after.keys() - before.keys()):
-        raise ViolationError(f"{arguments}: a temporary file is left: {sorted(after.keys() - before.keys())}")
-    if status == 2:
-        if message and not (message.startswith("error: ") and message.count("\n") == 1 and len(message) < 800):
-            raise ViolationError(f"{arguments}: not one sentence: {message!r}")
-        if not message and "Usage:" not in out.getvalue():  # `bench` alone shows its help
-            raise ViolationError(f"{arguments}: refused without a word")
-        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-        merged = {name for name in changed if Path(name).name in MERGED}
-        if changed - merged:
-            raise ViolationError(f"{arguments}: refused ({message.strip()}), but these changed: {sorted(changed)}")
-    return Outcome(status, message)
+    return status, err.getvalue(), out.getvalue()
 
 
 def pattern(message: str, folder: Path) -> str:

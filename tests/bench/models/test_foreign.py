@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.audit.attack import Attack, smoothed_pgd
+from bench.audit.attack import smoothed_pgd
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.smoothing import Smoothed
 from bench.models.external import ModelError
@@ -160,7 +161,8 @@ def test_models_of_all_kinds_can_be_attacked(name: str) -> None:
     model = Engine(MODELS[name](), CPU, "fp32").differentiable(SHAPE)
     image, draw = torch.rand(SHAPE), torch.Generator().manual_seed(0)
     label = int(model(image[None]).argmax())
-    moved = smoothed_pgd(model, image, label, sigma=0.1, radius=2.0, attack=Attack(steps=4, copies=3), draw=draw)
+    noise = partial(torch.normal, 0.0, 0.1, (3, *SHAPE), generator=draw)
+    moved = smoothed_pgd(model, image, label, radius=2.0, steps=4, noise=noise)
     assert float((moved - image).norm()) == pytest.approx(2.0, rel=1e-3)
     assert model(moved[None]).softmax(dim=1)[0, label] < model(image[None]).softmax(dim=1)[0, label]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,8 @@ def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) 
         image = images()[index]
         label = int(rows.set_index("index").loc[index, "predicted"])
         draw = torch.Generator().manual_seed(0)
-        moved_far = smoothed_pgd(
-            source.model, image, label, sigma=0.25, radius=2.0, attack=Attack(steps=8, copies=8), draw=draw
-        )
+        noise = partial(torch.normal, 0.0, 0.25, (8, *image.shape), generator=draw)
+        moved_far = smoothed_pgd(source.model, image, label, radius=2.0, steps=8, noise=noise)
         assert float((moved_far - image).norm()) <= 2.0 * (1 + 1e-5)
         fallen += smoothed.predict_moved(moved_far, n=500, seed=0, index=int(index)) not in (label, -1)
     assert fallen >= 3

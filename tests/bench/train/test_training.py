@@ -207,7 +207,7 @@ def main():
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
-    losses = [train_epoch(trial, epoch, parallel, optimizer, *data, accelerator) for epoch in (0, 1)]
+    losses = [train_epoch(trial, epoch, parallel, optimizer, data, accelerator) for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
