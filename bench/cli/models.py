@@ -202,11 +202,11 @@ def perf_certify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
-    from bench.settings.architectures import residual_blocks
+    from bench.settings.registries import check_network
 
     with user_errors():
         if "/" not in model:
-            residual_blocks(model)  # refuses a wrong name before torch is imported
+            check_network(model)  # refuses a wrong name before torch is imported
         from bench.audit.perf import measure
 
         found = measure(model, sigma=sigma, rounds=rounds, images=images)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
 from bench.models.decomposition import LinearDecomposition
 from bench.settings.trial import Trial
-from methods.consistency import Ensemble
 from results.store.folder import AnyPath, RunFolder, read_json, sha256_of, write_whole
 
 
@@ -100,7 +99,7 @@ def load_model(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
         path = run.trial(part.trial_id).model
         tensors, _ = load_tensors(path, part.training_id)
         models.append(restore_classifier(part, tensors, num_classes, path).eval())
-    objective = trial.objective
-    if isinstance(objective, Ensemble):
-        return Consensus(models, objective.consensus) if objective.consensus else MeanLogits(models)
-    return models[0]
+    if not trial.members:
+        return models[0]
+    first = trial.objective.members_asked_first
+    return Consensus(models, first) if first else MeanLogits(models)

@@ -321,6 +321,8 @@ def _finish(
         {
             "training_id": trial.training_id,
             "title": objective.title,
+            "variant_of": objective.variant_of,
+            "colour_group": objective.colour_group,
             "checkpoint_sha256": sha256_of(folder.model),
             "members": [],
             "num_classes": train_set.num_classes,

@@ -213,11 +213,13 @@ def _trial_row(trial_id: str, settings: dict[str, Any], training: dict[str, Any]
     copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     shared = ("sigma", "seed", "dataset", "model", "decomposition_ratio")
     recorded = set(TRIALS.names) & set(training)
+    named = settings.get("method", settings["name"])  # by the grid, which may call a variant of a method as it likes
     return {
         **{name: settings.get(name) for name in shared},
         **{name: training[name] for name in recorded},
         "trial_id": trial_id,
         "method": settings["name"],
+        "variant_of": training.get("variant_of") or (named if named != settings["name"] else None),
         "epochs": settings["train"]["epochs"] if "train" in settings else None,
         "n": settings["certify"]["n"],
         "n0": settings["certify"]["n0"],

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from results.store.folder import AnyPath, refuse_devices, write_whole
 from results.store.remote import StorageError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LARGE = 1_000_000
 """Bytes from which on several threads read a file."""
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
@@ -69,6 +69,9 @@ TRIALS = pa.schema(
         pa.field("trial_id", pa.string(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
         pa.field("title", pa.string(), nullable=False),  # the method's name in tables
+        # the method beside which figures show it: that of which the grid makes a variant, or as its class says
+        pa.field("variant_of", pa.string()),
+        pa.field("colour_group", pa.string()),  # rows of one have one colour in figures; null: a colour of its own
         pa.field("sigma", pa.float64(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),

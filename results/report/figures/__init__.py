@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from results.report.figures.curves import BASELINE, figure_5_1, figure_5_3, figure_p_a
+from results.report.figures.curves import BASELINE, baselines, figure_5_1, figure_5_3, figure_p_a
 from results.report.figures.steps import curve
 from results.report.figures.style import save_figure
 from results.report.figures.theory import figure_3_1, figure_4_3
@@ -34,7 +34,7 @@ def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]
     methods = compared(run)
     if CONSISTENCY in methods and len(methods) > 1:
         yield "figure_5_2", figure_5_2(run)
-    gaussian = {method for method in run.trials["method"] if method.startswith(BASELINE)}
+    gaussian = baselines(run)
     if BASELINE in gaussian and len(gaussian) > 1:
         yield "figure_5_3", figure_5_3(run, source)
     yield "figure_3_1", figure_3_1()

@@ -22,6 +22,12 @@ from results.store.run import Run
 BASELINE = "gaussian"
 
 
+def baselines(run: Run) -> set[str]:
+    """The methods of Figure 5.3: Gaussian augmentation and its variants."""
+    trials = run.trials
+    return set(trials["method"][(trials["method"] == BASELINE) | (trials["variant_of"] == BASELINE)])
+
+
 def figure_5_1(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
@@ -34,11 +40,12 @@ def figure_5_1(run: Run, source: str = "thesis") -> Figure:
 
 
 def figure_5_3(run: Run, source: str = "thesis") -> Figure:
-    """As Figure 5.1, for Gaussian augmentation with and without linear decomposition: methods named gaussian….
+    """As Figure 5.1, for Gaussian augmentation with and without linear decomposition: that method and its variants.
 
     The title of a panel says how many directions each decomposition keeps.
     """
-    groups = [group for group in certified_groups(run) if group.method.startswith(BASELINE)]
+    methods = baselines(run)
+    groups = [group for group in certified_groups(run) if group.method in methods]
     figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source)
     for sigma, panel in axes.items():
         kept = dict.fromkeys(text for group in groups if group.sigma == sigma for text in _kept_directions(group))

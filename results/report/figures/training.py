@@ -22,9 +22,9 @@ FILLS: tuple[Fill, ...] = ("full", "none", "left", "right", "top", "bottom")
 
 
 def compared(run: Run) -> list[str]:
-    """The methods of Figure 5.2 among those trained: consistency, and generalised… with any accuracy item."""
-    trained = dict.fromkeys(run.epochs["method"])
-    return [method for method in trained if method == CONSISTENCY or method.startswith(GENERALISED)]
+    """The methods of Figure 5.2 among those trained: consistency, and generalised with any accuracy item."""
+    variants = set(run.trials["method"][run.trials["variant_of"] == GENERALISED])
+    return [method for method in dict.fromkeys(run.epochs["method"]) if method in {CONSISTENCY, GENERALISED, *variants}]
 
 
 def figure_5_2(run: Run) -> Figure:
