@@ -113,6 +113,10 @@ class Registry(Mapping[str, Thing]):
         known = f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(self)}"
         return f"unknown {self.kind} {name!r}{known} (one of your own: give --plugin)"
 
+    def forget(self, module: str) -> None:
+        """Of a module that failed to import or is to be imported anew: what it registered."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry.module != module}
+
     def __getitem__(self, name: str) -> Thing:
         if name not in self:
             raise KeyError(name)
