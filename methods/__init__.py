@@ -9,23 +9,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 
-from .base import Method
-from .consistency import Consistency, Ensemble
-from .gaussian import Gaussian, GaussianLD
-from .generalised import Generalised, Ours
-from .macer import MACER
+from . import consistency, gaussian, generalised, macer  # noqa: F401  # they register their methods
+from .base import METHODS, Method, register_method
+from .registry import Registry, RegistryError
 
-METHODS: dict[str, type[Method]] = {
-    "gaussian": Gaussian,
-    "gaussian_ld": GaussianLD,
-    "consistency": Consistency,
-    "macer": MACER,
-    "ensemble": Ensemble,
-    "generalised": Generalised,
-    "ours": Ours,
-}
-
-__all__ = ["METHODS", "Method", "get_method"]
+__all__ = ["METHODS", "Method", "Registry", "RegistryError", "get_method", "register_method"]
 
 
 def get_method(name: str, /, **options: object) -> Method:
@@ -34,13 +22,13 @@ def get_method(name: str, /, **options: object) -> Method:
     Raises:
         ValueError: unknown method or option (with the nearest known name), or a value of the wrong type or range.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{_nearest(name, list(METHODS))}")
-    method = METHODS[name]
+    method = METHODS.find(name)
     known = {field.name: field.default for field in fields(method)}
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"method {name!r} has no option {option!r}{_nearest(option, list(known))}")
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"method {name!r} has no option {option!r}{hint}")
         if not _same_type(known[option], value):
             expected = type(known[option]).__name__
             raise ValueError(f"method {name!r}: {option} = {value!r}: must be of type {expected}")
@@ -54,8 +42,3 @@ def _same_type(default: object, value: object) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is type(default)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Method, require
+from .base import Method, register_method, require
 from .gaussian import per_sample_cross_entropy
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ SMALLEST_MEAN = (
 )
 
 
+@register_method("consistency")
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Method):
     """mean_i CE(f(x + ε_i), y) + λ mean_i KL(F̄ ‖ F_i) + η H(F̄), with F = softmax(f) and F̄ = mean_i F(x + ε_i)."""
@@ -41,6 +42,7 @@ class Consistency(Method):
         return per_sample_cross_entropy(logits, labels) + regularisation.mean()
 
 
+@register_method("ensemble")
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(Consistency):
     """Three consistency models that differ only in seed; the classifier is the mean of their logits."""
@@ -57,6 +59,11 @@ class Ensemble(Consistency):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "consensus", self.consensus in (0, *range(2, self.members)), f"0 or from 2 to {self.members - 1}")
+
+    @property
+    def members_asked_first(self) -> int:
+        """As `Method.members_asked_first`."""
+        return self.consensus
 
 
 def divergence_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Method
+from .base import Method, register_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register_method("gaussian")
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Method):
     """Cross-entropy on noisy copies: mean_i CE(f(x + ε_i), y)."""
@@ -23,12 +24,14 @@ class Gaussian(Method):
         return per_sample_cross_entropy(logits, labels)
 
 
+@register_method("gaussian_ld")
 @dataclass(frozen=True, kw_only=True)
 class GaussianLD(Gaussian):
     """Gaussian augmentation behind the linear decomposition."""
 
     title: ClassVar[str] = "Gaussian+LD"
     source: ClassVar[str] = "thesis section 4.2"
+    variant_of: ClassVar[str | None] = "gaussian"
     decomposition: ClassVar[bool] = True
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from .base import require
+from .base import register_method, require
 from .consistency import Consistency, divergence_and_entropy
 from .gaussian import per_sample_cross_entropy
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 AccuracyItem = Literal["mean_logits", "mean_probabilities", "per_sample"]
 
 
+@register_method("generalised")
 @dataclass(frozen=True, kw_only=True)
 class Generalised(Consistency):
     """CE(softmax(mean_i f(x + ε_i)), y) + λ [argmax mean_i f(x + ε_i) = y] mean_i KL(F̄ ‖ F_i) + η H(F̄).
@@ -58,6 +59,7 @@ class Generalised(Consistency):
         return per_sample_cross_entropy(logits, labels)
 
 
+@register_method("ours")
 @dataclass(frozen=True, kw_only=True)
 class Ours(Generalised):
     """Generalised consistency behind the linear decomposition: the thesis's own method."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Method, require
+from .base import Method, register_method, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register_method("macer")
 @dataclass(frozen=True, kw_only=True)
 class MACER(Method):
     """The sum over the batch of −log F̄_y, and of λ (σ/2) (γ − ξ) where an image counts, divided by the batch.

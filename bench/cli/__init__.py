@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
         if "--debug" in sys.argv and error.__cause__ and error.__cause__.__cause__:
-            traceback.print_exception(error.__cause__.__cause__)  # of a model's own code
+            traceback.print_exception(error.__cause__.__cause__)  # of a model's or plugin's own code
         print_error(str(error))
     except _ClickException as error:
         message = error.format_message()

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
@@ -17,13 +17,10 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from results.analysis.published import find_source
 from results.printable import NAMED, plain
 from results.report.terminal import showable, unglued
+from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
-
-if TYPE_CHECKING:
-    from results.report.table import ResultTable
 
 LONGEST = 600
 """Characters of an error's sentence."""
@@ -44,6 +41,7 @@ class PlainConsole(Console):
         return size
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does it, in characters that the terminal has."""
         if isinstance(renderable, Text):
             renderable = showable(renderable, self.encoding)
         for segment in super().render(renderable, options):
@@ -54,6 +52,7 @@ class Group(TyperGroup):
     """Lists its commands with all of their first paragraphs, of which typer cuts the ends."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(name, str(self.commands[name].help).split("\n\n")[0]) for name in self.list_commands(ctx)]
@@ -71,6 +70,11 @@ app = typer.Typer(
 console = PlainConsole(emoji=False)  # MODULE:x:… is no emoji
 errors = PlainConsole(stderr=True, emoji=False)
 
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="A file or module with methods, networks or data of your own; its code is run."),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in a model's or plugin's code an error arose.")]
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 
@@ -86,6 +90,7 @@ class HelpFormatter(_Context.formatter_class):  # type: ignore[misc]
         super().__init__(width=max(1, min(console.width, 100)))
 
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write names and their meanings, side by side or one below the other."""
         rows = [(name, plain(meaning, console.encoding)) for name, meaning in rows]
         if self.width >= 72:
             super().write_dl(rows, col_max, col_spacing)
@@ -96,6 +101,7 @@ class HelpFormatter(_Context.formatter_class):  # type: ignore[misc]
                 self.write(f"    {line}\n")
 
     def getvalue(self) -> str:
+        """The help, in characters that the terminal has."""
         return plain(super().getvalue(), console.encoding)  # typer would write UTF-8 where the terminal takes ASCII
 
 
@@ -158,60 +164,25 @@ def merged_run(text: str) -> RunFolder:
     return folder
 
 
-def merge_and_report(
-    folder: RunFolder, published: str | None = None, *, quiet: bool = False, again: bool = True
-) -> None:
-    """Merge what is finished and show it, unless `quiet`. A folder without shards is reported from its Parquet files as
-    they are. Unless `again`, a report that is of what the run holds now is shown and not made again."""
-    if not folder.description.exists() and not folder.certificates.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(folder.description))
-    if published is not None:
-        find_source(published)
+def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
+    """Merge what is finished, report it and show it."""
+    print_report(folder, update_report(folder, published))
 
-    # These take a second to import.
-    from results.report.formats import to_terminal
-    from results.report.tables import tables_of
-    from results.store.lock import RunLock
-    from results.store.reported import is_current
-    from results.store.run import read_run
 
-    # In turn: an older state must not be written over a newer one.
-    with RunLock(folder, name="report", wait=True):
-        if again or not is_current(folder):
-            unfinished, tables = _merged_and_reported(folder, published)
-        else:
-            run = read_run(folder.path)
-            unfinished, tables = run.missing, list(tables_of(run))
+def print_report(folder: RunFolder, report: Report) -> None:
+    """Show the tables, what is not in them, and where the files are."""
+    from results.report.formats import to_terminal  # which takes a second to import
+
     settings: dict[str, None] = {}
-    if quiet:
-        return
-    for table in tables:
+    for table in report.tables:
         console.print(to_terminal(table), "")
         settings[" ".join(table.setting)] = None
     for setting in settings:
         console.print(Text(setting, "italic"), "")
-    for trial_id in unfinished:
+    for trial_id in report.unfinished:
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
-
-
-def _merged_and_reported(folder: RunFolder, published: str | None) -> tuple[Sequence[str], Sequence[ResultTable]]:
-    """The trials that are not finished, and the tables of the others."""
-    from results.report.write import write_report
-    from results.store.merge import merge_run
-    from results.store.reported import note_report, sources
-
-    unfinished: list[str] = []
-    made_from = ""
-    if folder.description.exists() and (folder.path / "trials").is_dir():
-        made_from = sources(folder)
-    if made_from or not folder.certificates.exists():
-        unfinished = merge_run(folder)
-    tables = write_report(folder, published)
-    if made_from and published is None:
-        note_report(folder, made_from)
-    return unfinished, tables
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:
@@ -234,11 +205,5 @@ def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) 
 
 
 def names(text: str | None) -> list[str] | None:
+    """The names in a text with commas."""
     return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def numbers(option: str, text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text!r}: must be numbers separated by commas, such as .25,.5") from None

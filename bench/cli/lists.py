@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from bench.cli.base import app, console
+from rich.markup import escape
+
+from bench.cli.base import DebugOption, PluginOption, app, console, errors, user_errors
 from results.report.terminal import Heading, Sheet
 
 
 @app.command()
-def grids() -> None:
+def grids(
+    plugin: PluginOption = None,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
+) -> None:
     """The grids that come with the program."""
     from bench.settings.grid import SHIPPED, load_grid
+    from bench.settings.plugins import load_plugins
 
+    with user_errors():
+        load_plugins(plugin or ())
     loaded = {name: load_grid(name) for name in SHIPPED}
     rows = [[name, str(len(grid.trials())), grid.description] for name, grid in loaded.items()]
     console.print(Sheet([Heading("grid"), Heading("trials", right=True), Heading("what it is", least=24)], rows))
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    plugin: PluginOption = None,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
+) -> None:
     """The training methods and their options."""
     from dataclasses import fields
 
-    from methods import METHODS
+    from bench.settings.plugins import load_plugins
+    from methods import METHODS, RegistryError
 
+    with user_errors():
+        load_plugins(plugin or ())
     rows = []
-    for name, method in METHODS.items():
+    for name in METHODS:
+        try:
+            method = METHODS.find(name)
+        except RegistryError as error:  # an installed package that is broken
+            errors.print(f"[yellow]warning:[/yellow] {escape(str(error))}", highlight=False, soft_wrap=True)
+            continue
         options = "\n".join(f"{field.name} = {field.default}" for field in fields(method))
         rows.append([name, method.title, options, method.source])
     headings = [Heading("method"), Heading("title", least=12), Heading("options"), Heading("source", least=12)]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.base import (
+    DebugOption,
     Group,
+    PluginOption,
     RunArgument,
     UserError,
     app,
@@ -41,7 +43,6 @@ FactoriesOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="MODULE:FACTORY of rows that are not of our training; its code is run."),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in a model's own code an error arose.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
 
@@ -64,6 +65,7 @@ def certify(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Copies of a forward pass; as many as the model and memory take.")
     ] = None,
+    plugin: PluginOption = None,
     debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
@@ -71,7 +73,9 @@ def certify(
     with stopped_in_order(), user_errors():
         from bench.data import dataset_name, resolve_data
         from bench.models.sources import open_model
+        from bench.settings.plugins import load_plugins
 
+        load_plugins(plugin or ())
         chosen = {
             "n0": n0,
             "n": n,
@@ -144,11 +148,15 @@ def verify(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Chooses the rows; by chance where not given, so that none is safe.")
     ] = None,
+    plugin: PluginOption = None,
     debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify random rows of a run again from the stored weights and compare the counts."""
     with user_errors():
         folder = merged_run(run)
+        from bench.settings.plugins import load_plugins
+
+        load_plugins(plugin or ())
         from bench.audit.verify import outcomes, verify_run
 
         seed = secrets.randbits(31) if seed is None else seed
@@ -172,11 +180,15 @@ def attack(
     data: DataOption = None,
     model: FactoriesOption = None,
     seed: SeedOption = 0,
+    plugin: PluginOption = None,
     debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     with user_errors():
         folder = merged_run(run)
+        from bench.settings.plugins import load_plugins
+
+        load_plugins(plugin or ())
         from bench.audit.attack import Attack, attack_run
 
         inside, accuracy = attack_run(
@@ -202,11 +214,11 @@ def perf_certify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
-    from bench.settings.architectures import residual_blocks
+    from bench.settings.registries import check_network
 
     with user_errors():
         if "/" not in model:
-            residual_blocks(model)  # refuses a wrong name before torch is imported
+            check_network(model)  # refuses a wrong name before torch is imported
         from bench.audit.perf import measure
 
         found = measure(model, sigma=sigma, rounds=rounds, images=images)

@@ -11,33 +11,35 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.base import UserError, app, console, errors, names, numbers, user_errors
+from bench.cli.base import DebugOption, UserError, app, console, errors, user_errors
+from bench.cli.options import takes_run_options
+from bench.settings.options import RunOptions
+from bench.settings.registries import DATASETS
 from results.store.secrecy import masked
 
-Arguments = Annotated[
-    list[str] | None, typer.Argument(help="Options of `bench run`.", metavar="--grid GRID --out OUT ...")
-]
 
-
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command()
+@takes_run_options(grid_required=False)
 def submit(
-    arguments: Arguments = None,
+    given: dict[str, Any],
     address: Annotated[str, typer.Option(help="Dashboard of the cluster.")] = "http://127.0.0.1:8265",
     allow_unauthenticated: Annotated[
         bool, typer.Option("--allow-unauthenticated", help="Also to a cluster that takes commands from anybody.")
     ] = False,
     follow: Annotated[str | None, typer.Option(help="Come back to a job.", metavar="JOB")] = None,
     stop: Annotated[str | None, typer.Option(help="Stop a job.", metavar="JOB")] = None,
+    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
-    """`bench run` as a Ray job on a running cluster, with this program, its methods and the grid from here.
+    """`bench run` as a Ray job on a running cluster, with this program, the grid and plugins from here.
 
     The log is followed until the job ends; Ctrl-C leaves the job running.
     """
-    given = arguments or []
     if (follow or stop) and (given or (follow and stop)):
         raise UserError("--follow and --stop take the name of a job and nothing else but --address")
-    if not (follow or stop):
-        grid = _check(given)
+    if "://" not in address:
+        raise UserError("--address names the dashboard, as in http://127.0.0.1:8265; the run itself finds its cluster")
+    with user_errors():
+        options = None if follow or stop else _checked(given)
     try:
         from cluster.submit import jobs_at  # after the check, for ray takes a second to import
     except ImportError as error:
@@ -50,12 +52,11 @@ def submit(
             console.print(f"{stop} {'is told to stop' if jobs.stop(stop) else 'had ended already'}", highlight=False)
             return
         back = f"bench submit --address {shlex.quote(address)}{' --allow-unauthenticated' * allow_unauthenticated}"
-        job = follow
-        if not job:
+        if options:
             allowed = [] if jobs.authenticated else ["--allow-unauthenticated"]
             with tempfile.TemporaryDirectory(prefix="bench-submit-") as temporary:
-                given = _pack(Path(temporary), grid, given)
-                command = shlex.join(["-m", "bench", "run", *given, "--address", "auto", *allowed])
+                there = _pack(Path(temporary), options)
+                command = shlex.join(["-m", "bench", "run", *there.arguments(), "--address", "auto", *allowed])
                 job = jobs.submit(Path(temporary), command, {"BENCH_GIT_COMMIT": git_commit() or ""})
             errors.print(f"Job {job}. To come back to it: {back} --follow {job}", highlight=False, soft_wrap=True)
         try:
@@ -72,46 +73,44 @@ def submit(
     raise typer.Exit(0 if succeeded else 1)
 
 
-def _check(arguments: list[str]) -> str:
-    """Refuse here what `bench run` would refuse there. Returns the grid."""
-    from bench.settings.grid import load_grid
-
+def _checked(given: dict[str, Any]) -> RunOptions:
+    """The options; refuses here what `bench run` would refuse there."""
+    if "grid" not in given:
+        raise UserError("Missing option '--grid'; see `bench submit --help`")
+    options = RunOptions.of(**given)
+    arguments = options.arguments()
     if masked(arguments) != arguments:
         raise UserError("a job's command line is no place for credentials: they belong into the cluster's environment")
-
-    run: Any = typer.main.get_command(app)
-    with run.commands["run"].make_context("bench run", list(arguments), parent=None) as parsed:
-        options = parsed.params
-    if options["address"]:
-        raise UserError("--address names the dashboard, as in http://127.0.0.1:8265; the run itself finds its cluster")
-    with user_errors():
-        changes = [*(options["set_"] or []), *(["certify.skip_misclassified=false"] if options["full"] else [])]
-        sigmas = numbers("--sigmas", options["sigmas"])
-        grid = load_grid(
-            options["grid"], changes, data=options["data"], methods=names(options["methods"]), sigmas=sigmas
+    grid, _ = options.open()
+    out = options.out
+    if out is None or not ("://" in out or Path(out).is_absolute()):
+        raise UserError(
+            f"--out {out or 'is missing'}: must be an absolute path that every node has, or a URL such as "
+            "s3://bucket/run, for a job's own folder is lost with it"
         )
-        out = options["out"]
-        if out is None or not ("://" in out or Path(out).is_absolute()):
-            raise UserError(
-                f"--out {out or 'is missing'}: must be an absolute path that every node has, or a URL such as "
-                "s3://bucket/run, for a job's own folder is lost with it"
-            )
-        if grid.data not in ("synthetic", "cifar10") and "://" not in grid.data and not Path(grid.data).is_absolute():
-            raise UserError(f"data {grid.data}: must be synthetic, cifar10, a URL, or an absolute path on every node")
-    return str(options["grid"])
+    if grid.data not in DATASETS and "://" not in grid.data and not Path(grid.data).is_absolute():
+        known = ", ".join(DATASETS)
+        raise UserError(f"data {grid.data}: must be {known}, a URL, or an absolute path on every node")
+    return options
 
 
-def _pack(folder: Path, grid: str, arguments: list[str]) -> list[str]:
-    """Copy the program, and the grid where it is a file; the arguments that name it there."""
+def _pack(folder: Path, options: RunOptions) -> RunOptions:
+    """Copy the program, the grid and plugins where they are files; the options that name them there."""
     from bench.settings.grid import SHIPPED
+    from bench.settings.plugins import is_file
 
     for package in ("bench", "methods", "cluster", "results"):
         [source, *_] = importlib.import_module(package).__path__
         shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    if grid in SHIPPED:
-        return arguments
-    copy = f"grids/{Path(grid).name}"
-    (folder / "grids").mkdir()
-    shutil.copy(grid, folder / copy)
-    there = {grid: copy, f"--grid={grid}": f"--grid={copy}"}
-    return [there.get(argument, argument) for argument in arguments]
+
+    def copied(file: str, place: str) -> str:
+        (folder / place).mkdir(parents=True)
+        return str(Path(shutil.copy(Path(file).expanduser(), folder / place)).relative_to(folder))
+
+    grid = options.grid if options.grid in SHIPPED else copied(options.grid, "grids")
+    # Each in a folder of its own, for two may have one name.
+    plugins = [
+        copied(plugin, f"plugins/{number}") if is_file(plugin) else plugin
+        for number, plugin in enumerate(options.plugins)
+    ]
+    return options.model_copy(update={"grid": grid, "plugins": plugins})

@@ -1,4 +1,4 @@
-"""Image sets: synthetic, CIFAR-10, a folder of Parquet files, or a folder of image folders; here or in a store.
+"""Image sets: by name, a folder of Parquet files, or a folder of image folders; here or in a store.
 
 from bench.data import load_images
 train = load_images("synthetic", "train")     # .images (count, 3, height, width) uint8, .labels (count,) int64
@@ -6,45 +6,61 @@ train = load_images("synthetic", "train")     # .images (count, 3, height, width
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import dataset_name, holds_batches, load_folder
+from bench.data.files import holds_batches, load_folder, name_of_folder
 from bench.data.imageset import DataError, ImageSet, Split
-from bench.data.synthetic import COUNTS, draw_synthetic
+from bench.data.named import load_named, name_of_named
+from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
 
 __all__ = ["DataError", "ImageSet", "Split", "count_images", "dataset_name", "load_images", "resolve_data"]
 
 
 def resolve_data(data: str) -> str:
-    """What every worker can load: "synthetic", the absolute path of a folder, or the URL of one (s3://…).
+    """What every worker can load: the name of a data set, the absolute path of a folder, or the URL of one (s3://…).
 
     Args:
-        data: "synthetic", "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), a folder or its URL.
+        data: "synthetic", "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the name of another
+            registered data set, a folder or its URL.
 
     Raises:
         DataError: CIFAR-10 is neither there nor to be had.
         ValueError: a URL that cannot be opened.
     """
-    if data == "synthetic":
-        return data
-    if data == "cifar10":
+    if data == "cifar10":  # workers are told where it is, for ./data is another folder to them
         from bench.data.cifar10 import find_cifar10  # torchvision takes seconds to import
 
-        return str(find_cifar10(_place_of_cifar10() or Path("data")))
-    return str(location(data))
+        return str(find_cifar10(Path("data")))
+    return data if data in DATASETS else str(location(data))
+
+
+def dataset_name(data: str) -> str:
+    """What tables call the data. Where it is not this program's own, the name carries a fingerprint of its images and
+    labels, in their order.
+
+    Files of a folder that are not read are named in one warning.
+
+    Raises:
+        DataError: a folder that is not there, or that holds no usable images; or as `load_images`.
+        StorageError: the store gives no answer.
+    """
+    return name_of_named(data) if data in DATASETS else name_of_folder(data)
 
 
 def count_images(data: str, split: Split) -> int:
-    """How many images a split has; those of a folder are all read, and refused if they are not usable.
+    """How many images a split has; they are all read, and refused if they are not usable.
 
     Raises:
         DataError, StorageError: as `load_images`.
     """
-    return COUNTS[split] if data == "synthetic" else len(load_images(data, split))
+    if data == "synthetic":  # to draw them takes a second
+        from bench.data.synthetic import COUNTS
+
+        return COUNTS[split]
+    return len(load_images(data, split))
 
 
 @lru_cache(maxsize=2)
@@ -63,24 +79,16 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
         DataError: nothing there, or not readable as images of one size with labels; says what was looked for.
         StorageError: the store gives no answer.
     """
-    if data == "synthetic":
-        return draw_synthetic(split)
-    place = location(resolve_data(data))
+    if data in DATASETS:
+        return load_named(data, split)
+    place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
     if dataset == "cifar10" and not folder.exists():
         from bench.data.cifar10 import find_cifar10
 
-        folder = find_cifar10(_place_of_cifar10() or cache())
+        folder = find_cifar10(cache())
     if holds_batches(folder):
         from bench.data.cifar10 import load_batches
 
         return load_batches(folder, split)
     return load_folder(folder, split)
-
-
-def _place_of_cifar10() -> Path | None:
-    given = os.environ.get("BENCH_DATA")
-    place = location(given) if given else None
-    if isinstance(place, RemotePath):
-        raise DataError(f"BENCH_DATA={given}: must be a folder of this machine; --data takes a URL")
-    return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,15 +11,24 @@ import numpy as np
 from torchvision.datasets import CIFAR10
 
 from bench.data.imageset import DataError, ImageSet, Split
+from bench.settings.registries import register_dataset
+from results.store.folder import RemotePath, location
+
+
+@register_dataset("cifar10")
+def load_cifar10(split: Split) -> ImageSet:
+    """A split from under $BENCH_DATA or ./data; raises as `find_cifar10` and `load_batches`."""
+    return load_batches(find_cifar10(Path("data")), split)
 
 
 def find_cifar10(root: Path) -> Path:
-    """The folder of CIFAR-10's batches under `root`, absolute; downloaded when absent, maybe by several processes.
+    """The folder of CIFAR-10's batches under $BENCH_DATA, or under `root` where that is not set, absolute; downloaded
+    when absent, maybe by several processes.
 
     Raises:
         DataError: it is not there and cannot be downloaded; says where to put it.
     """
-    root = root.absolute()
+    root = (_given_place() or root).absolute()
     folder: Path = root / CIFAR10.base_folder
     if not folder.is_dir():
         try:
@@ -30,6 +40,14 @@ def find_cifar10(root: Path) -> Path:
                 "folder of Parquet files"
             ) from None
     return folder
+
+
+def _given_place() -> Path | None:
+    given = os.environ.get("BENCH_DATA")
+    place = location(given) if given else None
+    if isinstance(place, RemotePath):
+        raise DataError(f"BENCH_DATA={given}: must be a folder of this machine; --data takes a URL")
+    return place
 
 
 def _download(root: Path, folder: Path) -> None:

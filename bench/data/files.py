@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bench.data.fetch import fetched
 from bench.data.imageset import DataError, ImageSet, Split
+from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
 
 IMAGE_COLUMNS = ("img", "image")
@@ -48,8 +49,8 @@ class _Encoded:
     """Names of the labels, where the files tell."""
 
 
-def dataset_name(data: str) -> str:
-    """What tables call the data. A folder's name carries a fingerprint of its images and labels, in their order.
+def name_of_folder(data: str) -> str:
+    """What tables call a folder or its URL: its own name and a fingerprint of its images and labels, in their order.
 
     Files that are not read are named in one warning.
 
@@ -57,8 +58,6 @@ def dataset_name(data: str) -> str:
         DataError: a folder that is not there, or that holds no usable images.
         StorageError: the store gives no answer.
     """
-    if data in ("synthetic", "cifar10"):
-        return data
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else _existing(place)
     if holds_batches(folder):
@@ -104,7 +103,10 @@ def load_folder(folder: Path, split: Split) -> ImageSet:
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise DataError(f"data {str(folder)!r} is not a folder; allowed: synthetic, cifar10, or a folder of images")
+        raise DataError(
+            f"data {str(folder)!r} is not a folder; allowed: {', '.join(DATASETS)}, or a folder of images (one of your "
+            "own: give --plugin)"
+        )
     return folder
 
 

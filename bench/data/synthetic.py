@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.data.imageset import ImageSet, Split
+from bench.settings.registries import register_dataset
 
 SIZE = 32
 CLASSES = 10
@@ -14,6 +15,7 @@ CHUNK = 100
 """Images drawn at once: so many stay in a core's cache."""
 
 
+@register_dataset("synthetic")
 def draw_synthetic(split: Split) -> ImageSet:
     """The split's images, the same on every machine: as many of each class, in random order.
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
 from bench.models.decomposition import LinearDecomposition
 from bench.settings.trial import Trial
-from methods.consistency import Ensemble
 from results.errors import BenchError
 from results.store.folder import AnyPath, RunFolder, sha256_of, write_whole
 from results.store.records import TrainingRecord
@@ -25,6 +24,7 @@ class CheckpointError(BenchError):
 
 
 def save_tensors(path: AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and metadata as safetensors, whole."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # save_file would write to a temporary file of its own beside ours, and leave it behind if killed.
     write_whole(path, lambda temporary: temporary.write_bytes(save(contiguous, metadata)))
@@ -102,7 +102,7 @@ def load_model(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
         path = run.trial(part.trial_id).model
         tensors, _ = load_tensors(path, part.training_id)
         models.append(restore_classifier(part, tensors, num_classes, path).eval())
-    objective = trial.objective
-    if isinstance(objective, Ensemble):
-        return Consensus(models, objective.consensus) if objective.consensus else MeanLogits(models)
-    return models[0]
+    if not trial.members:
+        return models[0]
+    first = trial.objective.members_asked_first
+    return Consensus(models, first) if first else MeanLogits(models)

@@ -9,38 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.models.decomposition import LinearDecomposition
-from bench.settings.architectures import residual_blocks
+from bench.models.networks import build_network
+from bench.settings.registries import DEFAULT_WIDTH
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 
 def build_model(
-    name: str, *, num_classes: int, width: int = 16, decomposition: LinearDecomposition | None = None
+    name: str, *, num_classes: int, width: int = DEFAULT_WIDTH, decomposition: LinearDecomposition | None = None
 ) -> Classifier:
-    """A classifier with He (fan-out) initialisation from torch's global random state.
+    """A classifier whose weights are drawn from torch's global random state.
 
     Args:
-        name: "resnet110" or any resnet{6n+2} (He et al. 2016, section 4.2), or "tiny" for smoke runs.
+        name: "resnet110" or any resnet{6n+2} (He et al. 2016, section 4.2), "tiny" for smoke runs, or a network that is
+            registered (`bench.register_network`).
         num_classes: number of logits.
         width: channels of the first stage; the second and third have two and four times as many.
         decomposition: fixed projection of the noisy images in front of everything else (thesis section 4.2).
 
     Raises:
-        ValueError: an unknown name, a depth that is not 6n+2, or width or num_classes below 1 or 2.
+        ValueError: as `bench.models.networks.build_network`, or width or num_classes below 1 or 2.
     """
     if width < 1:
         raise ValueError(f"width = {width}: must be at least 1")
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: must be at least 2")
-    blocks = residual_blocks(name)
-    network: nn.Module = ResNet(blocks, width, num_classes) if blocks else Tiny(width, num_classes)
-    network.apply(_initialise)
-    return Classifier(network, decomposition)
+    return Classifier(build_network(name, num_classes, width), decomposition)
 
 
 class Classifier(nn.Module):
@@ -57,6 +55,7 @@ class Classifier(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
         if self.decomposition is not None:
             images = self.decomposition(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
@@ -77,6 +76,7 @@ class MeanLogits(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
         return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
 
 
@@ -93,6 +93,7 @@ class Consensus(MeanLogits):
         self._ask = torch.compiler.disable(_ask_others)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
         first = torch.stack([member(images).float() for member in self.members[: self.consensus]])
         answers = first.argmax(dim=2)
         # where all of them have the same largest logit, so has their mean
@@ -113,69 +114,3 @@ def kind_of(model: nn.Module) -> str:
     if isinstance(model, Consensus):
         return f"{model.consensus}-consensus of {len(model.members)}"
     return f"mean of {len(model.members)} logits" if isinstance(model, MeanLogits) else "network"
-
-
-class ResNet(nn.Module):
-    """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes."""
-
-    def __init__(self, blocks: int, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.stem = _conv_norm(3, width, kernel=3, stride=1)
-        channels = [width, width, 2 * width, 4 * width]
-        self.blocks = nn.Sequential(
-            *(
-                BasicBlock(channels[stage - 1] if first else channels[stage], channels[stage], 2 if first else 1)
-                for stage in (1, 2, 3)
-                for first in [stage > 1] + [False] * (blocks - 1)
-            )
-        )
-        self.head = nn.Linear(4 * width, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.blocks(F.relu(self.stem(images)))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
-        return logits
-
-
-class BasicBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.first = _conv_norm(channels_in, channels_out, kernel=3, stride=stride)
-        self.second = _conv_norm(channels_out, channels_out, kernel=3, stride=1)
-        same = stride == 1 and channels_in == channels_out
-        self.shortcut: nn.Module = (
-            nn.Identity() if same else _conv_norm(channels_in, channels_out, kernel=1, stride=stride)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.relu(self.second(F.relu(self.first(features))) + self.shortcut(features))
-
-
-class Tiny(nn.Module):
-    """Three strided convolutions: enough for the synthetic images, cheap enough for a smoke run."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            _conv_norm(3, width, kernel=5, stride=2),
-            nn.ReLU(),
-            _conv_norm(width, 2 * width, kernel=3, stride=2),
-            nn.ReLU(),
-            _conv_norm(2 * width, 4 * width, kernel=3, stride=2),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(4 * width, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.layers(images).mean(dim=(2, 3)))
-        return logits
-
-
-def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

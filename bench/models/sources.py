@@ -29,6 +29,8 @@ class SourceError(BenchError):
 
 @dataclass(frozen=True)
 class Source:
+    """A model, and where it is from."""
+
     model: nn.Module
     """On the CPU, in evaluation mode."""
     where: str

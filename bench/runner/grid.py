@@ -1,71 +1,172 @@
-"""A grid, run: trials become jobs, jobs run on a cluster."""
+"""A grid, run from its beginning to its report.
+
+from bench import run_grid
+run = run_grid("smoke", out="runs/smoke", set=["certify.n=200"], quiet=True)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
-from bench.runner.state import trial_task
-from bench.runner.trial_work import TrialWork
-from bench.settings.trial import Trial
-from cluster import GroupSize, Job, run_jobs
-from results.store.folder import RunFolder, refresh
-from results.store.records import StateRecord
+from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
+from bench.runner.stages import unfinished
+from bench.settings.options import RunOptions
+from results.report.update import Report, update_report
+from results.store.folder import RunFolder
+
+if TYPE_CHECKING:
+    from bench.settings.grid import Grid
+    from bench.settings.trial import Trial
+    from cluster import GroupSize
+    from results.store.run import Run
 
 
-def default_group(
-    workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]]
-) -> GroupSize:
-    """The worker group of every trial: by default one worker per GPU of the largest node, or two that share its cores.
+class RunFailedError(RuntimeError):
+    """Trials of a run failed; the others are finished, merged and reported. The message has the first reason."""
 
-    A worker's CPUs are by default its share of the cores, such that workers of other groups find theirs too.
 
-    Args:
-        nodes: CPUs and GPUs of every node.
+class Audience(Protocol):
+    """Who is told how a run goes."""
 
-    Raises:
-        ResourceError: several workers on parts of GPUs, between which there is no DDP.
-    """
-    accelerators, cores = max((int(gpus), int(cpus)) for cpus, gpus in nodes)
-    if gpus is None:
-        gpus = float(accelerators > 0)
-    if workers is None:
-        # On a part of a GPU trials are alone, side by side.
-        workers = max(1, accelerators) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
-    refuse_parts_of_gpus(workers, gpus)
-    # A group of more workers than the node has GPUs goes over several nodes.
-    sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))
-    return GroupSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
+    def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
+        """The trials are known, and the resources of each; None where nothing is left to do."""
+
+    def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
+        """A block in which the trials run."""
+
+    def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
+        """Trials have failed, by id with the reason of each."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    folder: RunFolder
+    failed: dict[str, str]
+    """The reason by the id of the trial."""
+    report: Report | None
+    """None where no trial of the grid succeeded."""
 
 
 def run_grid(
-    left: Mapping[str, tuple[Trial, bool]],
-    run: RunFolder,
-    size: GroupSize,
-    *,
-    shard_size: int,
-    tensorboard: bool = False,
-) -> dict[str, str]:
-    """Bring to its end what is left, as `bench.runner.stages.unfinished` finds it, on the cluster to which this
-    process is connected. Returns the ids of those that failed, each with the reason."""
-    jobs = plan_jobs(left, run, shard_size)
-    place = Path(str(run.path), "tensorboard") if tensorboard else None
-    failed = run_jobs(jobs, TrialWork(), size, stalled_after=stall_seconds(), tensorboard=place)
-    for job in jobs:
-        refresh(run.trial(job.name))
-    return failed
+    grid: str, *, address: str | None = None, allow_unauthenticated: bool = False, quiet: bool = False, **options: Any
+) -> Run:
+    """Train and certify a grid, finishing what is missing, then merge and report.
+
+    Args:
+        grid: the name of one that comes with the program, or a .toml file.
+        address: "auto" or HOST:PORT of a running Ray cluster; one of this machine is started where not given.
+        allow_unauthenticated: join a cluster also where it takes commands from anybody.
+        quiet: show no progress.
+        options: fields of `bench.settings.options.RunOptions`, such as out="runs/mine", sigmas=[0.5],
+            set=["certify.n=200"], plugins=["mine.py"].
+
+    Returns:
+        The run as `results.read_run` reads it; other trials of its folder included.
+
+    Raises:
+        ValueError, OSError, ClusterError: wrong options, grid, data, folder or cluster, in one sentence each.
+        RunFailedError: a trial failed; the rest is there all the same.
+    """
+    from results.store.run import read_run
+
+    finished = finish_grid(
+        RunOptions.of(grid=grid, **options),
+        address=address,
+        allow_unauthenticated=allow_unauthenticated,
+        audience=_Notebook(quiet=quiet),
+    )
+    if finished.failed:
+        name, reason = next(iter(finished.failed.items()))
+        more = f", and {len(finished.failed) - 1} more" if len(finished.failed) > 1 else ""
+        raise RunFailedError(f"{name}: {reason}{more} (log: {finished.folder.trial(name).log})")
+    return read_run(finished.folder.path)
 
 
-def plan_jobs(left: Mapping[str, tuple[Trial, bool]], run: RunFolder, shard_size: int) -> list[Job]:
-    """A job for everything that is left, as `bench.runner.stages.unfinished` finds it."""
-    for name in left:
-        StateRecord(state="waiting").write(run.trial(name).state)
-    jobs = []
-    for name, (trial, certify) in left.items():
-        task = trial_task(trial, run, certify=certify, shard_size=shard_size)
-        after = [member.trial_id for member in trial.members if member.trial_id in left]
-        jobs.append(Job(name, {**task}, task["log"], after))
-    # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble. What needs no
-    # spectrum before shows its first epoch sooner.
-    return sorted(jobs, key=lambda job: (len(job.after), left[job.name][0].decomposition_ratio is not None))
+def finish_grid(
+    options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: Audience
+) -> Finished:
+    """As `run_grid`; raises nothing where trials fail."""
+    loaded, plugins = options.open()
+    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
+    stall_seconds()
+    folder = options.folder
+    loaded, dataset = _with_data(loaded)
+
+    from bench.data.thumbnails import keep_thumbnails
+    from results.store.description import add_trials, make_room
+    from results.store.lock import RunLock, end_command
+
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        stack.enter_context(RunLock(folder, on_lost=end_command))
+        make_room(folder, fresh=options.fresh)
+        trials = loaded.trials(dataset)
+        left = unfinished(trials, folder)
+        size: GroupSize | None = None
+        if left:
+            # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
+            from bench.runner.jobs import default_group, run_trials
+            from cluster import connected, node_resources
+
+            joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
+            stack.enter_context(joining)
+            size = default_group(options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources())
+        details: dict[str, Any] = {"group": asdict(size)} if size else {}  # or as it was
+        add_trials(folder, trials, grid=loaded.model_dump(), **details)
+        if left or not folder.thumbnails.exists():
+            keep_thumbnails(folder, trials)
+        audience.begins(trials, dataset, size, folder)
+        if size:
+            with audience.watching(folder):
+                failed = run_trials(
+                    left,
+                    folder,
+                    size,
+                    shard_size=options.shard_size,
+                    tensorboard=options.tensorboard,
+                    plugins=plugins,
+                )
+        if failed:
+            audience.fails(folder, failed)
+        some = any(trial.trial_id not in failed for trial in trials)
+        return Finished(folder, failed, update_report(folder, again=bool(left)) if some else None)
+
+
+def _with_data(grid: Grid) -> tuple[Grid, str]:
+    """The grid with its data where every worker finds it, and the name of the data.
+
+    Raises:
+        DataError, ValueError: the data is wrong or too little, which is refused before anything starts.
+    """
+    from bench.data import count_images, dataset_name, resolve_data
+    from results.store.shards import evenly_spaced
+
+    data = resolve_data(grid.data)
+    dataset = dataset_name(data)
+    evenly_spaced(count_images(data, "train"), grid.train.images)
+    evenly_spaced(count_images(data, "test"), grid.certify.images)
+    return grid.model_copy(update={"data": data}), dataset
+
+
+class _Notebook:
+    """An audience that sees the progress alone, as `bench run` shows it."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
+        pass
+
+    def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
+        from rich.console import Console
+
+        from bench.runner.display import shown
+
+        return shown(folder, Console(), quiet=self.quiet)
+
+    def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
+        pass  # the error that follows tells

@@ -177,6 +177,8 @@ def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
         update={
             "training_id": trial.training_id,
             "title": trial.objective.title,
+            "variant_of": trial.objective.variant_of,
+            "colour_group": trial.objective.colour_group,
             "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "members": [member.trial_id for member in trial.members],
             "train_seconds": seconds,

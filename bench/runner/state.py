@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,6 +21,7 @@ from results.store.remote import RemotePath
 from results.store.schema import EPOCHS, read_table
 
 if TYPE_CHECKING:
+    from bench.settings.plugins import Plugin
     from bench.settings.trial import Trial
 
 LOG_SECONDS = 30.0  # a store takes whole files
@@ -38,9 +41,12 @@ class Task(TypedDict):
     certify: bool
     """False for a member that only an ensemble needs."""
     shard_size: int
+    plugins: list[dict[str, str | None]]
+    """Fields of `bench.settings.plugins.Plugin`, of those that a worker loads first."""
 
 
-def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int) -> Task:
+def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int, plugins: Sequence[Plugin] = ()) -> Task:
+    """What a worker needs to know of a trial."""
     return Task(
         trial_id=trial.trial_id,
         settings=trial.model_dump_json(),
@@ -48,10 +54,12 @@ def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int) 
         log=local_log(run.trial(trial.trial_id)),
         certify=certify,
         shard_size=shard_size,
+        plugins=[asdict(plugin) for plugin in plugins],
     )
 
 
 def trial_folder(task: Task) -> TrialFolder:
+    """The files of the task's trial."""
     return RunFolder(location(task["run"])).trial(task["trial_id"])
 
 

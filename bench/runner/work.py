@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from bench.certify.shard import certify_shard
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
+from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
 from bench.train.loop import train
 from results.store.folder import RunFolder, location
@@ -69,4 +70,6 @@ def certify(task: Task, shard: list[int]) -> None:
 
 
 def _open(task: Task) -> tuple[Trial, RunFolder]:
+    for plugin in task["plugins"]:
+        Plugin(**plugin).load()  # type: ignore[arg-type]  # JSON values
     return Trial.model_validate_json(task["settings"]), RunFolder(location(task["run"]))

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from bench.settings.architectures import residual_blocks
+from bench.settings.registries import are_known, check_network, code_of
 from methods import METHODS, Method, get_method
 from results.store.settings import NativeTrial, short_digest
 
@@ -18,10 +18,22 @@ class Trial(NativeTrial):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        residual_blocks(self.model)
+        if self.code and not are_known(self.method, self.model):
+            raise ValueError(
+                f"the method {self.method!r} or the network {self.model!r} is not of this program: give --plugin with "
+                "the file or module that defines it"
+            )
+        check_network(self.model, self.width)
         objective = self.objective
         if objective.minibatches and self.train.batch < objective.copies:
             raise ValueError(f"train.batch = {self.train.batch}: must be at least copies = {objective.copies}")
+        code = code_of(self.method, self.model)
+        if self.code not in ("", code):
+            raise ValueError(
+                f"code = {self.code}: the method {self.method!r} or the network {self.model!r} has changed since, to "
+                f"{code or 'one of this program'}: give --plugin with the file as it was, or run the trial anew"
+            )
+        object.__setattr__(self, "code", code)  # nobody has seen it yet
         return self
 
     def __hash__(self) -> int:
@@ -51,7 +63,7 @@ class Trial(NativeTrial):
             return ()
         known = {field.name for field in fields(METHODS[method])}
         options = {key: value for key, value in self.options.items() if key in known}
-        shared = {"name": method, "method": method, "options": options}
+        shared = {"name": method, "method": method, "options": options, "code": code_of(method, self.model)}
         return tuple(
             self.model_copy(update=shared | {"seed": self.seed * objective.members + member})
             for member in range(objective.members)
@@ -63,7 +75,7 @@ class Trial(NativeTrial):
         return short_digest(self._identity(without={"name", "certify"}))
 
     def _identity(self, without: set[str]) -> dict[str, object]:
-        settings = super()._identity(without={*without, "options"})
+        settings = super()._identity(without={*without, "options", *([] if self.code else ["code"])})
         objective = self.objective  # with its defaults, so that spelling one out changes nothing
         return settings | {"options": {key: _number(value) for key, value in vars(objective).items()}}
 

@@ -327,6 +327,8 @@ def _finish(
     record = TrainingRecord(
         training_id=trial.training_id,
         title=objective.title,
+        variant_of=objective.variant_of,
+        colour_group=objective.colour_group,
         checkpoint_sha256=sha256_of(folder.model),
         num_classes=train_set.num_classes,
         classes=None if train_set.classes is None else list(train_set.classes),

@@ -221,12 +221,14 @@ def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows
     seconds = pc.sum(rows["seconds"]).as_py()
     copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     native = settings if isinstance(settings, NativeTrial) else None
-    recorded = TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()
+    recorded = (TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()) - {"variant_of"}
     return TrialRow(
         **training.model_dump(include=recorded),
         **settings.model_dump(include={"sigma", "seed", "dataset", "model"}),
         trial_id=trial_id,
         method=settings.name,
+        # by the grid, which may call a variant of a method as it likes, or as the method's class says
+        variant_of=training.variant_of or (native.method if native and native.method != native.name else None),
         epochs=native.train.epochs if native else None,
         decomposition_ratio=native.decomposition_ratio if native else None,
         n=settings.certify.n,

@@ -69,6 +69,9 @@ class TrainingRecord(FileRecord):
     """`Trial.training_id`, of a native trial."""
     title: str
     """The method's name in tables."""
+    variant_of: str | None = None
+    colour_group: str | None = None
+    """Both as `results.store.rows.TrialRow` has them."""
     checkpoint_sha256: str
     members: list[str] = []
     """Trials whose models form this one."""

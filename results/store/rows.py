@@ -92,6 +92,10 @@ class TrialRow(Record):
     method: str
     title: str
     """The method's name in tables."""
+    variant_of: str | None = None
+    """The method beside which figures show it: that of which the grid makes a variant, or as its class says."""
+    colour_group: str | None = None
+    """Rows of one have one colour in figures; null: a colour of its own."""
     sigma: Sigma
     seed: Natural
     dataset: str

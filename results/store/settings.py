@@ -148,6 +148,8 @@ class NativeTrial(CertifiedTrial):
     decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
     """Keep the directions whose variance exceeds ratio · σ²; no decomposition where not given."""
     train: TrainSettings = TrainSettings()
+    code: str = ""
+    """Digest of the source files of a method and a network that are not of this program."""
 
     @field_validator("options")
     @classmethod

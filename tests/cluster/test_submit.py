@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 import bench
+from bench.settings.options import RunOptions
 from results import read_run
 from results.store.folder import read_json
 
@@ -42,9 +43,15 @@ n = 600
 images = 30
 """
 OWN_METHOD = """
-from .base import Method
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+
+from bench import Method, register_method
 
 
+@register_method("halved")
 @dataclass(frozen=True, kw_only=True)
 class Halved(Method):
     title: ClassVar[str] = "Halved"
@@ -52,10 +59,8 @@ class Halved(Method):
 
     def loss(self, logits, labels, *, sigma, epoch):
         return F.cross_entropy(logits.flatten(0, 1), labels.repeat(logits.shape[0])) / 2
-
-
-METHODS["halved"] = Halved
 """
+OWN = ["--grid", "own.toml", "--plugin", "own.py"]
 SIZE = ["--workers", "3", "--gpus-per-worker", "0"]
 
 
@@ -78,15 +83,11 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def program(folder: Path) -> Path:
-    """A copy of the program with a method of the user's own in it, and a grid of it."""
+    """A copy of the program beside a method of the user's own and a grid of it."""
     home = Path(bench.__file__).parent.parent
     for package in ("bench", "methods", "cluster", "results"):
         shutil.copytree(home / package, folder / "program" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "program" / "methods" / "__init__.py").open("a") as source:
-        source.write(
-            "\nfrom dataclasses import dataclass\nfrom typing import ClassVar\n\nimport torch.nn.functional as F\n"
-        )
-        source.write(OWN_METHOD)
+    (folder / "program" / "own.py").write_text(OWN_METHOD)
     (folder / "program" / "own.toml").write_text(GRID)
     return folder / "program"
 
@@ -162,7 +163,7 @@ def run_bench(program: Path, environment: dict[str, str], *arguments: str) -> su
 
 def submit_and_leave(program: Path, cluster: Cluster, log: Path, *options: str) -> tuple[str, str]:
     """Submit, and press Ctrl-C once the job writes; the job and what was printed."""
-    arguments = ["submit", "--address", cluster.dashboard, "--grid", "own.toml", "--cpus-per-worker", "1", *SIZE]
+    arguments = ["submit", "--address", cluster.dashboard, *OWN, "--cpus-per-worker", "1", *SIZE]
     # A submitter's own credentials stay with the submitter.
     environment = {**cluster.environment, "BENCH_GIT_COMMIT": "0123abc", "AWS_SECRET_ACCESS_KEY": "hunter2"}
     with log.open("w") as output:
@@ -205,7 +206,7 @@ def test_a_job_on_three_nodes_ends_as_a_run_of_this_machine(cluster: Cluster, pr
     assert len(written) > 10
     assert not any(secret in text for text in written for secret in (b"hunter2", token))
 
-    here = ["run", "--grid", "own.toml", "--out", str(folder / "here"), "--cpus-per-worker", "0.3", *SIZE]
+    here = ["run", *OWN, "--out", str(folder / "here"), "--cpus-per-worker", "0.3", *SIZE]
     result = run_bench(program, cluster.environment, *here)
     assert result.returncode == 0, result.stderr
     pd.testing.assert_frame_equal(certificates(folder / "here"), certificates(folder / "run"))
@@ -234,7 +235,7 @@ def test_a_wrong_token_and_an_unknown_job_are_one_sentence(cluster: Cluster, pro
         (["submit", "--address", cluster.dashboard], cluster.dashboard),
         (["run", "--address", cluster.head], cluster.head),
     ):
-        result = run_bench(program, wrong, *arguments, "--grid", "own.toml", "--out", out)
+        result = run_bench(program, wrong, *arguments, *OWN, "--out", out)
         assert result.returncode == 2
         assert result.stderr.startswith(
             f"error: the Ray cluster at {cluster_name} refuses the token in RAY_AUTH_TOKEN: "
@@ -253,7 +254,7 @@ def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, progr
     options = ["--head", "--port", gcs, "--dashboard-port", dashboard, "--ray-client-server-port", client]
     with node(folder, "127.0.0.5", open_to_all, *options):
         url = f"http://127.0.0.1:{dashboard}"
-        out = ["--grid", "own.toml", "--out", str(folder / "open")]
+        out = [*OWN, "--out", str(folder / "open")]
         for environment, arguments in (
             (cluster.environment, ["submit", "--address", url]),
             (open_to_all, ["run", "--address", f"127.0.0.5:{gcs}"]),
@@ -288,6 +289,9 @@ def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, progr
         ),
         (["--grid", "smoke", "--out", "s3://key:secret@bucket/run"], "no place for credentials"),
         (["--follow", "a", "--stop", "b"], "--follow and --stop take the name of a job and nothing else"),
+        (["--grid", "smoke", "--out", "/run", "--plugin", "nowhere.py"], "--plugin nowhere.py: cannot be read"),
+        (["--grid", "smoke", "--out", "/run", "--address", "auto"], "--address names the dashboard, as in http://"),
+        (["--follow", "a", "--plugin", "mine.py"], "--follow and --stop take the name of a job and nothing else"),
         (["--follow", "a", "--grid", "smoke"], "--follow and --stop take the name of a job and nothing else"),
     ],
 )
@@ -301,3 +305,50 @@ def test_what_bench_run_would_refuse_is_refused_before_a_cluster_is_asked(
         cli.main()
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_job_is_sent_the_grid_and_the_plugins_and_is_told_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cli.submit import _pack
+
+    monkeypatch.chdir(tmp_path)
+    for place, text in (("a", "x = 1\n"), ("b c", "x = 2\n")):
+        Path(place).mkdir()
+        Path(place, "mine.py").write_text(text)
+    Path("own.toml").write_text(GRID)
+    given = {"grid": "own.toml", "out": "s3://bucket/run", "plugins": ["a/mine.py", "b c/mine.py", "json"]}
+    options = RunOptions.of(**given, sigmas=".25,.5", set=["cells.a.options.b='c d'"], full=True)
+    there = _pack(tmp_path / "job", options)
+    assert there.arguments() == [
+        "--grid=grids/own.toml", "--out=s3://bucket/run", "--sigmas=0.25,0.5", "--set=cells.a.options.b='c d'",
+        "--full", "--plugin=plugins/0/mine.py", "--plugin=plugins/1/mine.py", "--plugin=json",
+    ]  # fmt: skip
+    assert (tmp_path / "job" / "plugins/1/mine.py").read_text() == "x = 2\n"
+    assert (tmp_path / "job" / "grids/own.toml").read_text() == GRID
+    assert (tmp_path / "job" / "bench" / "cli" / "submit.py").exists()
+
+
+def test_the_arguments_of_options_are_read_as_those_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    from bench.cli.base import app
+
+    read: list[RunOptions] = []
+
+    def finish_grid(options: RunOptions, **_: object) -> None:
+        read.append(options)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bench.runner.grid.finish_grid", finish_grid)
+    for given in (
+        {"grid": "smoke"},
+        {"grid": "-odd", "data": "-d", "out": "--fresh", "set": ["a=-1", "--x=y", "z= "], "methods": ["a", "b"]},
+        {"grid": "g", "workers": 3, "cpus_per_worker": 0.1, "gpus_per_worker": 1 / 3, "shard_size": 5, "fresh": True},
+        {"grid": "g", "sigmas": [0.1 + 0.2, 1.0], "full": True, "tensorboard": True, "plugins": ["a.py", "b"]},
+        {"grid": "g", "gpus_per_worker": 0.0},
+    ):
+        options = RunOptions.of(**given)
+        with pytest.raises(ZeroDivisionError):
+            typer.main.get_command(app).main(["run", *options.arguments()], standalone_mode=False)
+        assert read.pop() == options

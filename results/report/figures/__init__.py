@@ -10,7 +10,13 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from results.report.figures.curves import BASELINE, figure_certified_accuracy, figure_decomposition, figure_p_a
+from results.report.figures.curves import (
+    BASELINE,
+    baselines,
+    figure_certified_accuracy,
+    figure_decomposition,
+    figure_p_a,
+)
 from results.report.figures.steps import curve
 from results.report.figures.style import save_figure
 from results.report.figures.theory import figure_principal_variances, figure_robustness_gradient
@@ -34,7 +40,7 @@ def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]
     methods = compared(run)
     if CONSISTENCY in methods and len(methods) > 1:
         yield "accuracy_by_epoch", figure_accuracy_by_epoch(run)
-    gaussian = {method for method in run.trials["method"] if method.startswith(BASELINE)}
+    gaussian = baselines(run)
     if BASELINE in gaussian and len(gaussian) > 1:
         yield "decomposition_curves", figure_decomposition(run, source)
     yield "robustness_gradient", figure_robustness_gradient()

@@ -30,6 +30,12 @@ class Words:
     note: str
 
 
+def baselines(run: Run) -> set[str]:
+    """The methods of `figure_decomposition`: Gaussian augmentation and its variants."""
+    trials = run.trials
+    return set(trials["method"][(trials["method"] == BASELINE) | (trials["variant_of"] == BASELINE)])
+
+
 def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
@@ -50,12 +56,13 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
 
 
 def figure_decomposition(run: Run, source: str = "thesis") -> Figure:
-    """As `figure_certified_accuracy`, for Gaussian augmentation with and without linear decomposition: methods named
-    gaussian….
+    """As `figure_certified_accuracy`, for Gaussian augmentation with and without linear decomposition: that method
+    and its variants.
 
     The title of a panel says how many directions each decomposition keeps.
     """
-    groups = [group for group in certified_groups(run) if group.method.startswith(BASELINE)]
+    methods = baselines(run)
+    groups = [group for group in certified_groups(run) if group.method in methods]
     words = Words("Certified accuracy with and without linear decomposition", "As Figure 5.3 of the thesis.")
     figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source, words)
     for sigma, panel in axes.items():

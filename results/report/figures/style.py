@@ -97,11 +97,27 @@ def looks(run: Run) -> dict[str, Look]:
 
     That list holds the thesis's methods first, in its order, so that they look the same in most runs, and also methods
     that only an ensemble's members are trained with. After seven methods the colours come again, with other dashes.
+    Methods of a colour group have the colour of the first of them, or of the method called so, with other dashes.
     """
     there = dict.fromkeys([*run.trials["method"], *run.epochs["method"]])
     methods = [*(method for method in published.ACCURACY_ORDER if method in there)]
     methods += [method for method in there if method not in methods]
-    return {method: _look(place) for place, method in enumerate(methods)}
+    grouped = run.trials.dropna(subset=["colour_group"])
+    groups = dict(zip(grouped["method"], grouped["colour_group"], strict=True))
+    leaders = {group: group if group in there else method for method, group in reversed(groups.items())}
+    followers = {
+        method: leaders[group] for method, group in groups.items() if method not in {leaders[group], *leaders.values()}
+    }
+    found = {method: _look(place) for place, method in enumerate(m for m in methods if m not in followers)}
+    for method, leader in followers.items():
+        found[method] = _beside(found[leader], found.values())
+    return {method: found[method] for method in methods}
+
+
+def _beside(leader: Look, taken: Iterable[Look]) -> Look:
+    """The first look of the leader's colour that is not taken; where all are, the leader's."""
+    free = [Look(leader.colour, dash, marker) for dash, marker in zip(DASHES, MARKERS, strict=True)]
+    return next((look for look in free if look not in [*taken]), leader)
 
 
 def _look(place: int) -> Look:

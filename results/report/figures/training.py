@@ -22,10 +22,10 @@ FILLS: tuple[Fill, ...] = ("full", "none", "left", "right", "top", "bottom")
 
 
 def compared(run: Run) -> list[str]:
-    """The methods that `figure_accuracy_by_epoch` shows, among those trained: consistency, and generalised… with any
-    accuracy item."""
-    trained = dict.fromkeys(run.epochs["method"])
-    return [method for method in trained if method == CONSISTENCY or method.startswith(GENERALISED)]
+    """The methods that `figure_accuracy_by_epoch` shows, among those trained: consistency, and generalised consistency
+    with any accuracy item."""
+    variants = set(run.trials["method"][run.trials["variant_of"] == GENERALISED])
+    return [method for method in dict.fromkeys(run.epochs["method"]) if method in {CONSISTENCY, GENERALISED, *variants}]
 
 
 def figure_accuracy_by_epoch(run: Run) -> Figure:

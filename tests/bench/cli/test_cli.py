@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
-from bench.cli.display import AT_WORK, COLUMNS, render, shown
+from bench.runner.display import AT_WORK, COLUMNS, render, shown
 from bench.runner.progress import RunProgress, TrialProgress
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run

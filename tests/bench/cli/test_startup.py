@@ -98,7 +98,10 @@ def test_an_answer_takes_less_than_a_second_and_200_mb(command: str) -> None:
 
 def test_a_new_run_is_driven_without_torch() -> None:
     """Its workers import it, beside the driver and the trials' own processes."""
-    program = "import sys, bench.runner.grid, bench.data.thumbnails, cluster\nassert 'torch' not in sys.modules"
+    program = (
+        "import sys, bench.runner.grid, bench.runner.jobs, bench.data.thumbnails, cluster\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from PIL import Image
 
 from bench.train.augment import crop_and_flip, random_shifts
-from bench.data import DataError, ImageSet, dataset_name, load_images
+from bench.data import DataError, ImageSet, count_images, dataset_name, load_images, resolve_data
 from bench.models.decomposition import spectrum_of
+from bench.settings.registries import DATASETS, register_dataset
+from methods import RegistryError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not part of the repository")
@@ -125,6 +128,55 @@ def test_a_folders_name_tells_its_content_apart_and_survives_a_move(tmp_path: Pa
     names = [dataset_name(str(tmp_path / place / "mine")) for place in "abc"]
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("mine@")
+
+
+@pytest.fixture
+def _own_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+
+
+def stripes(count: int = 4, **changes: object) -> ImageSet:
+    pixels = random_pixels(count).transpose(0, 3, 1, 2)
+    return ImageSet(**{"images": pixels, "labels": np.arange(count) % 2, "num_classes": 2, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("_own_data_sets")
+def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
+    names = []
+    for number, found in enumerate([stripes(), stripes(), stripes(5), stripes(labels=np.zeros(4, np.int64))]):
+        register_dataset(f"stripes{number}")(lambda _split, found=found: found)  # type: ignore[misc]
+        assert resolve_data(f"stripes{number}") == f"stripes{number}"
+        assert load_images(f"stripes{number}", "train") is found
+        assert count_images(f"stripes{number}", "test") == len(found)
+        name, _, fingerprint = dataset_name(f"stripes{number}").partition("@")
+        assert name == f"stripes{number}"
+        names.append(fingerprint)
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    assert [dataset_name(name) for name in ("synthetic", "cifar10")] == ["synthetic", "cifar10"]
+    with pytest.raises(RegistryError, match="data set 'synthetic' is registered already, by bench.data.synthetic"):
+        register_dataset("synthetic")(stripes)
+
+
+@pytest.mark.usefixtures("_own_data_sets")
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda _: 1 / 0, "its loader fails on 'train': ZeroDivisionError: division by zero"),
+        (lambda _: [1], "must return a bench.data.ImageSet, gave list"),
+        (lambda _: stripes(images=np.zeros((4, 3, 8, 8))), r"uint8, not \(4, 3, 8, 8\), float64"),
+        (lambda _: stripes(images=np.zeros((4, 8, 8, 3), np.uint8)), r"images must be \(count, 3, height, width\)"),
+        (lambda _: stripes(labels=np.zeros(3, np.int64)), r"labels must be \(4,\), int64, not \(3,\), int64"),
+        (lambda _: stripes(labels=np.full(4, 7)), "labels must be from 0 to 1, found 7"),
+    ],
+)
+def test_a_registered_data_set_that_gives_no_images_is_refused(
+    loader: Callable[[str], ImageSet], message: str
+) -> None:
+    register_dataset("mine")(loader)
+    with pytest.raises(DataError, match=message):
+        load_images("mine", "train")
 
 
 def test_more_images_than_there_are_is_refused() -> None:

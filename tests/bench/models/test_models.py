@@ -11,6 +11,8 @@ from bench.certify.smoothing import Smoothed
 from bench.models.checkpoint import CheckpointError, restore_classifier
 from bench.models.classifier import CIFAR10_MEAN, CIFAR10_STD, MeanLogits, build_model
 from bench.models.decomposition import LinearDecomposition
+from bench.settings.registries import NETWORKS, check_network, register_network
+from methods import RegistryError
 from tests.conftest import small_trial
 
 
@@ -76,6 +78,52 @@ def test_convolutions_start_from_he_fan_out() -> None:
     model = build_model("resnet20", num_classes=10, width=64)
     layer = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     assert layer.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.usefixtures("_own_networks")
+def test_a_network_of_ones_own_initialises_itself_and_may_have_a_width() -> None:
+    def linear(num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+
+    class Wide(nn.Module):
+        def __init__(self, num_classes: int, width: int = 16) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, num_classes, 3)
+            self.width = width
+
+    register_network("linear")(linear)
+    register_network("wide")(Wide)
+    check_network("linear")
+    check_network("wide", 5)
+    torch.manual_seed(0)
+    expected = nn.Conv2d(3, 7, 3).weight
+    torch.manual_seed(0)
+    wide = build_model("wide", num_classes=7, width=5).network
+    assert isinstance(wide, Wide)
+    assert wide.width == 5
+    assert torch.equal(wide.layer.weight, expected)
+    assert build_model("linear", num_classes=7)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    for refuse in (lambda: check_network("linear", 8), lambda: build_model("linear", num_classes=7, width=8)):
+        with pytest.raises(ValueError, match="width = 8: the network linear has no width: leave it at 16"):
+            refuse()
+
+
+@pytest.mark.usefixtures("_own_networks")
+def test_a_network_that_is_none_is_refused() -> None:
+    for name in ("resnet50", "tiny"):
+        with pytest.raises(RegistryError, match=f"network '{name}' is registered already, by bench"):
+            register_network(name)(nn.Identity)
+    register_network("nothing")(lambda _: None)
+    with pytest.raises(ValueError, match=r"'nothing': its builder must return a torch.nn.Module, gave NoneType"):
+        build_model("nothing", num_classes=2)
+    with pytest.raises(ValueError, match="model = 'nothin': must be tiny, nothing or resnet followed by a depth 6n"):
+        check_network("nothin")
+
+
+@pytest.fixture
+def _own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(NETWORKS, "_entries", dict(NETWORKS._entries))
 
 
 def test_ensemble_is_the_mean_of_logits() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine import resources
-from bench.runner import grid, work
+from bench.runner import jobs, work
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
 from results.store.description import RunError, add_trials
@@ -20,13 +20,13 @@ def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path
     folder = RunFolder(tmp_path)
     trials = [small_trial(name, sigma) for sigma in (0.25, 0.5) for name in ("ensemble", "consistency")]
     add_trials(folder, trials)
-    jobs = grid.plan_jobs(unfinished(trials, folder), folder, shard_size=4)
-    assert len(jobs) == 4 + 2 * 2  # seeds 1 and 2 at each σ; seed 0 is the consistency trial
-    members = [job for job in jobs if not job.task["certify"]]
+    planned = jobs.plan_jobs(unfinished(trials, folder), folder, shard_size=4)
+    assert len(planned) == 4 + 2 * 2  # seeds 1 and 2 at each σ; seed 0 is the consistency trial
+    members = [job for job in planned if not job.task["certify"]]
     assert [job.task["settings"].count('"name":"consistency"') for job in members] == [1] * 4
-    for ensemble in jobs[-2:]:
+    for ensemble in planned[-2:]:
         assert len(ensemble.after) == 3
-        assert set(ensemble.after) <= {job.name for job in jobs[:-2]}
+        assert set(ensemble.after) <= {job.name for job in planned[:-2]}
 
 
 def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path
     add_trials(folder, [trial])
     task = trial_task(trial, folder, certify=True, shard_size=2)
     work.train_trial(task)
-    [job] = grid.plan_jobs(unfinished([trial], folder), folder, shard_size=2)
+    [job] = jobs.plan_jobs(unfinished([trial], folder), folder, shard_size=2)
     for shard in work.shards_left(task):
         work.certify(task, shard)
     assert folder.trial(job.name).state.exists()  # as after a kill between the last shard and the end
@@ -97,13 +97,13 @@ def test_defaults_are_read_from_the_largest_node(
     asked: tuple[int | None, float | None, float | None],
     expected: tuple[int, float, float],
 ) -> None:
-    size = grid.default_group(*asked, nodes)
+    size = jobs.default_group(*asked, nodes)
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
 
 
 def test_parts_of_gpus_are_refused_for_several_workers() -> None:
     with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
-        grid.default_group(2, None, 0.5, [(64, 8)])
+        jobs.default_group(2, None, 0.5, [(64, 8)])
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

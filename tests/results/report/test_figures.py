@@ -39,6 +39,7 @@ from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 N, ALPHA = 1000, 0.001
 CURVES, EPOCHS_FIGURE, DECOMPOSITION = "certified_accuracy_curves", "accuracy_by_epoch", "decomposition_curves"
 GRADIENT, VARIANCES, P_A = "robustness_gradient", "principal_variances", "p_a_distribution"
+VARIANTS = {"gaussian": "gaussian", "generalised": "generalised", "ours": "ours"}
 TITLES = {"gaussian_ld": "Gaussian+LD", "ours": "Ours", "generalised_per_sample": "Generalised consistency"}
 
 
@@ -76,6 +77,7 @@ def make_run(
                 trials.append(
                     {
                         **same, "dataset": "cifar10", "classes": None, "title": TITLES.get(method, method),
+                        "variant_of": VARIANTS.get(method.split("_")[0]) if "_" in method else None,
                         "decomposition_ratio": ratio,
                         "decomposition_kept": 1000 * ratio * sigma, "train_seconds": 3600.0 * len(method),
                         "workers": 2, "certify_seconds": 1800.0, "memory_kind": "resident",
@@ -221,6 +223,34 @@ def test_many_methods_all_look_different() -> None:
     run = make_run([f"method{number}" for number in range(20)], (0.25,), images=5)
     assert len({(how.colour, how.dash) for how in looks(run).values()}) == 20
     assert len({(how.colour, how.marker) for how in looks(run).values()}) == 20
+
+
+def test_a_colour_group_has_one_colour_and_the_others_theirs() -> None:
+    run = make_run(["gaussian", "ours", "mine", "mine_too", "other", "loop"], (0.25,), images=5)
+    plain = looks(run)
+    groups = {"mine": "gaussian", "mine_too": "gaussian", "other": "loop", "loop": "other"}
+    run.trials["colour_group"] = run.trials["method"].map(groups)
+    found = looks(run)
+    assert list(found) == list(plain)
+    assert found["gaussian"] == plain["gaussian"]
+    assert found["ours"] == plain["ours"]
+    same = [found[method] for method in ("gaussian", "mine", "mine_too")]
+    assert len({look.colour for look in same}) == 1
+    assert len({look.dash for look in same}) == len({look.marker for look in same}) == 3
+    assert found["ours"].colour != found["other"].colour != found["loop"].colour != same[0].colour
+    run.trials.loc[run.trials["method"] == "gaussian", "method"] = "another"
+    run.epochs.loc[run.epochs["method"] == "gaussian", "method"] = "another"
+    assert looks(run)["mine"].colour == looks(run)["mine_too"].colour  # a group without the method called so
+    many = make_run([f"method{number}" for number in range(12)], (0.25,), images=5)
+    many.trials["colour_group"] = "all"
+    assert len({look.colour for look in looks(many).values()}) == 1
+
+
+def test_imported_rows_are_nobodys_variants_and_have_colours() -> None:
+    run = imported(make_run(["gaussian", "gaussian_ld", "ours"]))
+    run.trials["variant_of"] = None
+    assert [name for name, _ in figures_of(run)] == ["figure_5_1", "figure_3_1", "p_a_ecdf"]
+    assert len({look.colour for look in looks(run).values()}) == 3
 
 
 def test_the_variants_of_the_ablation_differ_in_grey() -> None:

@@ -48,6 +48,20 @@ def test_merge_gives_one_row_per_trial_and_image_in_order(fake_run: RunFolder) -
     assert pq.read_schema(fake_run.certificates).metadata[b"smoothing_bench_schema"] == str(SCHEMA_VERSION).encode()
 
 
+def test_a_row_says_whose_variant_it_is(tmp_path: Path) -> None:
+    """As its method's class says, or where the grid gives a variant of a method another name."""
+    names = {"gaussian": "gaussian", "gaussian_ld": "gaussian_ld", "wide": "gaussian", "tenth": "gaussian_ld"}
+    trials = [small_trial(method, name=name, certify={"n": 2000, "n0": 10}) for name, method in names.items()]
+    run = write_fake_run(tmp_path / "run", trials)
+    for trial in trials:
+        record = run.trial(trial.trial_id).training
+        write_json(record, read_json(record) | {"variant_of": trial.objective.variant_of, "colour_group": None})
+    merge_run(run)
+    found = read_run(run.path).trials
+    assert found["variant_of"].fillna("").tolist() == ["", "gaussian", "gaussian", "gaussian"]
+    assert found["colour_group"].isna().all()
+
+
 @pytest.mark.parametrize("shards", [[range(7), range(7, 12)], [range(0, 12, 2), range(1, 12, 2)]])
 def test_shards_of_another_size_or_that_interleave_merge_to_the_same(shards: list[range], fake_run: RunFolder) -> None:
     merge_run(fake_run)

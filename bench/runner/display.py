@@ -118,6 +118,7 @@ def as_json(run: RunProgress) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss."""
     whole = round(seconds)
     hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,59 @@
+"""Data sets that are registered under a name (`bench.settings.registries.DATASETS`)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import get_args
+
+import numpy as np
+
+from bench.data.imageset import DataError, ImageSet, Split
+from bench.settings.registries import DATASETS
+
+
+def load_named(name: str, split: Split) -> ImageSet:
+    """A split of a registered data set.
+
+    Raises:
+        DataError: its loader fails, or gives something else than images with labels.
+    """
+    loader = DATASETS.find(name)
+    try:
+        found = loader(split)
+    except DataError:
+        raise
+    except Exception as error:
+        if not DATASETS.code(name):
+            raise
+        reason = " ".join(str(error).split())
+        raise DataError(f"data {name!r}: its loader fails on {split!r}: {type(error).__name__}: {reason}") from error
+    return _checked(name, found)
+
+
+def name_of_named(name: str) -> str:
+    """The name itself for this program's own data; else with a fingerprint of images, labels and classes."""
+    if not DATASETS.code(name):
+        return name
+    digest = hashlib.sha256()
+    for split in get_args(Split):
+        found = load_named(name, split)
+        shape = ", ".join(map(str, found.images.shape))
+        digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
+        digest.update(np.ascontiguousarray(found.images).tobytes())
+        digest.update(np.ascontiguousarray(found.labels, dtype="<i8").tobytes())
+    return f"{name}@{digest.hexdigest()[:8]}"
+
+
+def _checked(name: str, found: object) -> ImageSet:
+    if not isinstance(found, ImageSet):
+        raise DataError(f"data {name!r}: its loader must return a bench.data.ImageSet, gave {type(found).__name__}")
+    images, labels = found.images, found.labels
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"data {name!r}: images must be (count, 3, height, width), uint8, not {_kind(images)}")
+    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise DataError(f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels)}")
+    return found
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.shape}, {array.dtype}"

@@ -1,0 +1,106 @@
+"""Networks: normalised images -> logits.
+
+Ours start from He (fan-out) initialisation, drawn from torch's global random state.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.settings.registries import DEFAULT_WIDTH, NETWORKS, register_network, residual_blocks, takes_width
+
+
+def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
+    """The network that is registered under the name, or a ResNet. One that is not ours initialises itself.
+
+    Raises:
+        ValueError: an unknown name, a depth that is not 6n+2, a width where the network has none, or a builder that
+            gives no module.
+    """
+    if name not in NETWORKS:
+        return ResNet(residual_blocks(name), width, num_classes)
+    builder = NETWORKS.find(name)
+    if takes_width(builder):
+        network = builder(num_classes, width=width)
+    elif width == DEFAULT_WIDTH:
+        network = builder(num_classes)
+    else:
+        raise ValueError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model = {name!r}: its builder must return a torch.nn.Module, gave {type(network).__name__}")
+    return network
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes."""
+
+    def __init__(self, blocks: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = _conv_norm(3, width, kernel=3, stride=1)
+        channels = [width, width, 2 * width, 4 * width]
+        self.blocks = nn.Sequential(
+            *(
+                BasicBlock(channels[stage - 1] if first else channels[stage], channels[stage], 2 if first else 1)
+                for stage in (1, 2, 3)
+                for first in [stage > 1] + [False] * (blocks - 1)
+            )
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (batch, 3, height, width) -> logits (batch, num_classes)."""
+        features = self.blocks(F.relu(self.stem(images)))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He et al. 2016)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv_norm(channels_in, channels_out, kernel=3, stride=stride)
+        self.second = _conv_norm(channels_out, channels_out, kernel=3, stride=1)
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut: nn.Module = (
+            nn.Identity() if same else _conv_norm(channels_in, channels_out, kernel=1, stride=stride)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (batch, channels_in, height, width) -> (batch, channels_out, height/stride, width/stride)."""
+        return F.relu(self.second(F.relu(self.first(features))) + self.shortcut(features))
+
+
+@register_network("tiny")
+class Tiny(nn.Module):
+    """Three strided convolutions: enough for the synthetic images, cheap enough for a smoke run."""
+
+    def __init__(self, num_classes: int, width: int = DEFAULT_WIDTH) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv_norm(3, width, kernel=5, stride=2),
+            nn.ReLU(),
+            _conv_norm(width, 2 * width, kernel=3, stride=2),
+            nn.ReLU(),
+            _conv_norm(2 * width, 4 * width, kernel=3, stride=2),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(4 * width, num_classes)
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (batch, 3, height, width) -> logits (batch, num_classes)."""
+        logits: Tensor = self.head(self.layers(images).mean(dim=(2, 3)))
+        return logits
+
+
+def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,75 @@
+"""Trials become jobs, and jobs run on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
+from bench.runner.state import trial_task
+from bench.runner.trial_work import TrialWork
+from bench.settings.plugins import Plugin
+from bench.settings.trial import Trial
+from cluster import GroupSize, Job, run_jobs
+from results.store.folder import RunFolder, refresh
+from results.store.records import StateRecord
+
+
+def default_group(
+    workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]]
+) -> GroupSize:
+    """The worker group of every trial: by default one worker per GPU of the largest node, or two that share its cores.
+
+    A worker's CPUs are by default its share of the cores, such that workers of other groups find theirs too.
+
+    Args:
+        nodes: CPUs and GPUs of every node.
+
+    Raises:
+        ResourceError: several workers on parts of GPUs, between which there is no DDP.
+    """
+    accelerators, cores = max((int(gpus), int(cpus)) for cpus, gpus in nodes)
+    if gpus is None:
+        gpus = float(accelerators > 0)
+    if workers is None:
+        # On a part of a GPU trials are alone, side by side.
+        workers = max(1, accelerators) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
+    refuse_parts_of_gpus(workers, gpus)
+    # A group of more workers than the node has GPUs goes over several nodes.
+    sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))
+    return GroupSize(workers, cpus if cpus is not None else max(1, cores // sharers), gpus)
+
+
+def run_trials(
+    left: Mapping[str, tuple[Trial, bool]],
+    run: RunFolder,
+    size: GroupSize,
+    *,
+    shard_size: int,
+    tensorboard: bool = False,
+    plugins: Sequence[Plugin] = (),
+) -> dict[str, str]:
+    """Bring to its end what is left, as `bench.runner.stages.unfinished` finds it, on the cluster to which this
+    process is connected. Returns the ids of those that failed, each with the reason."""
+    jobs = plan_jobs(left, run, shard_size, plugins)
+    place = Path(str(run.path), "tensorboard") if tensorboard else None
+    failed = run_jobs(jobs, TrialWork(), size, stalled_after=stall_seconds(), tensorboard=place)
+    for job in jobs:
+        refresh(run.trial(job.name))
+    return failed
+
+
+def plan_jobs(
+    left: Mapping[str, tuple[Trial, bool]], run: RunFolder, shard_size: int, plugins: Sequence[Plugin] = ()
+) -> list[Job]:
+    """A job for everything that is left, as `bench.runner.stages.unfinished` finds it."""
+    for name in left:
+        StateRecord(state="waiting").write(run.trial(name).state)
+    jobs = []
+    for name, (trial, certify) in left.items():
+        task = trial_task(trial, run, certify=certify, shard_size=shard_size, plugins=plugins)
+        after = [member.trial_id for member in trial.members if member.trial_id in left]
+        jobs.append(Job(name, {**task}, task["log"], after))
+    # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble. What needs no
+    # spectrum before shows its first epoch sooner.
+    return sorted(jobs, key=lambda job: (len(job.after), left[job.name][0].decomposition_ratio is not None))
