@@ -17,7 +17,7 @@ import bench.cli.models
 import bench.cli.results
 import bench.cli.runs
 import bench.cli.submit  # noqa: F401  # they register their commands
-from bench.cli.base import UserError, app, prepare_output, print_error
+from bench.cli.base import DEBUG, UserError, app, prepare_output, print_error
 
 # typer brings a click of its own and exports of its exceptions this one alone.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -26,11 +26,13 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 def main() -> None:
     """Entry point of the `bench` command."""
     prepare_output()
+    debug = DEBUG in sys.argv
+    sys.argv = [word for word in sys.argv if word != DEBUG]
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
-        if "--debug" in sys.argv and error.__cause__ and error.__cause__.__cause__:
-            traceback.print_exception(error.__cause__.__cause__)  # of a model's or plugin's own code
+        if debug:
+            traceback.print_exception(error.__cause__ or error)  # with that of a model's or plugin's own code
         print_error(str(error))
     except _ClickException as error:
         message = error.format_message()

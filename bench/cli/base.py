@@ -17,11 +17,14 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
+from methods.registry import RegistryError
+from results.errors import BenchError
 from results.printable import NAMED, plain
 from results.report.terminal import showable, unglued
 from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
 
+DEBUG = "--debug"
 LONGEST = 600
 """Characters of an error's sentence."""
 
@@ -67,6 +70,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich cuts the names of options
     help="Certified robustness by randomized smoothing: train, certify, compare.",
 )
+
+
+@app.callback()
+def options(
+    debug: Annotated[  # main takes it out of the command line, wherever it stands
+        bool, typer.Option(DEBUG, help="Show where in the code an error arose. Also after a command.")
+    ] = False,
+) -> None:
+    """What all commands share."""
+
+
 console = PlainConsole(emoji=False)  # MODULE:x:… is no emoji
 errors = PlainConsole(stderr=True, emoji=False)
 
@@ -74,7 +88,6 @@ PluginOption = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="A file or module with methods, networks or data of your own; its code is run."),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in a model's or plugin's code an error arose.")]
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 
@@ -121,13 +134,16 @@ class UserError(Exception):
 
 
 class user_errors:  # noqa: N801  # reads as a statement
-    """Turns the errors that users cause into one sentence; anything else is a bug and keeps its traceback."""
+    """Turns what users are told (`results.errors.BenchError`), and what the machine refuses, into one sentence.
+
+    Anything else is a bug, be it a ValueError of NumPy or torch, and keeps its traceback.
+    """
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ValueError | OSError):
+        if isinstance(error, BenchError | RegistryError | OSError | UnicodeEncodeError):
             raise UserError(_sentence(error)) from error
         if isinstance(error, MemoryError):
             raise UserError("there is not enough memory for this") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-from bench.cli.base import DebugOption, PluginOption, app, console, errors, user_errors
+from bench.cli.base import PluginOption, app, console, errors, user_errors
 from results.report.terminal import Heading, Sheet
 
 
 @app.command()
 def grids(
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """The grids that come with the program."""
     from bench.settings.grid import SHIPPED, load_grid
@@ -27,7 +26,6 @@ def grids(
 @app.command()
 def methods(
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """The training methods and their options."""
     from dataclasses import fields

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.base import (
-    DebugOption,
     Group,
     PluginOption,
     RunArgument,
@@ -66,7 +65,6 @@ def certify(
         int | None, typer.Option(min=1, help="Copies of a forward pass; as many as the model and memory take.")
     ] = None,
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
     _log_to_terminal()
@@ -149,7 +147,6 @@ def verify(
         int | None, typer.Option(min=0, help="Chooses the rows; by chance where not given, so that none is safe.")
     ] = None,
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Certify random rows of a run again from the stored weights and compare the counts."""
     with user_errors():
@@ -181,7 +178,6 @@ def attack(
     model: FactoriesOption = None,
     seed: SeedOption = 0,
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     with user_errors():

@@ -13,7 +13,6 @@ import typer
 from rich.markup import escape
 
 from bench.cli.base import (
-    DebugOption,
     PluginOption,
     RunArgument,
     app,
@@ -43,7 +42,6 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
     quiet = quiet or as_json
@@ -132,7 +130,6 @@ def trial(
     out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     plugin: PluginOption = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
     from bench.settings.grid import read_trial

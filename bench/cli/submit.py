@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.base import DebugOption, UserError, app, console, errors, user_errors
+from bench.cli.base import UserError, app, console, errors, user_errors
 from bench.cli.options import takes_run_options
 from bench.settings.options import RunOptions
 from bench.settings.registries import DATASETS
@@ -28,7 +28,6 @@ def submit(
     ] = False,
     follow: Annotated[str | None, typer.Option(help="Come back to a job.", metavar="JOB")] = None,
     stop: Annotated[str | None, typer.Option(help="Stop a job.", metavar="JOB")] = None,
-    debug: DebugOption = False,  # noqa: ARG001  # main looks at it
 ) -> None:
     """`bench run` as a Ray job on a running cluster, with this program, the grid and plugins from here.
 

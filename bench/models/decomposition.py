@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from results.errors import BenchError
+
 TOLERANCE = 1e-5
 
 
@@ -30,11 +32,11 @@ class Spectrum:
         """The decomposition that keeps the directions whose variance exceeds ratio · σ².
 
         Raises:
-            ValueError: no direction is above the threshold.
+            BenchError: no direction is above the threshold.
         """
         basis = self.keep(ratio * sigma**2)
         if basis.shape[1] == 0:
-            raise ValueError(
+            raise BenchError(
                 f"the linear decomposition keeps nothing: the largest variance of the training images is "
                 f"{float(self.variances[0]):.3g}, the threshold {ratio:g} · {sigma:g}² = {ratio * sigma**2:.3g}"
             )
@@ -45,11 +47,11 @@ def spectrum_of(images: Tensor) -> Spectrum:
     """PCA of images (count, 3, height, width), uint8: mean-centred, not augmented, variances over count − 1.
 
     Raises:
-        ValueError: fewer than two images.
+        BenchError: fewer than two images.
     """
     count = len(images)
     if count < 2:
-        raise ValueError(f"the linear decomposition needs at least 2 training images, got {count}")
+        raise BenchError(f"the linear decomposition needs at least 2 training images, got {count}")
     pixels = images.flatten(1).double() / 255
     mean = pixels.mean(dim=0)
     centred = pixels - mean
@@ -64,7 +66,7 @@ def spectrum_of(images: Tensor) -> Spectrum:
 
 
 def check_orthonormal(basis: Tensor) -> None:
-    """Raise ValueError unless the columns of W, (pixels, kept), are orthonormal: ‖WᵀW − I‖₂ at most 1e-5. Noise that is
+    """Raise BenchError unless the columns of W, (pixels, kept), are orthonormal: ‖WᵀW − I‖₂ at most 1e-5. Noise that is
     drawn behind the projection has the distribution of projected noise only then."""
     basis = basis.detach().double()
     gram = basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
@@ -73,7 +75,7 @@ def check_orthonormal(basis: Tensor) -> None:
     if not off <= TOLERANCE:
         off = float(torch.linalg.matrix_norm(gram, 2)) if gram.isfinite().all() else math.nan
     if not off <= TOLERANCE:
-        raise ValueError(f"the basis of a linear decomposition must be orthonormal: ‖WᵀW − I‖₂ = {off:.3g}")
+        raise BenchError(f"the basis of a linear decomposition must be orthonormal: ‖WᵀW − I‖₂ = {off:.3g}")
 
 
 class LinearDecomposition(nn.Module):
@@ -86,7 +88,7 @@ class LinearDecomposition(nn.Module):
         """mean: (pixels,); basis: (pixels, kept). Both are kept as float32 buffers and so travel with the weights.
 
         Raises:
-            ValueError: as `check_orthonormal`.
+            BenchError: as `check_orthonormal`.
         """
         super().__init__()
         check_orthonormal(basis.float())

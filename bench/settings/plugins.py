@@ -18,10 +18,11 @@ from pathlib import Path
 
 from bench.settings.registries import DATASETS, NETWORKS
 from methods import METHODS
+from results.errors import BenchError
 from results.store.folder import refuse_devices
 
 
-class PluginError(ValueError):
+class PluginError(BenchError):
     """A plugin that cannot be had; the message is one sentence for the user, its cause the plugin's own error."""
 
 

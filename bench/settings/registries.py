@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from methods import METHODS, Registry
+from results.errors import BenchError
 
 DEFAULT_WIDTH = 16
 RESNET = r"resnet\d*"
@@ -35,11 +36,11 @@ register_dataset = DATASETS.register
 
 
 def check_network(name: str, width: int = DEFAULT_WIDTH) -> None:
-    """Raise ValueError where there is no network of that name, or it has no other width than the default."""
+    """Raise BenchError where there is no network of that name, or it has no other width than the default."""
     if name not in NETWORKS:
         residual_blocks(name)
     elif NETWORKS.code(name) and width != DEFAULT_WIDTH and not takes_width(NETWORKS.find(name)):
-        raise ValueError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+        raise BenchError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
 
 
 def takes_width(builder: Callable[..., Any]) -> bool:
@@ -53,11 +54,11 @@ def residual_blocks(name: str) -> int:
     match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
     if not match:
         others = ", ".join(NETWORKS)
-        raise ValueError(f"model = {name!r}: must be {others} or resnet followed by a depth 6n+2, such as resnet110")
+        raise BenchError(f"model = {name!r}: must be {others} or resnet followed by a depth 6n+2, such as resnet110")
     depth = int(match[1])
     if depth < 8 or depth % 6 != 2:
         lower = max(8, depth - (depth - 2) % 6)
-        raise ValueError(
+        raise BenchError(
             f"model = {name!r}: the depth must be 6n+2; the nearest are resnet{lower} and resnet{lower + 6}"
         )
     return (depth - 2) // 6

@@ -10,6 +10,7 @@ import pandas as pd
 
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import planned_copies
+from results.errors import BenchError
 
 BUDGETS = (1_000, 10_000, 100_000)
 """Copies n at which `table_beyond_acr` shows ACR, where they are fewer than a run's own."""
@@ -44,11 +45,11 @@ def at_budget(
         `radius_two_sided` are still those of all copies.
 
     Raises:
-        ValueError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
+        BenchError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
             numpy draws no subset; certificates of no trial.
     """
     if certificates["count_top"].isna().any():
-        raise ValueError("imported certificates have no counts, so nothing follows from them for another n or alpha")
+        raise BenchError("imported certificates have no counts, so nothing follows from them for another n or alpha")
     planned = planned_budget(certificates, trials)
     _refuse_budget(certificates, planned, n, alpha)
     drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
@@ -77,12 +78,12 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
     """For each row the copies that its estimation was to draw: its trial's n, or what its selection asked for.
 
     Raises:
-        ValueError: a row's trial is not among the trials.
+        BenchError: a row's trial is not among the trials.
     """
     own = trials.set_index("trial_id").reindex(certificates["trial_id"])
     if own["n"].isna().any():
         missing = certificates["trial_id"][own["n"].isna().to_numpy()].iloc[0]
-        raise ValueError(f"the trial {missing} of the certificates is not among the trials")
+        raise BenchError(f"the trial {missing} of the certificates is not among the trials")
     planned: np.ndarray = own["n"].to_numpy().astype(np.int64)
     two_stage = (certificates["estimator"] == "two-stage").to_numpy()
     for trial_id in certificates["trial_id"][two_stage].unique():
@@ -94,16 +95,16 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
 
 
 def _refuse_budget(certificates: pd.DataFrame, planned: np.ndarray, n: int, alpha: float | None) -> None:
-    """Raise ValueError where n or alpha is out of range, or a row has too many copies."""
+    """Raise BenchError where n or alpha is out of range, or a row has too many copies."""
     fixed, most = (certificates["estimator"] == "fixed").to_numpy(), certificates["n"].max()
     if n < 1:
-        raise ValueError(f"n = {n}: must be at least 1")
+        raise BenchError(f"n = {n}: must be at least 1")
     if alpha is not None and not 0 < alpha < 1:
-        raise ValueError(f"alpha = {alpha}: must be above 0 and below 1")
+        raise BenchError(f"alpha = {alpha}: must be above 0 and below 1")
     if (n > planned[fixed]).any():
-        raise ValueError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
+        raise BenchError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
     if most >= MOST:
-        raise ValueError(f"rows of {most} copies cannot be thinned: numpy draws subsets of less than {MOST}")
+        raise BenchError(f"rows of {most} copies cannot be thinned: numpy draws subsets of less than {MOST}")
 
 
 def _bounds(counts: np.ndarray, n: np.ndarray, alpha: np.ndarray) -> np.ndarray:

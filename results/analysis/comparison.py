@@ -14,6 +14,7 @@ from results.analysis.groups import SAME, refuse_twins, trained_models
 from results.analysis.metrics import RADII
 from results.analysis.permutation import sign_flip_test
 from results.analysis.statistics import NO_SPREAD, Interval, wilson
+from results.errors import BenchError
 from results.store.run import Run
 
 SEED = 0  # of the signs
@@ -25,7 +26,7 @@ METHOD = (
 )
 
 
-class CompareError(ValueError):
+class CompareError(BenchError):
     """Trials that no paired statistic compares; the message says why."""
 
 
@@ -62,7 +63,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
 
     Raises:
         CompareError: an unknown method, nothing to compare, or as `check_comparable`.
-        ValueError: two trials of one method, σ and seed.
+        BenchError: two trials of one method, σ and seed.
     """
     from statsmodels.stats.multitest import multipletests  # a second to import
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from results.analysis import published
 from results.analysis.published import CIFAR10
+from results.errors import BenchError
 from results.store.run import Run
 
 
@@ -43,7 +44,7 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
     """The groups of a run, by σ; within it in the given order of methods, then in the run's own.
 
     Raises:
-        ValueError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or
+        BenchError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or
             estimator, whose mean would be of nothing.
     """
     trials = run.trials
@@ -76,11 +77,11 @@ def trained_models(trial: Mapping[Hashable, Any]) -> set[str]:
 
 
 def refuse_twins(trials: pd.DataFrame) -> None:
-    """Raise ValueError where two trials are of one method, σ and seed."""
+    """Raise BenchError where two trials are of one method, σ and seed."""
     twins = trials[trials.duplicated(["method", "sigma", "seed"])]
     if len(twins):
         first = twins.iloc[0]
-        raise ValueError(
+        raise BenchError(
             f"two trials are {first['method']} at σ = {first['sigma']:g} with seed {first['seed']}: "
             "give one of them another name"
         )
@@ -93,9 +94,9 @@ def _refuse_unlike_seeds(group: Group) -> None:
     for name in SAME:
         values = group.trials[name].unique()
         if len(values) > 1:
-            raise ValueError(f"{what}: {name} is {' or '.join(map(str, values))}")
+            raise BenchError(f"{what}: {name} is {' or '.join(map(str, values))}")
     kinds = group.certificates["estimator"].unique()
     if len(kinds) > 1:
-        raise ValueError(f"{what}: their estimators are {' and '.join(kinds)}")
+        raise BenchError(f"{what}: their estimators are {' and '.join(kinds)}")
     if len({tuple(sorted(rows["index"])) for rows in group.seeds}) > 1:
-        raise ValueError(f"{what}: their test images are different ones")
+        raise BenchError(f"{what}: their test images are different ones")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from results.errors import BenchError
 from results.report.figures import figures_of, save_figure
 from results.report.formats import to_csv, to_latex, to_markdown
 from results.report.page import write_page
@@ -31,7 +32,7 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
     run = read_run(folder.path)
     if run.trials.empty:
         missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
-        raise ValueError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
+        raise BenchError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
     tables, figures = list(tables_of(run, source)), list(figures_of(run, source or "thesis"))
     for place in (folder.path, folder.tables, folder.figures):
         remove_leftovers(place)

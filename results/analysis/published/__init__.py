@@ -17,6 +17,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from results.errors import BenchError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -141,7 +143,7 @@ def reference(source: str = "thesis") -> dict[Key, dict[str, float]]:
     The main recipe of each method on ResNet-110, certified with the σ it was trained with.
 
     Raises:
-        ValueError: an unknown source.
+        BenchError: an unknown source.
     """
     return _by_key(_main_recipes(source), ["acr", *RADIUS_COLUMNS])
 
@@ -150,7 +152,7 @@ def image_counts(source: str = "thesis") -> dict[Key, int]:
     """(σ, method) -> of how many test images the numbers of `reference` are; ASSUMED_IMAGES where it is not given.
 
     Raises:
-        ValueError: an unknown source.
+        BenchError: an unknown source.
     """
     rows = _main_recipes(source)
     counts = rows["images"].fillna(ASSUMED_IMAGES).astype(int)
@@ -161,7 +163,7 @@ def costs(source: str = "thesis") -> dict[Key, dict[str, float]]:
     """(σ, method) -> "acr" and "accuracy_percent"; of the thesis also "memory_gb" and "runtime_hours".
 
     Raises:
-        ValueError: an unknown source.
+        BenchError: an unknown source.
     """
     rows = _read("costs.csv")
     printed = _by_key(rows[rows["source"] == source], ["acr", "accuracy_percent", "memory_gb", "runtime_hours"])
@@ -176,7 +178,7 @@ def costs(source: str = "thesis") -> dict[Key, dict[str, float]]:
 def find_source(name: str) -> Source:
     """The source of that key; ValueError names the known ones."""
     if name not in SOURCES:
-        raise ValueError(f"unknown source of published numbers {name!r}; known: {', '.join(SOURCES)}")
+        raise BenchError(f"unknown source of published numbers {name!r}; known: {', '.join(SOURCES)}")
     return SOURCES[name]
 
 
