@@ -36,10 +36,10 @@ class Method:
     it is there; a colour of its own where not given."""
 
     copies: int = 1
-    """Noisy copies of each image in a training step (m)."""
+    """Noise samples of each image in a training step (m)."""
     minibatches: ClassVar[bool] = True
     """Whether a batch is cut into m mini-batches of batch/m images, one optimizer step each, so that the forward
-    batch stays the same whatever m is. Where false, one step sees m × batch noisy copies."""
+    batch stays the same whatever m is. Where false, one step sees m × batch noise samples."""
 
     def __post_init__(self) -> None:
         require(self, "copies", self.copies >= 1, "at least 1")
@@ -54,7 +54,7 @@ class Method:
         """Mean training loss over the images of a batch.
 
         Args:
-            logits: (m, batch, num_classes), the model's outputs on m noisy copies of each image.
+            logits: (m, batch, num_classes), the model's outputs on m noise samples of each image.
             labels: (batch,), int64 class indices.
             sigma: standard deviation of the noise, in [0, 1] pixel units.
             epoch: index of the current epoch, from 0.

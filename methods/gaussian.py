@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @register_method("gaussian")
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Method):
-    """Cross-entropy on noisy copies: mean_i CE(f(x + ε_i), y)."""
+    """Cross-entropy on noise samples: mean_i CE(f(x + ε_i), y)."""
 
     title: ClassVar[str] = "Gaussian"
     source: ClassVar[str] = "Cohen, Rosenfeld & Kolter 2019"

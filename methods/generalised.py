@@ -59,9 +59,9 @@ class Generalised(Consistency):
         return per_sample_cross_entropy(logits, labels)
 
 
-@register_method("ours")
+@register_method("generalised_ld")
 @dataclass(frozen=True, kw_only=True)
-class Ours(Generalised):
+class GeneralisedLD(Generalised):
     """Generalised consistency behind the linear decomposition: the thesis's own method."""
 
     title: ClassVar[str] = "Ours"

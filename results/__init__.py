@@ -5,7 +5,7 @@
     run = read_run("runs/smoke")                # .certificates, .trials, .epochs, .spectra: DataFrames
     for trial_id, rows in run.certificates.groupby("trial_id"):
         print(trial_id, average_certified_radius(rows), certified_accuracy(rows, 0.25))
-    print(compare(run, ["ours", "gaussian"]))   # paired tests, with Holm's correction
+    print(compare(run, ["generalised_ld", "gaussian"]))   # paired tests, with Holm's correction
     print(tables(run)["certified_accuracy"])    # the tables of the report
 
 `results.store.schema` documents the columns of a run. Below `results` lie `bounds` (the mathematics of a certificate),

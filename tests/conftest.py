@@ -118,7 +118,7 @@ def fake_training(trial: Trial, sha256: str, images: int) -> TrainingRecord:
         test_images=images,
         copies=trial.objective.copies,
         train_seconds=36.0,
-        train_copies_per_second=100.0,
+        train_samples_per_second=100.0,
         memory_bytes=2_000_000_000,
         member_memory_bytes=2_000_000_000,
         memory_kind="resident",
@@ -187,6 +187,6 @@ def fake_run(tmp_path: Path) -> RunFolder:
     trials = [
         small_trial(method, sigma, certify={"n": 2000, "n0": 10})
         for sigma in (0.25, 0.5)
-        for method in ("ours", "gaussian")
+        for method in ("generalised_ld", "gaussian")
     ]
     return write_fake_run(tmp_path / "run", trials)

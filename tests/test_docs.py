@@ -25,7 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trials = [
         small_trial(method, sigma, certify={"n": 2000, "n0": 10})
         for sigma in (0.25, 0.5)
-        for method in ("ours", "consistency", "gaussian")
+        for method in ("generalised_ld", "consistency", "gaussian")
     ]
     run = write_fake_run(tmp_path_factory.mktemp("docs") / "smoke", trials)
     merge_run(run)

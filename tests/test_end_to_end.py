@@ -18,7 +18,7 @@ import bench
 from results import read_run
 
 GRID = """
-methods = ["ours", "ensemble", "consistency", "gaussian"]
+methods = ["generalised_ld", "ensemble", "consistency", "gaussian"]
 sigmas = [0.5]
 model = "tiny"
 width = 8
@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_has_every_trial_and_file(finished: Path) -> None:
     run = read_run(finished / "run")
-    assert run.trials["method"].tolist() == ["ours", "ensemble", "consistency", "gaussian"]
+    assert run.trials["method"].tolist() == ["generalised_ld", "ensemble", "consistency", "gaussian"]
     assert len(run.certificates) == 4 * 30
     assert (run.trials["workers"] == 2).all()
     folder = finished / "run"
@@ -187,8 +187,8 @@ def test_sigterm_twice_stops_what_runs_without_ray_in_the_same_way(kind: str, tm
 @pytest.mark.slow
 def test_a_failing_trial_is_one_line_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
     # a rate at which the loss of the first method overflows, and not of the second
-    grid = GRID.replace('"ours", "ensemble", "consistency", "gaussian"', '"consistency", "gaussian"')
-    (tmp_path / "grid.toml").write_text(grid + "\n[cells.consistency]\ntrain = { learning_rate = 1e30 }\n")
+    grid = GRID.replace('"generalised_ld", "ensemble", "consistency", "gaussian"', '"consistency", "gaussian"')
+    (tmp_path / "grid.toml").write_text(grid + "\n[rows.consistency]\ntrain = { learning_rate = 1e30 }\n")
     result = bench_run(tmp_path)
     assert result.returncode == 1
     [line] = [line for line in result.stderr.splitlines() if line.startswith("failed:")]

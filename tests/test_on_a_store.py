@@ -16,7 +16,7 @@ from results.store.folder import RunFolder, location
 from tests.s3 import bucket, s3_server  # noqa: F401  # fixtures
 from tests.test_end_to_end import GRID, SAME
 
-TWO_METHODS = GRID.replace('"ours", "ensemble", "consistency", "gaussian"', '"ours", "gaussian"')
+TWO_METHODS = GRID.replace('"generalised_ld", "ensemble", "consistency", "gaussian"', '"generalised_ld", "gaussian"')
 LONG = 200.0
 
 

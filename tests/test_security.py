@@ -335,7 +335,9 @@ def test_no_cell_of_a_table_is_a_formula(name: str, fake_run: RunFolder) -> None
     merge_run(fake_run)
     shutil.rmtree(str(fake_run.path / "trials"))
     fake_run.description.unlink()
-    with_text(fake_run, lambda row: {"method": name} if row["method"] == "ours" else {}, "trials", "certificates")
+    with_text(
+        fake_run, lambda row: {"method": name} if row["method"] == "generalised_ld" else {}, "trials", "certificates"
+    )
     assert bench("report", str(fake_run.path)) == 2
     assert not fake_run.tables.exists()
 

@@ -31,8 +31,8 @@ class Attack:
     """Projected gradient descent on the smoothed model (SmoothAdv: Salman et al. 2019, their equation 6)."""
 
     steps: int = 20
-    copies: int = 16
-    """Noisy copies over which the softmax is averaged, drawn anew in every step."""
+    samples: int = 16
+    """Noise samples over which the softmax is averaged, drawn anew in every step."""
     n: int = 1000
     """Copies of PREDICT, which judges the attacked image."""
 
@@ -59,7 +59,7 @@ def smoothed_pgd(
         model: differentiable, from (batch, channel, height, width) to logits, on the device of `image`.
         image: (channel, height, width).
         radius: in [0, 1] pixel units.
-        noise: draws ε anew, (copies, channel, height, width).
+        noise: draws ε anew, (samples, channel, height, width).
     """
     delta = torch.zeros_like(image)
     for _ in range(steps):
@@ -144,7 +144,7 @@ class _Attacker:
         image = torch.from_numpy(self.images[index]).float().to(device) / 255
 
         def noise() -> Tensor:
-            drawn = torch.randn((self.attack.copies, *image.shape), generator=draw, device=device)
+            drawn = torch.randn((self.attack.samples, *image.shape), generator=draw, device=device)
             return self.settings.sigma * drawn
 
         moved = smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)

@@ -34,7 +34,7 @@ KEPT = 447
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Timed = tuple[Callable[[], object], float]
-"""A piece of work, and how many noisy copies it classifies."""
+"""A piece of work, and how many noise samples it classifies."""
 
 
 def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int) -> Tensor:
@@ -42,9 +42,9 @@ def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_c
     counts = torch.zeros(num_classes, dtype=torch.int64)
     with torch.no_grad():
         for first in range(0, n, batch):
-            copies = image.repeat((min(batch, n - first), 1, 1, 1))
-            noise = torch.randn_like(copies) * sigma
-            counts += torch.bincount(model(copies + noise).argmax(1), minlength=num_classes).cpu()
+            samples = image.repeat((min(batch, n - first), 1, 1, 1))
+            noise = torch.randn_like(samples) * sigma
+            counts += torch.bincount(model(samples + noise).argmax(1), minlength=num_classes).cpu()
     return counts
 
 
@@ -156,7 +156,7 @@ def measure_certify(
         "compile_seconds": compile_seconds,
         "gigaflop_per_copy": flops / 1e9,
         "plain_best_batch": best,
-        "copies_per_second": rates,
+        "samples_per_second": rates,
         "ratios": {
             f"certify_{own} / plain_1000": ours / rates["plain_1000"],
             f"certify_{own} / plain_{best}, its best": ours / rates[f"plain_{best}"],
@@ -230,7 +230,7 @@ def _medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -
             wait()
             if number:  # the first round warms up: compiled code is loaded, algorithms are chosen
                 seconds[name].append(time.perf_counter() - started)
-    return {name: copies / median(seconds[name]) for name, (_, copies) in contestants.items()}
+    return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
 
 
 def _flops(model: nn.Module, image: Tensor) -> float:
@@ -241,7 +241,7 @@ def _flops(model: nn.Module, image: Tensor) -> float:
 
 
 def _matrix_products(flops: float, kind: torch.dtype, device: torch.device) -> Timed:
-    """Large matrix products, counted as the copies that take as many operations: the roof, measured and not quoted."""
+    """Large matrix products, counted as the samples that take as many operations: the roof, measured and not quoted."""
     size, repeats = (8192, 8) if device.type == "cuda" else (2048, 8)
     matrix = torch.randn(size, size, device=device, dtype=kind)
 

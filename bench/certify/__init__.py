@@ -1,1 +1,1 @@
-"""From a base classifier to certificates: noisy copies, the engine that classifies them, CERTIFY, shards."""
+"""From a base classifier to certificates: noise samples, the engine that classifies them, CERTIFY, shards."""

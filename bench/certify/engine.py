@@ -1,4 +1,4 @@
-"""A classifier made fast for batch after batch of noisy copies: batch norm folded, channels-last, bf16, compiled."""
+"""A classifier made fast for batch after batch of noise samples: batch norm folded, channels-last, bf16, compiled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPILE_FROM = 10_000
 or about a measured time, the same image could get other counts in another shard."""
 
 BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}
-"""Noisy copies of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
+"""Noise samples of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
 
 logger = logging.getLogger("bench")
 
@@ -51,7 +51,7 @@ class Engine:
         self._compiled: tuple[torch.Size, _Passes | None] | None = None
 
     def batch(self, shape: torch.Size) -> int:
-        """Noisy copies that are classified together; every batch is a whole one, so that all have one shape. Larger
+        """Noise samples that are classified together; every batch is a whole one, so that all have one shape. Larger
         images come in smaller batches, down to one block of noise."""
         usual = BATCH.get((self.device.type, self.precision), BATCH["cpu", self.precision])
         block = block_size(self.device)
@@ -71,21 +71,21 @@ class Engine:
         if passes != self._passes:
             self._passes, self._eager, self._compiled = passes, {}, None
 
-    def classifier(self, shape: torch.Size, copies: int) -> tuple[Callable[[Tensor], Tensor], str]:
+    def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
 
         Args:
             shape: of one image.
-            copies: of each image; decides whether to compile.
+            samples: of each image; decides whether to compile.
 
         Raises:
             ModelError: the model does not take such images, even one by one; it gives something else than logits; or
                 its answer to an image is not a function of the image.
         """
         eager = self._opened(shape)
-        if copies < COMPILE_FROM:
+        if samples < COMPILE_FROM:
             if not self._said_eager:
-                logger.info("certifying without compilation: n = %d is below %d", copies, COMPILE_FROM)
+                logger.info("certifying without compilation: n = %d is below %d", samples, COMPILE_FROM)
             self._said_eager = True
             return eager, "eager"
         if self._compiled is None or self._compiled[0] != shape:

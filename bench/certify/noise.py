@@ -1,4 +1,4 @@
-"""Noisy copies of an image, batch after batch."""
+"""Noise samples of an image, batch after batch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bench.machine.randomness import Role, generator
 from bench.models.decomposition import LinearDecomposition, check_orthonormal
 
 BLOCK = {"cpu": 64, "cuda": 256}
-"""Noisy copies per random stream, by kind of device. Part of every published count, like the streams themselves."""
+"""Noise samples per random stream, by kind of device. Part of every published count, like the streams themselves."""
 
 
 def block_size(device: torch.device) -> int:
-    """Noisy copies per random stream on `device`."""
+    """Noise samples per random stream on `device`."""
     return BLOCK.get(device.type, BLOCK["cpu"])
 
 
-class NoisyCopies:
-    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. Block b of copies of an image has a random stream of
+class NoiseSamples:
+    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. Block b of samples of an image has a random stream of
     its own, (seed, role, index, b)."""
 
     def __init__(

@@ -15,7 +15,7 @@ from bench.models.checkpoint import load_verified
 from bench.models.classifier import kind_of
 from bench.settings.trial import Trial
 from results.store.folder import RunFolder
-from results.store.merge import copies_to_draw, two_sided_radii
+from results.store.merge import samples_to_draw, two_sided_radii
 from results.store.records import BatchRecord, TrainingRecord
 from results.store.rows import CertificateRow
 from results.store.settings import CertifiedTrial, Precision
@@ -80,7 +80,7 @@ def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder,
 
 
 def _agree_on_batch(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> None:
-    """Have all who certify a trial, now or later, classify as many copies at once as the weakest of them can."""
+    """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can."""
     folder = run.trial(settings.trial_id)
     shape = torch.Size(load_images(settings.data, "test", settings.dataset).images.shape[1:])
     known = BatchRecord.read(folder.batch).batch if folder.batch.exists() else None
@@ -130,7 +130,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
 def _with_two_sided_radii(rows: list[CertificateRow], settings: CertifiedTrial) -> list[CertificateRow]:
     column = {name: np.array([getattr(row, name) for row in rows]) for name in ("n", "selected", "alpha", "sigma")}
     counts, selection = (np.array([getattr(row, name) for row in rows]) for name in ("counts", "selection_counts"))
-    radii = two_sided_radii(counts, column, copies_to_draw(selection, settings.certify)).tolist()
+    radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.certify)).tolist()
     return [
         row if np.isnan(radius) else row.model_copy(update={"radius_two_sided": radius})
         for row, radius in zip(rows, radii, strict=True)

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import Engine
-from bench.certify.noise import NoisyCopies
+from bench.certify.noise import NoiseSamples
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
 from bench.models.external import ModelError
 from results.bounds.radius import certified_radius, certifying_count, lower_confidence_bound
-from results.bounds.two_stage import sufficient_copies
+from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
 from results.store.settings import CertifySettings, Estimator, Precision
@@ -34,8 +34,8 @@ ABSTAIN = -1
 USUAL = CertifySettings()
 PREDICT_ALPHA = 0.001
 """Probability that an answer of PREDICT is not that of g, where none is given."""
-LOOKS = 20
-"""An estimation is looked at every 1/LOOKS of its copies, in its second half: abstention may be certain by then."""
+INTERIM_ANALYSES = 20
+"""An estimation is judged at every 20th of its samples, in its second half: abstention may be certain by then."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Certificate:
     p_lower: float
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: int
-    """The class that the n0 copies chose: the first of the most frequent."""
+    """The class that the n0 samples chose: the first of the most frequent."""
     selection_counts: list[int]
-    """How often each class was the answer among the n0 copies."""
+    """How often each class was the answer among the n0 samples."""
     count_top: int
     """counts[selected]."""
     counts: list[int]
-    """How often each class was the answer among the n copies."""
+    """How often each class was the answer among the n samples."""
     n: int
     """Copies that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
     n0: int
@@ -113,7 +113,7 @@ class Smoothed:
         # Noise is drawn behind the decomposition, so the projection has happened already.
         rest = model.without_decomposition() if isinstance(model, Classifier) else model
         self.engine = Engine(rest, self.device, self.precision)
-        self._copies = NoisyCopies(sigma, self.device, decomposition, self.precision)
+        self._copies = NoiseSamples(sigma, self.device, decomposition, self.precision)
 
     def certify(
         self,
@@ -220,7 +220,7 @@ class Smoothed:
         return int(classes[0]) if sure else ABSTAIN
 
     def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
-        """How often each class is the answer among n noisy copies of one image: (num_classes,), int64, on the CPU."""
+        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU."""
         classify, _ = self.engine.classifier(image.shape, n)
         return next(self._cumulative_counts(classify, image, [n], role=role, seed=seed, index=index))
 
@@ -234,28 +234,28 @@ class Smoothed:
         """Copies drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
         selected, n = int(selection.argmax()), settings.n
         if settings.estimator == "two-stage":
-            n = sufficient_copies(int(selection[selected]), settings.n0, n, settings.alpha)
+            n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
         needed = certifying_count(n, settings.alpha)
-        looks = sorted({*range(n // 2, n, max(self.engine.batch(shape), n // LOOKS)), n} - {0})
-        for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
+        sizes = sorted({*range(n // 2, n, max(self.engine.batch(shape), n // INTERIM_ANALYSES)), n} - {0})
+        for drawn, counts in zip(sizes, draw(sizes, role=Role.ESTIMATE), strict=True):
             if drawn == n or int(counts[selected]) + n - drawn < needed:  # certain to abstain
                 return drawn, counts.tolist()
-        raise AssertionError("the last look is at n")
+        raise AssertionError("the last analysis is at n")
 
     @torch.inference_mode()
     def _cumulative_counts(
         self,
         classify: Callable[[Tensor], Tensor],
         image: Tensor,
-        looks: Sequence[int],
+        sizes: Sequence[int],
         *,
         role: Role,
         seed: int,
         index: int,
     ) -> Iterator[Tensor]:
-        """The counts (num_classes,), int64, on the CPU, of the first looks[0], looks[1], … copies of an image.
+        """The counts (num_classes,), int64, on the CPU, of the first sizes[0], sizes[1], … samples of an image.
 
-        No batch holds copies of another image. The device is waited for at the looks only.
+        No batch holds samples of another image. The device is waited for at these sizes only.
         """
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -263,11 +263,11 @@ class Smoothed:
         batches = self._copies.batches(image, batch, seed, role, index)
         answers = torch.empty(0, dtype=torch.int64, device=self.device)
         drawn = 0
-        for look in looks:
-            while drawn < look:
+        for size in sizes:
+            while drawn < size:
                 if not len(answers):
                     answers = self._answers(classify(next(batches)), batch, finite)
-                taken = answers[: look - drawn]
+                taken = answers[: size - drawn]
                 counts.scatter_add_(0, taken, torch.ones_like(taken))
                 answers = answers[len(taken) :]
                 drawn += len(taken)
@@ -284,12 +284,12 @@ class Smoothed:
 
 
 def check_prediction(n: int, alpha: float) -> None:
-    """Raise BenchError where PREDICT with n copies is not possible, or abstains whatever the copies say."""
+    """Raise BenchError where PREDICT with n samples is not possible, or abstains whatever the samples say."""
     if n < 1 or not 0 < alpha < 1:
         raise BenchError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
-    if 2 * 0.5**n > alpha:  # the p-value of n copies that all agree
+    if 2 * 0.5**n > alpha:  # the p-value of n samples that all agree
         raise BenchError(
-            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all copies agree; n must be "
+            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all samples agree; n must be "
             f"at least {1 + math.ceil(-math.log2(alpha))}"
         )
 

@@ -57,7 +57,7 @@ def certify(
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    estimator: Annotated[str, typer.Option(help="fixed (n copies), or two-stage (what an image needs).")] = "fixed",
+    estimator: Annotated[str, typer.Option(help="fixed (n samples), or two-stage (what an image needs).")] = "fixed",
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -84,7 +84,7 @@ def certify(
             "skip_misclassified": not full,
         }
         # Before the model is opened, which takes torch and the user's own code.
-        _foreign(
+        _external(
             name="model" if name is None else name,
             sigma=1.0 if sigma is None else sigma,
             seed=seed or 0,
@@ -103,7 +103,7 @@ def certify(
                 raise UserError(f"{option}: must be given for a model that was not trained by this program")
         with first_process_first():  # which downloads the data, if it must
             place = resolve_data(str(data))
-        settings = _foreign(
+        settings = _external(
             name=source.name if name is None else name,
             sigma=sigma,
             seed=seed if seed is not None else trial.seed if trial else 0,
@@ -118,7 +118,7 @@ def certify(
             merge_and_report(folder)
 
 
-def _foreign(**given: object) -> ExternalTrial:
+def _external(**given: object) -> ExternalTrial:
     """Settings of a model from elsewhere, whose name and weights may still be unknown.
 
     Raises:
@@ -172,8 +172,8 @@ def attack(
     run: RunArgument,
     images: Annotated[int, typer.Option(min=1, help="Test images of every trial.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the attack.")] = 20,
-    copies: Annotated[int, typer.Option(min=1, help="Noisy copies of a step.")] = 16,
-    n: Annotated[int, typer.Option(min=1, help="Noisy copies that judge the attacked image.")] = 1000,
+    samples: Annotated[int, typer.Option(min=1, help="Noise samples of a step.")] = 16,
+    n: Annotated[int, typer.Option(min=1, help="Noise samples that judge the attacked image.")] = 1000,
     data: DataOption = None,
     model: FactoriesOption = None,
     seed: SeedOption = 0,
@@ -188,7 +188,7 @@ def attack(
         from bench.audit.attack import Attack, attack_run
 
         inside, accuracy = attack_run(
-            folder, images, Attack(steps, copies, n), seed=seed, data=data, factories=model or ()
+            folder, images, Attack(steps, samples, n), seed=seed, data=data, factories=model or ()
         )
     console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
     _print(accuracy.round({"certified": 1, "empirical": 1}))
@@ -223,7 +223,7 @@ def perf_certify(
         return
     single = {key: value for key, value in found.items() if not isinstance(value, dict)}
     console.print(Sheet([Heading(""), Heading("")], [[key, _short(value)] for key, value in single.items()]))
-    for key in ("copies_per_second", "ratios"):
+    for key in ("samples_per_second", "ratios"):
         rows = [[name, f"{value:.0f}" if value >= 100 else f"{value:.3g}"] for name, value in found[key].items()]
         console.print(f"\n{key.replace('_', ' ')}", Sheet([Heading(""), Heading("")], rows))
 

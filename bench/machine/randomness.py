@@ -18,9 +18,9 @@ class Role(IntEnum):
     TRAIN_NOISE = 4
     TEST_NOISE = 5
     SELECT = 6
-    """Certification, stage one: which class (n0 copies)."""
+    """Certification, stage one: which class (n0 samples)."""
     ESTIMATE = 7
-    """Certification, stage two: how probable it is (n copies)."""
+    """Certification, stage two: how probable it is (n samples)."""
     PREDICT = 8
     ATTACK = 9
 
@@ -37,7 +37,7 @@ def generator(device: torch.device, seed: int, role: Role, *indices: int) -> tor
     """A torch generator on `device` for the stream (seed, role, indices).
 
     On the CPU the whole state of its Mersenne Twister is set (624 words): with 32 bits of seed, two of the 16 million
-    blocks of copies of a full trial would very likely share their noise.
+    blocks of samples of a full trial would very likely share their noise.
     """
     drawn = torch.Generator(device)
     if device.type != "cpu":

@@ -88,7 +88,7 @@ class Consensus(MeanLogits):
         """consensus: K, at least 2 and below the number of members."""
         super().__init__(members)
         self.consensus = consensus
-        # The number of copies differs from batch to batch. Not as a decorator, which would import the compiler, for
+        # The number of samples differs from batch to batch. Not as a decorator, which would import the compiler, for
         # seconds, wherever this module is imported.
         self._ask = torch.compiler.disable(_ask_others)
 

@@ -171,7 +171,7 @@ def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
     records = [TrainingRecord.read(run.trial(member.trial_id).training) for member in trial.members]
     hashes = "\n".join(record.checkpoint_sha256 for record in records)
     seconds = _sum([record.train_seconds for record in records])
-    copies = [(record.train_seconds or 0.0) * (record.train_copies_per_second or 0.0) for record in records]
+    copies = [(record.train_seconds or 0.0) * (record.train_samples_per_second or 0.0) for record in records]
     memory = [record.memory_bytes or 0 for record in records]
     return records[0].model_copy(
         update={
@@ -182,7 +182,7 @@ def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
             "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "members": [member.trial_id for member in trial.members],
             "train_seconds": seconds,
-            "train_copies_per_second": sum(copies) / seconds if seconds else None,
+            "train_samples_per_second": sum(copies) / seconds if seconds else None,
             "train_joules": _sum([record.train_joules for record in records]),
             "memory_bytes": sum(memory),
             "member_memory_bytes": max(memory),

@@ -25,11 +25,11 @@ class GridError(BenchError):
     """A grid that cannot be run; the message is one sentence for the user."""
 
 
-class Cell(Record):
+class RowSettings(Record):
     """What one row of the tables changes: options of the objective, decomposition, training settings."""
 
     method: str | None = None
-    """The objective; the cell's own name where not given."""
+    """The objective; the row's own name where not given."""
     decomposition: bool | None = None
     """Whether the classifier sits behind the linear decomposition; the method's own choice where not given."""
     decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
@@ -51,7 +51,7 @@ class Grid(Record):
     decomposition_ratio: Annotated[float, Field(gt=0)] = 0.2
     train: TrainSettings = TrainSettings()
     certify: CertifySettings = CertifySettings()
-    cells: dict[str, Cell] = {}
+    rows: dict[str, RowSettings] = {}
 
     def trials(self, dataset: str = "") -> list[Trial]:
         """Every method × σ × seed, in the order of the file. `dataset` names the data in tables.
@@ -65,25 +65,25 @@ class Grid(Record):
             for name in _distinct("methods", self.methods)
             for seed in _distinct("seeds", self.seeds)
         ]
-        for name, cell in self.cells.items():
-            if name not in self.methods and name not in METHODS and cell.method is None:
-                raise GridError(f"cells.{name} is neither in methods nor a known method{nearest(name, METHODS)}")
+        for name, row in self.rows.items():
+            if name not in self.methods and name not in METHODS and row.method is None:
+                raise GridError(f"rows.{name} is neither in methods nor a known method{nearest(name, METHODS)}")
         return trials
 
     def _trial(self, name: str, sigma: float, seed: int, dataset: str) -> Trial:
-        cell = self.cells.get(name, Cell())
-        method = cell.method or name
+        row = self.rows.get(name, RowSettings())
+        method = row.method or name
         try:
             objective = get_method(method)
         except ValueError as error:
             raise GridError(f"methods: {error}") from None
-        # An ensemble's members are the trials of the member's own cell; what its own cell says comes on top.
-        member = self.cells.get(objective.member_method or "", Cell())
-        options = {key: _at_sigma(name, key, value, sigma) for key, value in (member.options | cell.options).items()}
-        choices = (cell.decomposition, member.decomposition, objective.decomposition)
+        # An ensemble's members are the trials of the member's own row; what its own row says comes on top.
+        member = self.rows.get(objective.member_method or "", RowSettings())
+        options = {key: _at_sigma(name, key, value, sigma) for key, value in (member.options | row.options).items()}
+        choices = (row.decomposition, member.decomposition, objective.decomposition)
         decomposed = next(choice for choice in choices if choice is not None)
-        ratio = cell.decomposition_ratio or member.decomposition_ratio or self.decomposition_ratio
-        train = self.train.model_dump() | member.train | cell.train
+        ratio = row.decomposition_ratio or member.decomposition_ratio or self.decomposition_ratio
+        train = self.train.model_dump() | member.train | row.train
         try:
             return Trial(
                 name=name,
@@ -100,7 +100,7 @@ class Grid(Record):
                 certify=self.certify,
             )
         except ValidationError as error:
-            raise GridError(f"cells.{name}: {explain(error, TrainSettings)}") from None
+            raise GridError(f"rows.{name}: {explain(error, TrainSettings)}") from None
 
 
 def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) -> Grid:
@@ -183,10 +183,10 @@ def _at_sigma(name: str, key: str, value: Option | Mapping[str, Option], sigma: 
     try:
         by_sigma = {float(text): choice for text, choice in value.items()}
     except ValueError:
-        raise GridError(f"cells.{name}.options.{key}: the keys must be values of sigma, got {list(value)}") from None
+        raise GridError(f"rows.{name}.options.{key}: the keys must be values of sigma, got {list(value)}") from None
     if sigma not in by_sigma:
         known = ", ".join(f"{known:g}" for known in by_sigma)
-        raise GridError(f"cells.{name}.options.{key} has no value for sigma = {sigma:g}, only for {known}")
+        raise GridError(f"rows.{name}.options.{key} has no value for sigma = {sigma:g}, only for {known}")
     return by_sigma[sigma]
 
 

@@ -46,7 +46,7 @@ class Trial(NativeTrial):
 
     @property
     def images_per_step(self) -> int:
-        """Images of one optimizer step, over all workers; each is seen in `copies` noisy copies."""
+        """Images of one optimizer step, over all workers; each is seen in `copies` noise samples."""
         objective = self.objective
         return self.train.batch // objective.copies if objective.minibatches else self.train.batch
 

@@ -191,7 +191,7 @@ def noisy_accuracy(
     trial: Trial, epoch: int, model: nn.Module, data: tuple[Tensor, Tensor], accelerator: Accelerator
 ) -> float:
     """Share of the data, images (count, 3, height, width), uint8, and labels (count,), that the base classifier itself
-    gets right on one noisy copy each."""
+    gets right on one noise sample each."""
     images, labels = data
     model.eval()
     draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
@@ -337,7 +337,7 @@ def _finish(
         copies=objective.copies,
         decomposition_kept=None if decomposition is None else decomposition.basis.shape[1],
         train_seconds=progress.seconds,
-        train_copies_per_second=trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+        train_samples_per_second=trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
         train_joules=progress.joules,
         memory_bytes=progress.memory_bytes,
         member_memory_bytes=progress.memory_bytes,

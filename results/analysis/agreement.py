@@ -1,7 +1,7 @@
 """Whether two certifications of the same rows can be of one classifier.
 
 On another kind of device the noise is other noise: the counts of both are samples of one multinomial distribution. On a
-device of the same kind the noise is the same, and only copies whose two largest logits are as close as rounding may be
+device of the same kind the noise is the same, and only samples whose two largest logits are as close as rounding may be
 classified otherwise.
 """
 
@@ -18,7 +18,7 @@ from results.store.rows import CertificateRow
 ALARM = 1e-3
 """Probability that rows which are all right are found wrong, in all tests together."""
 FLIPS = {"fp32": 1e-4, "bf16": 5e-3}
-"""Share of copies that may be classified otherwise where the noise is the same, several times what was measured
+"""Share of samples that may be classified otherwise where the noise is the same, several times what was measured
 (docs/performance.md)."""
 EXPECTED = 5
 """Copies of a cell from which on the chi-square distribution describes it."""
@@ -42,9 +42,9 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *,
         return f"{len(old[0])} classes then, {len(new[0])} now"
     if same_noise:
         for before, after in zip(old, new, strict=True):
-            flips, copies = fewest_flips(before, after), int(min(before.sum(), after.sum()))
-            if binom.sf(flips - 1, copies, FLIPS[stored.precision]) < level / 2:
-                return f"at least {flips} of the same {copies} copies are classified otherwise"
+            flips, samples = fewest_flips(before, after), int(min(before.sum(), after.sum()))
+            if binom.sf(flips - 1, samples, FLIPS[stored.precision]) < level / 2:
+                return f"at least {flips} of the same {samples} samples are classified otherwise"
     p = homogeneity(sum(old), sum(new))
     return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
 
@@ -55,7 +55,7 @@ def as_p(value: float) -> str:
 
 
 def fewest_flips(first: Counts, second: Counts) -> int:
-    """The smallest number of copies with other answers that leads from one vector of counts to the other, where the
+    """The smallest number of samples with other answers that leads from one vector of counts to the other, where the
     shorter sample is the beginning of the longer one."""
     shorter, longer = sorted((first, second), key=lambda counts: int(counts.sum()))
     return int(np.maximum(shorter - longer, 0).sum())

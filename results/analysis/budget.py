@@ -1,4 +1,4 @@
-"""What the same certificates would have been with fewer noisy copies, or at another alpha, from their counts alone.
+"""What the same certificates would have been with fewer noise samples, or at another alpha, from their counts alone.
 
 ACR grows with n, and not equally for all methods: a ranking may depend on the budget (Sun et al. 2025).
 """
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import planned_copies
+from results.bounds.two_stage import planned_samples
 from results.errors import BenchError
 
 BUDGETS = (1_000, 10_000, 100_000)
@@ -26,10 +26,10 @@ def at_budget(
     trials: pd.DataFrame,
     alpha: float | None = None,
 ) -> pd.DataFrame:
-    """The certificates that n of each image's copies give: a random subset of them, so that the count of the selected
+    """The certificates that n of each image's samples give: a random subset of them, so that the count of the selected
     class is hypergeometric. One draw, as one run with that n would be.
 
-    An image of which fewer copies were drawn (`estimator` two-stage) keeps them all. An image that was not estimated
+    An image of which fewer samples were drawn (`estimator` two-stage) keeps them all. An image that was not estimated
     (misclassified), or whose estimation ended early because abstention was certain, stays without a certificate.
 
     Args:
@@ -37,15 +37,15 @@ def at_budget(
         n: at least 1; at most the n of every trial whose estimator is fixed.
         generator: of the subsets.
         trials: rows with the columns of `results.store.schema.TRIALS`, those of the certificates among them: how many
-            copies were planned.
+            samples were planned.
         alpha: of the new bounds; that of the rows where not given.
 
     Returns:
         The rows with `n, count_top, alpha, p_lower, radius, predicted, status, correct` anew. `counts` and
-        `radius_two_sided` are still those of all copies.
+        `radius_two_sided` are still those of all samples.
 
     Raises:
-        BenchError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 copies or more, of which
+        BenchError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 samples or more, of which
             numpy draws no subset; certificates of no trial.
     """
     if certificates["count_top"].isna().any():
@@ -55,15 +55,15 @@ def at_budget(
     drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)
     status = certificates["status"].to_numpy()
     judged = (status != "misclassified") & (drawn == planned)
-    copies = np.where(judged, np.minimum(drawn, n), 0)
-    kept = generator.hypergeometric(top, drawn - top, copies)
+    samples = np.where(judged, np.minimum(drawn, n), 0)
+    kept = generator.hypergeometric(top, drawn - top, samples)
     level = certificates["alpha"].to_numpy() if alpha is None else np.full(len(kept), alpha)
-    p_lower = np.where(judged, _bounds(kept, np.maximum(copies, 1), level), 0.0)
+    p_lower = np.where(judged, _bounds(kept, np.maximum(samples, 1), level), 0.0)
     certified = p_lower >= 0.5
     selected = certificates["selected"].to_numpy().astype(np.int64)
     predicted = np.where(certified, selected, -1)
     return certificates.assign(
-        n=copies,
+        n=samples,
         count_top=kept,
         alpha=level,
         p_lower=p_lower,
@@ -75,7 +75,7 @@ def at_budget(
 
 
 def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarray:
-    """For each row the copies that its estimation was to draw: its trial's n, or what its selection asked for.
+    """For each row the samples that its estimation was to draw: its trial's n, or what its selection asked for.
 
     Raises:
         BenchError: a row's trial is not among the trials.
@@ -90,21 +90,21 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
         at = (certificates["trial_id"] == trial_id).to_numpy()
         n0, alpha = certificates[["n0", "alpha"]][at].iloc[0]
         counts = certificates["selection_counts"][at].map(max).to_numpy(dtype=np.int64)
-        planned[at] = planned_copies(counts, int(n0), int(planned[at][0]), float(alpha))
+        planned[at] = planned_samples(counts, int(n0), int(planned[at][0]), float(alpha))
     return planned
 
 
 def _refuse_budget(certificates: pd.DataFrame, planned: np.ndarray, n: int, alpha: float | None) -> None:
-    """Raise BenchError where n or alpha is out of range, or a row has too many copies."""
+    """Raise BenchError where n or alpha is out of range, or a row has too many samples."""
     fixed, most = (certificates["estimator"] == "fixed").to_numpy(), certificates["n"].max()
     if n < 1:
         raise BenchError(f"n = {n}: must be at least 1")
     if alpha is not None and not 0 < alpha < 1:
         raise BenchError(f"alpha = {alpha}: must be above 0 and below 1")
     if (n > planned[fixed]).any():
-        raise BenchError(f"n = {n}: must be at most the {planned[fixed].min()} copies that were planned")
+        raise BenchError(f"n = {n}: must be at most the {planned[fixed].min()} samples that were planned")
     if most >= MOST:
-        raise BenchError(f"rows of {most} copies cannot be thinned: numpy draws subsets of less than {MOST}")
+        raise BenchError(f"rows of {most} samples cannot be thinned: numpy draws subsets of less than {MOST}")
 
 
 def _bounds(counts: np.ndarray, n: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def check_comparable(
     if left["label"].tolist() != right["label"].tolist():
         raise CompareError(f"{pair}: the same images have different labels")
     kinds = {left["estimator"].iloc[0], right["estimator"].iloc[0]}
-    if len(kinds) > 1 and kinds != {"fixed", "imported"}:  # a log is of as many copies for every image
+    if len(kinds) > 1 and kinds != {"fixed", "imported"}:  # a log is of as many samples for every image
         raise CompareError(f"{pair}: their estimators are {' and '.join(sorted(kinds))}")
 
 

@@ -37,7 +37,7 @@ def average_certified_radius(certificates: pd.DataFrame) -> float:
 
 
 def label_probabilities(certificates: pd.DataFrame) -> NDArray[np.float64]:
-    """p_A of the label of each row, as the share of its copies that gave it; 0 where nothing was estimated.
+    """p_A of the label of each row, as the share of its samples that gave it; 0 where nothing was estimated.
 
     Without counts (imported), it is the lower bound p_lower where the prediction is the label, else 0.
 

@@ -4,8 +4,8 @@ Its usual numbers are those of Cohen, Rosenfeld & Kolter 2019 (their section 4).
 """
 
 N0 = 100
-"""Noisy copies that select the class."""
+"""Noise samples that select the class."""
 N = 100_000
-"""Noisy copies that estimate its probability."""
+"""Noise samples that estimate its probability."""
 ALPHA = 0.001
 """Probability that a certificate is wrong."""

@@ -1,6 +1,6 @@
 """From counts to a certified radius: CERTIFY of Cohen, Rosenfeld & Kolter 2019 (their section 3.2), steps 3 and 4.
 
-A noisy copy of x is classified as class ĉ with unknown probability p_A. Of n copies, k were. With probability at
+A noise sample of x is classified as class ĉ with unknown probability p_A. Of n samples, k were. With probability at
 least 1 − alpha the bound p_lower below does not exceed p_A, and then no perturbation of ℓ2 norm below σ Φ⁻¹(p_lower)
 changes the smoothed classifier's answer (their Theorem 1).
 """
@@ -21,7 +21,7 @@ def lower_confidence_bound(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike)
 
     Args:
         successes: k, from 0 to n; any shape.
-        n: number of independent copies, at least 1; broadcasts.
+        n: number of independent samples, at least 1; broadcasts.
         alpha: probability of a bound above the true probability, in (0, 1); broadcasts.
 
     Raises:
@@ -62,8 +62,8 @@ def two_sided_radius(
     alpha/(2(K − 1)), since which of them is the most probable one is not known (Bonferroni). p_B is at most 1 − p_A.
 
     Args:
-        counts: (images, K) of n copies, n decided before they were drawn; K is at least 2.
-        selected: (images,), the class that other copies chose.
+        counts: (images, K) of n samples, n decided before they were drawn; K is at least 2.
+        selected: (images,), the class that other samples chose.
         alpha: probability of a radius that is wrong, in (0, 1); broadcasts to (images,).
         sigma: standard deviation of the noise, in [0, 1] pixel units; broadcasts to (images,).
 
@@ -71,7 +71,7 @@ def two_sided_radius(
         (images,), in [0, 1] pixel units.
 
     Raises:
-        ValueError: an image without copies, or alpha outside its range.
+        ValueError: an image without samples, or alpha outside its range.
     """
     rows, (images, classes) = np.arange(len(counts)), counts.shape
     n, level = counts.sum(axis=1), np.broadcast_to(np.asarray(alpha, dtype=np.float64), images)
@@ -85,13 +85,13 @@ def two_sided_radius(
 
 
 def largest_radius(n: ArrayLike, alpha: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
-    """The radius when all n copies agree, σ Φ⁻¹(alpha^(1/n)): no `certified_radius` from n copies can exceed it.
+    """The radius when all n samples agree, σ Φ⁻¹(alpha^(1/n)): no `certified_radius` from n samples can exceed it.
     Arguments as for `lower_confidence_bound` and `certified_radius`, not checked."""
     return certified_radius(np.asarray(alpha, dtype=np.float64) ** (1 / np.asarray(n)), sigma)
 
 
 @lru_cache(maxsize=64)
 def certifying_count(n: int, alpha: float) -> int:
-    """The smallest k of n copies whose p_lower reaches 1/2; n + 1 where even n of n is too few. Errors as for
+    """The smallest k of n samples whose p_lower reaches 1/2; n + 1 where even n of n is too few. Errors as for
     `lower_confidence_bound`."""
     return bisect_left(range(n + 1), x=True, key=lambda k: bool(lower_confidence_bound(k, n, alpha) >= 0.5))

@@ -26,14 +26,14 @@ from results.store.run import Run
 
 INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: Wilson; ACR: studentised bootstrap)."
 BEYOND_ACR = (
-    "A smaller n takes a random subset of each image's copies, drawn once. Means over the seeds. Rank: among the "
-    "methods at the same σ. Two-sided ACR: with all copies and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower "
+    "A smaller n takes a random subset of each image's samples, drawn once. Means over the seeds. Rank: among the "
+    "methods at the same σ. Two-sided ACR: with all samples and the radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower "
     "bound of p_A and an upper bound of the runner-up's p_B that hold together with probability 1 − alpha. p_A: share "
-    "of an image's copies that are classified as its label; the columns give the share of images above; where nothing "
+    "of an image's samples that are classified as its label; the columns give the share of images above; where nothing "
     "was estimated, it counts as 0."
 )
 SHARES = (0.5, 0.9, 0.99, 0.999)
-"""Of an image's copies: a column each, of how many images have more of their label."""
+"""Of an image's noise samples: a column each, of how many images have more of their label."""
 SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
 Numbers = dict[published.Key, dict[str, float]]
 Sizes = dict[published.Key, int]
@@ -119,7 +119,7 @@ def table_cost(run: Run, source: str | None = None) -> ResultTable:
 
 
 def table_beyond_acr(run: Run) -> ResultTable:
-    """ACR with fewer copies and the ranking at each budget, and how probable the right class is: ACR alone can be
+    """ACR with fewer samples and the ranking at each budget, and how probable the right class is: ACR alone can be
     raised on easy images at the cost of the others (Sun et al. 2025).
 
     Args:
@@ -197,7 +197,7 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
     sentences = [
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
         "Runtime: training, wall clock.",
-        "Train and certify: noisy copies per second, of all workers in training and of one in certification.",
+        "Train and certify: noise samples per second, of all workers in training and of one in certification.",
         f"{_hours(run)}: training and certification, summed over workers.",
     ]
     if any(column.key == "energy_kwh" for column in columns):
@@ -238,8 +238,8 @@ def _cost_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
     costs = {
         "memory_gb": trials["memory_bytes"] / 1e9,
         "runtime_hours": trials["train_seconds"] / 3600,
-        "train_rate": trials["train_copies_per_second"],
-        "certify_rate": trials["certify_copies_per_second"],
+        "train_rate": trials["train_samples_per_second"],
+        "certify_rate": trials["certify_samples_per_second"],
         "worker_hours": worker_hours(trials),
     }
     if (trials["memory_bytes"] > trials["member_memory_bytes"]).any():

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
-from results.bounds.two_stage import planned_copies
+from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.store.logs import check_imported
@@ -157,10 +157,10 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(selection.min(axis=1) < 0, "a count of the selection is negative")
     refuse(selection.sum(axis=1) != column["n0"], "the counts of the selection do not sum to n0")
     refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
-    # Not whichever of the sizes looks best once the copies are drawn: the bound would not hold at alpha.
-    planned = copies_to_draw(selection, certify)
-    refuse((status == "certified") & (n != planned), "n is not the number of copies that its selection asks for")
-    refuse(n > planned, "n is above the number of copies that its selection asks for")
+    # Not whichever of the sizes looks best once the samples are drawn: the bound would not hold at alpha.
+    planned = samples_to_draw(selection, certify)
+    refuse((status == "certified") & (n != planned), "n is not the number of samples that its selection asks for")
+    refuse(n > planned, "n is above the number of samples that its selection asks for")
     refuse(counts.min(axis=1) < 0, "a count is negative")
     refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
     top = counts[np.arange(len(counts)), column["selected"]]
@@ -184,8 +184,8 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
 
 
-def copies_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
-    """The copies that an estimation was to draw, whatever they answered.
+def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
+    """The samples that an estimation was to draw, whatever they answered.
 
     Args:
         selection: (images, classes), the counts of the selection.
@@ -193,14 +193,14 @@ def copies_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> ND
     """
     if certify.estimator == "fixed":
         return np.full(len(selection), certify.n)
-    return planned_copies(selection.max(axis=1), certify.n0, certify.n, certify.alpha)
+    return planned_samples(selection.max(axis=1), certify.n0, certify.n, certify.alpha)
 
 
 def two_sided_radii(
     counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned copies: the bounds
-    are for a number of copies that does not depend on their answers."""
+    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned samples: the bounds
+    are for a number of samples that does not depend on their answers."""
     found = np.full(len(counts), np.nan)
     whole = (column["n"] == planned) & (planned > 0)
     if whole.any():
@@ -219,7 +219,7 @@ def _refuse(
 
 def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table) -> TrialRow:
     seconds = pc.sum(rows["seconds"]).as_py()
-    copies = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
+    samples = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     native = settings if isinstance(settings, NativeTrial) else None
     recorded = (TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()) - {"variant_of"}
     return TrialRow(
@@ -236,7 +236,7 @@ def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows
         alpha=settings.certify.alpha,
         images=rows.num_rows,
         certify_seconds=seconds,
-        certify_copies_per_second=copies / seconds if seconds else 0.0,
+        certify_samples_per_second=samples / seconds if seconds else 0.0,
         certify_joules=None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
         settings=settings.model_dump_json(),
     )

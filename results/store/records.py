@@ -81,12 +81,12 @@ class TrainingRecord(FileRecord):
     train_images: Positive | None = None
     test_images: Annotated[int, Field(ge=1, le=10**7)]
     copies: Positive | None = None
-    """m, noisy copies of an image in a training step."""
+    """m, noise samples of an image in a training step."""
     decomposition_kept: Positive | None = None
     """Directions that the linear decomposition keeps, of channel × height × width."""
     train_seconds: Amount | None = None
     """Wall clock, summed over members."""
-    train_copies_per_second: Amount | None = None
+    train_samples_per_second: Amount | None = None
     train_joules: Amount | None = None
     """Of the accelerators, by their drivers' counters, summed over members."""
     memory_bytes: Count | None = None
@@ -136,7 +136,7 @@ class StateRecord(FileRecord):
 
 
 class BatchRecord(FileRecord):
-    """batch.json: copies of a forward pass, for all who certify a trial."""
+    """batch.json: noise samples of a forward pass, for all who certify a trial."""
 
     batch: Positive
 

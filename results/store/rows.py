@@ -52,7 +52,7 @@ class CertificateRow(Record):
     p_lower: Share
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: Natural | None = None
-    """The class that the n0 copies chose."""
+    """The class that the n0 samples chose."""
     count_top: Natural | None = None
     """counts[selected]."""
     n: Natural
@@ -65,9 +65,9 @@ class CertificateRow(Record):
     classifier: str
     """network, mean of 3 logits, 2-consensus of 3; unknown: imported."""
     selection_counts: list[Natural] | None = None
-    """Of the n0 copies, one per class."""
+    """Of the n0 samples, one per class."""
     counts: list[Natural] | None = None
-    """Of the n copies, one per class."""
+    """Of the n samples, one per class."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""
@@ -103,7 +103,7 @@ class TrialRow(Record):
     """The name of each label; null: the data has none."""
     model: str
     copies: Natural | None = None
-    """m, noisy copies of an image in a training step."""
+    """m, noise samples of an image in a training step."""
     epochs: Natural | None = None
     n: Natural
     n0: Natural
@@ -117,8 +117,8 @@ class TrialRow(Record):
     """Trial ids of an ensemble's members."""
     train_seconds: Amount | None = None
     """Wall clock, summed over members."""
-    train_copies_per_second: Amount | None = None
-    """Noisy copies."""
+    train_samples_per_second: Amount | None = None
+    """Noise samples."""
     train_joules: Amount | None = None
     """Of the accelerators, by their drivers' counters, summed over members."""
     memory_bytes: Natural | None = None
@@ -128,7 +128,7 @@ class TrialRow(Record):
     memory_kind: Literal["accelerator", "resident"] | None = None
     certify_seconds: Amount
     """Summed over workers."""
-    certify_copies_per_second: Amount
+    certify_samples_per_second: Amount
     """Per worker."""
     certify_joules: Amount | None = None
     workers: Natural | None = None
@@ -155,7 +155,7 @@ class EpochRow(Record):
     loss: Amount
     """Mean over the epoch's images."""
     noisy_test_accuracy: Share
-    """Of the base classifier f, on one noisy copy of each test image."""
+    """Of the base classifier f, on one noise sample of each test image."""
     seconds: Amount
     """Wall clock of the epoch."""
 

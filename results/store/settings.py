@@ -53,24 +53,24 @@ class CertifySettings(Record):
     """CERTIFY of Cohen, Rosenfeld & Kolter 2019 (their section 3.2)."""
 
     n0: PositiveInt = N0
-    """Noisy copies that select the class."""
+    """Noise samples that select the class."""
     n: PositiveInt = N
-    """Noisy copies that estimate its probability."""
+    """Noise samples that estimate its probability."""
     alpha: Probability = ALPHA
     """Probability that a certificate is wrong."""
     images: PositiveInt | None = None
     """Certify this many test images, evenly spaced; all where not given."""
     precision: Precision = "auto"
     estimator: Estimator = "fixed"
-    """fixed: n copies of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
+    """fixed: n samples of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 
     @model_validator(mode="after")
     def _something_can_be_certified(self) -> Self:
-        if self.alpha ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n copies give
+        if self.alpha ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n samples give
             raise ValueError(
-                f"n = {self.n} with alpha = {self.alpha:g}: certifies no image, even one on which all copies agree; "
+                f"n = {self.n} with alpha = {self.alpha:g}: certifies no image, even one on which all samples agree; "
                 f"n must be at least {math.ceil(-math.log2(self.alpha))}"
             )
         return self

@@ -318,10 +318,10 @@ def test_a_job_is_sent_the_grid_and_the_plugins_and_is_told_where_they_are(
         Path(place, "mine.py").write_text(text)
     Path("own.toml").write_text(GRID)
     given = {"grid": "own.toml", "out": "s3://bucket/run", "plugins": ["a/mine.py", "b c/mine.py", "json"]}
-    options = RunOptions.of(**given, sigmas=".25,.5", set=["cells.a.options.b='c d'"], full=True)
+    options = RunOptions.of(**given, sigmas=".25,.5", set=["rows.a.options.b='c d'"], full=True)
     there = _pack(tmp_path / "job", options)
     assert there.arguments() == [
-        "--grid=grids/own.toml", "--out=s3://bucket/run", "--sigmas=0.25,0.5", "--set=cells.a.options.b='c d'",
+        "--grid=grids/own.toml", "--out=s3://bucket/run", "--sigmas=0.25,0.5", "--set=rows.a.options.b='c d'",
         "--full", "--plugin=plugins/0/mine.py", "--plugin=plugins/1/mine.py", "--plugin=json",
     ]  # fmt: skip
     assert (tmp_path / "job" / "plugins/1/mine.py").read_text() == "x = 2\n"

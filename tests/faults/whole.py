@@ -20,7 +20,7 @@ from tests.faults.poison import poison
 from tests.faults.processes import Marked
 
 GRID = """
-methods = ["ours", "ensemble", "consistency", "gaussian"]
+methods = ["generalised_ld", "ensemble", "consistency", "gaussian"]
 sigmas = [0.5]
 model = "tiny"
 width = 8

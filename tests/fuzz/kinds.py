@@ -38,7 +38,7 @@ def _grid_options(random: Random) -> list[str]:
     options = ["--data", "synthetic"] if random.random() < 0.8 else []
     if random.random() < 0.3:
         key = random.choice(
-            ("certify.n", "train.epochs", "cells.ours.options.strength", "sigmas", "a.b", "certify", "")
+            ("certify.n", "train.epochs", "rows.generalised_ld.options.strength", "sigmas", "a.b", "certify", "")
         )
         options += ["--set", f"{key}={random.choice((*map(str, NUMBERS[:-4]), *TEXTS))}".replace("\0", "")]
     return options
@@ -92,9 +92,9 @@ def log(random: Random, shop: Workshop) -> list[str]:
     command = ["import", str(path), "--sigma", random.choice((".25", ".5", ".5", "1", "1e-300", "99", "5e-324"))]
     command += [
         "--method",
-        random.choice(("theirs", "smoothadv", "ours", *TEXTS) if random.random() < 0.2 else ("theirs", "new")).replace(
-            "\0", ""
-        ),
+        random.choice(
+            ("theirs", "smoothadv", "generalised_ld", *TEXTS) if random.random() < 0.2 else ("theirs", "new")
+        ).replace("\0", ""),
     ]
     for option in ("--n", "--n0", "--alpha", "--seed", "--skip", "--dataset", "--model"):
         if random.random() < 0.03:
@@ -110,7 +110,7 @@ def records(random: Random, shop: Workshop) -> list[str]:
     command = random.choice(("report", "report", "status", "status", "status", "compare"))
     if command == "report" and random.random() < 0.3:  # from the merged files alone
         shop.unlink(shop.run / "run.json")
-    options = ["--methods", "ours,gaussian", *random.choice(([], ["--json"]))] if command == "compare" else []
+    options = ["--methods", "generalised_ld,gaussian", *random.choice(([], ["--json"]))] if command == "compare" else []
     return [command, str(shop.run), *options]
 
 
@@ -145,7 +145,9 @@ def _word(random: Random, shop: Workshop) -> str:
         return random.choice((*TEXTS, "\udcff", "--", "-", ",", "a,b", ".25,.5", "auto", "127.0.0.1:1"))
     if kind == 2:
         return str(random.choice(places))
-    return random.choice((*SHIPPED, "synthetic", "thesis", "ours", "1", "0.5", f"{shop.run}/{odd_value(random, 0)}"))
+    return random.choice(
+        (*SHIPPED, "synthetic", "thesis", "generalised_ld", "1", "0.5", f"{shop.run}/{odd_value(random, 0)}")
+    )
 
 
 def attempt(kind: str, number: int, seed: int, shop: Workshop) -> Outcome:

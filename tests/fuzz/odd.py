@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 TEXTS = (
-    "", " ", "x", "ours", "gaussian", "ensemble", "macer", "../../etc", "/etc/passwd", "..", "a/b", "a\\b", "~", "con",
+    "", " ", "x", "generalised_ld", "ensemble", "macer", "../../etc", "/etc/passwd", "..", "a/b", "a\\b", "~", "con",
     "\x1b[31mred\x1b[0m", "\u202eevil", "a\nb", "a\rb", "a\tb", "nul\0byte", "\ufeffbom", "e\u0301", "😀", "\x7f\x9b2J",
     "[red]markup[/red]", "[/]", "<script>alert(1)</script>", "=cmd|'/c calc'!A0", "$(id)", "%s%n", "{0.__class__}",
     "nan", "inf", "1e400", "0x10", "-1", "٣", "x" * 5000, "resnet0", "resnet9998", "resnet20", "tiny", "cifar10",

@@ -50,7 +50,7 @@ class Workshop:
         return copy.deepcopy(random.choice(self._grids))
 
     def _build(self) -> None:
-        trials = [small_trial(method, certify={"n": 2000, "n0": 10}) for method in ("ours", "gaussian")]
+        trials = [small_trial(method, certify={"n": 2000, "n0": 10}) for method in ("generalised_ld", "gaussian")]
         run = write_fake_run(self.run, trials, images=8, shard=4)
         (self.folder / "log").write_text(LOG)
         import_log(self.folder / "log", stated(name="theirs", sigma=0.25), run)

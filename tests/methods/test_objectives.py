@@ -117,7 +117,7 @@ def test_generalised_by_hand(item: str, accuracy: float) -> None:
     divergence = sum(mean[c] * math.log(mean[c] / copy[c]) for copy in ((0.75, 0.25), (0.5, 0.5)) for c in (0, 1)) / 2
     entropy = -sum(p * math.log(p) for p in mean)
     right = accuracy + 20 * divergence + 0.5 * entropy
-    assert loss("ours", logits, [0], strength=20.0, accuracy_item=item) == pytest.approx(right, rel=1e-5)
+    assert loss("generalised_ld", logits, [0], strength=20.0, accuracy_item=item) == pytest.approx(right, rel=1e-5)
 
 
 def test_generalised_masks_misclassified_images() -> None:
@@ -125,9 +125,9 @@ def test_generalised_masks_misclassified_images() -> None:
     entropy = -(0.625 * math.log(0.625) + 0.375 * math.log(0.375))
     accuracy = -math.log(0.375)
     options: dict[str, Any] = {"strength": 20.0, "accuracy_item": "mean_probabilities"}
-    assert loss("ours", logits, [1], **options) == pytest.approx(accuracy + 0.5 * entropy, rel=1e-5)
-    assert loss("ours", logits, [1], mask_entropy=True, **options) == pytest.approx(accuracy, rel=1e-5)
-    assert loss("generalised", logits, [1], **options) == loss("ours", logits, [1], **options)
+    assert loss("generalised_ld", logits, [1], **options) == pytest.approx(accuracy + 0.5 * entropy, rel=1e-5)
+    assert loss("generalised_ld", logits, [1], mask_entropy=True, **options) == pytest.approx(accuracy, rel=1e-5)
+    assert loss("generalised", logits, [1], **options) == loss("generalised_ld", logits, [1], **options)
 
 
 # --- a second way: plain loops over images and copies, in float64 -----------------------------------------------
@@ -192,7 +192,7 @@ def plain_ours(logits: Tensor, labels: Tensor, strength: float, entropy_weight: 
         ("consistency", {"strength": 20.0}, lambda x, y: plain_consistency(x, y, 20, 0.5)),
         ("ensemble", {"strength": 20.0}, lambda x, y: plain_consistency(x, y, 20, 0.5)),
         ("macer", {"inverse_temperature": 3.0, "margin": 2.0}, lambda x, y: plain_macer(x, y, 12, 3, 2)),
-        ("ours", {"strength": 20.0}, lambda x, y: plain_ours(x, y, 20, 0.5)),
+        ("generalised_ld", {"strength": 20.0}, lambda x, y: plain_ours(x, y, 20, 0.5)),
         ("generalised", {"entropy_weight": 2.0}, lambda x, y: plain_ours(x, y, 10, 2)),
     ],
 )
@@ -234,8 +234,8 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     [
         ("macr", {}, "unknown method 'macr': did you mean 'macer'?"),
         ("macer", {"strenth": 1.0}, "method 'macer' has no option 'strenth': did you mean 'strength'?"),
-        ("ours", {"accuracy_item": "logits"}, "accuracy_item = 'logits': must be one of mean_logits"),
-        ("ours", {"mask_entropy": 1}, "mask_entropy = 1: must be of type bool"),
+        ("generalised_ld", {"accuracy_item": "logits"}, "accuracy_item = 'logits': must be one of mean_logits"),
+        ("generalised_ld", {"mask_entropy": 1}, "mask_entropy = 1: must be of type bool"),
         ("consistency", {"strength": -1.0}, "strength = -1.0: must be at least 0"),
         ("gaussian", {"copies": 0}, "copies = 0: must be at least 1"),
         ("macer", {"margin": 0.0}, "margin = 0.0: must be above 0"),

@@ -22,9 +22,9 @@ from results.errors import BenchError
 if TYPE_CHECKING:
     import pandas as pd
 
-ACCURACY_ORDER = ("ours", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian")
+ACCURACY_ORDER = ("generalised_ld", "ensemble", "consistency", "macer", "gaussian_ld", "gaussian")
 """Of methods, from best to worst, as Table 5.1 of the thesis lists them; others follow."""
-COST_ORDER = ("gaussian", "consistency", "ours", "ensemble", "macer")
+COST_ORDER = ("gaussian", "consistency", "generalised_ld", "ensemble", "macer")
 """As Table 5.2 of the thesis lists them."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -58,7 +58,7 @@ ACCURACY_NOTES = (
 )
 COST_NOTES = (
     "The ensemble's ACR at σ = 0.25 is 0.535 in Table 5.1 and 0.532 in Table 5.2.",
-    "Published: one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one noisy copy for Gaussian.",
+    "Published: one NVIDIA 3080 Ti. Gaussian's 0.5 h against consistency's 2.1 h implies one sample for Gaussian.",
 )
 
 _ALL = "CIFAR-10, ResNet-110, all 10 000 test images, n = 100 000, n0 = 100, alpha = 0.001"
@@ -123,7 +123,7 @@ SOURCES = {
     "sun2025": Source(
         "Sun et al. 2025, Table 2",
         "Sun et al., Average Certified Radius is a Poor Metric for Randomized Smoothing, arXiv 2410.06895",
-        f"{_ALL}; Gaussian with four noisy copies",
+        f"{_ALL}; Gaussian with four noise samples",
         ("The authors' own logs (sun2025_logs) differ from the printed table by up to 0.02 in ACR.",),
     ),
     "sun2025_logs": Source(

@@ -29,7 +29,7 @@ def compared(run: Run) -> list[str]:
 
 
 def figure_accuracy_by_epoch(run: Run) -> Figure:
-    """Accuracy of the base classifier after each epoch, on one noisy copy of each test image; one panel per σ.
+    """Accuracy of the base classifier after each epoch, on one noise sample of each test image; one panel per σ.
 
     The line is the mean over the seeds, an ensemble's members included; each of several seeds is a thin line. Errors as
     for `certified_groups`.

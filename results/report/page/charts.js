@@ -32,11 +32,11 @@ function buildCharts(content) {
       + "radius; mean over the training seeds. Circles: published. Move along a chart with the pointer, a finger or the "
       + "arrow keys."),
     ...block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
-      "p_A: share of an image’s noisy copies that are classified as its label. At 1/2 stand all images below it and those "
+      "p_A: share of an image’s noise samples that are classified as its label. At 1/2 stand all images below it and those "
       + "for which nothing was estimated. Of imported certificates the lower bound of p_A is drawn."));
   section("training").append(...(accuracy.length
     ? [...block("Accuracy on noisy test images", accuracy.map((panel) => chart(ACCURACY, panel)),
-      "Of the network itself, on one noisy copy of each test image, after each epoch; mean over the models trained."),
+      "Of the network itself, on one noise sample of each test image, after each epoch; mean over the models trained."),
     ...block("Training loss", loss.map((panel) => chart(LOSS, panel)),
       "Mean over the images of an epoch. Methods have losses of their own: their heights do not compare.")]
     : [html("p", {}, "No model of this run was trained in it.")]));

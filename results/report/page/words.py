@@ -44,7 +44,7 @@ def summary(run: Run, tables: list[ResultTable]) -> Summary:
         "Methods": str(trials["method"].nunique()),
         "σ": ", ".join(f"{sigma:g}" for sigma in sorted(trials["sigma"].unique())),
         "Test images": distinct(trials["images"]),
-        "Noisy copies n": distinct(trials["n"]),
+        "Noise samples n": distinct(trials["n"]),
         "alpha": distinct(trials["alpha"]),
         "Trials": f"{len(trials)} finished{unfinished}",
         "Trained on": distinct(trials["device"]) or "elsewhere",

@@ -23,7 +23,7 @@ import bench.certify.smoothing
 from bench.certify.smoothing import Certificate, Smoothed
 from bench.machine.randomness import Role
 from results.bounds.radius import certifying_count, largest_radius, lower_confidence_bound
-from results.bounds.two_stage import sufficient_copies
+from results.bounds.two_stage import sufficient_samples
 from results.store.settings import CertifySettings, Estimator
 
 SIGMA = 0.5
@@ -86,7 +86,7 @@ def wrong_certificates(certificates: list[Certificate], p_selected: Floats) -> N
 
 
 def expected_to_be_wrong(p_selected: Floats, n: NDArray[np.int64]) -> Floats:
-    """The probability of a wrong certificate at each point: that so many of n copies are of the selected class as have
+    """The probability of a wrong certificate at each point: that so many of n samples are of the selected class as have
     a probability below alpha where p_A is p_selected, or 1/2 if that is more."""
     chance = np.zeros(len(n))
     for size in np.unique(n):
@@ -128,7 +128,7 @@ def test_half_space(estimator: Estimator, count: int, seed: int) -> None:
             int(model.class_counts(image, N0, seed, Role.SELECT, index)[certificate.selected])
             for index, (image, certificate) in enumerate(zip(images, found, strict=True))
         ]
-        sizes = np.array([sufficient_copies(top, N0, n, ALPHA) for top in tops])
+        sizes = np.array([sufficient_samples(top, N0, n, ALPHA) for top in tops])
         assert len(np.unique(sizes)) >= 3
         assert (column(found, "n")[certified] == sizes[certified]).all()
     assert abs(surprise(wrong, expected_to_be_wrong(p_selected, sizes))) < 4
@@ -170,7 +170,7 @@ def test_coin(bias: float, count: int, seed: int) -> None:
     wrong = wrong_certificates(found, p_selected)
     assert abs(surprise(wrong, expected_to_be_wrong(p_selected, np.full(count, N)))) < 4
     shares = np.array([certificate.counts[1] / certificate.n for certificate in found if certificate.n == N])
-    if bias == 0.7:  # at .52 the copies are few where abstention was certain
+    if bias == 0.7:  # at .52 the samples are few where abstention was certain
         assert shares.mean() == pytest.approx(bias, abs=0.005)
 
 

@@ -44,7 +44,10 @@ def bench(*arguments: str) -> int:
         (["run", "--grid", "smok"], "unknown grid 'smok': did you mean 'smoke'?"),
         (["run", "--grid", "none.toml"], "none.toml: cannot be read: No such file"),
         (["run", "--grid", "smoke", "--data", "nowhere"], "nowhere' is not a folder"),
-        (["run", "--grid", "smoke", "--methods", "ours,macr"], "unknown method 'macr': did you mean 'macer'?"),
+        (
+            ["run", "--grid", "smoke", "--methods", "generalised_ld,macr"],
+            "unknown method 'macr': did you mean 'macer'?",
+        ),
         (["run", "--grid", "smoke", "--sigmas", "a"], "--sigmas 'a': must be numbers separated by commas"),
         (["run", "--grid", "smoke", "--sigmas", "0"], "sigmas.0 = 0.0: input should be greater than 0"),
         (["run", "--grid", "smoke", "--set", "train.images=99999"], "99999 images were asked for, the data has 2000"),
@@ -76,10 +79,13 @@ def test_a_users_mistake_gets_one_sentence_and_leaves_nothing(
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ('{"name": "ours"}', "lacks sigma"),
+        ('{"name": "generalised_ld"}', "lacks sigma"),
         ('{"name": "x", "method": "macr", "sigma": 0.5}', "unknown method 'macr': did you mean 'macer'?"),
-        ('{"name": "x", "method": "ours", "sigma": 0.5, "sede": 1}', "unknown key 'sede': did you mean 'seed'?"),
-        ('{"name": "../x", "method": "ours", "sigma": 0.5}', "name = '../x': string should match pattern"),
+        (
+            '{"name": "x", "method": "generalised_ld", "sigma": 0.5, "sede": 1}',
+            "unknown key 'sede': did you mean 'seed'?",
+        ),
+        ('{"name": "../x", "method": "generalised_ld", "sigma": 0.5}', "name = '../x': string should match pattern"),
     ],
 )
 def test_a_wrong_trial_file_is_refused(

@@ -92,17 +92,17 @@ def test_compare_prints_a_table_and_the_same_as_json(
     merge_run(fake_run)
     other = write_fake_run(tmp_path / "other", [small_trial("macer", certify={"n": 2000, "n0": 10})])
     merge_run(other)
-    assert bench("compare", str(fake_run.path), str(other.path), "--methods", "ours,macer", "--json") == 0
+    assert bench("compare", str(fake_run.path), str(other.path), "--methods", "generalised_ld,macer", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert "uncertainty of the test images" in printed["method"]
-    assert {(trial["method"], trial["n"]) for trial in printed["trials"]} >= {("ours", 2000), ("macer", 2000)}
+    assert {(trial["method"], trial["n"]) for trial in printed["trials"]} >= {("generalised_ld", 2000), ("macer", 2000)}
     rows = printed["comparisons"]
-    assert {(row["first"], row["second"], row["sigma"]) for row in rows} == {("ours", "macer", 0.25)}
+    assert {(row["first"], row["second"], row["sigma"]) for row in rows} == {("generalised_ld", "macer", 0.25)}
     assert rows[0]["quantity"] == "acr"
     assert rows[0]["radius"] is None
     assert bench("compare", str(fake_run.path), str(other.path)) == 0
     text = capsys.readouterr().out
-    assert "σ = 0.25, seed 0: A = ours, B = macer" in text
+    assert "σ = 0.25, seed 0: A = generalised_ld, B = macer" in text
     assert "nan" not in text
     assert f"{rows[0]['difference']:.3f}" in text
     assert [row["endpoint"] for row in rows] == ["primary"] + ["secondary"] * (len(rows) - 1)
@@ -128,8 +128,11 @@ def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: p
     ("arguments", "message"),
     [
         (["report", "RUN", "--published", "me"], "unknown source of published numbers 'me'; known: thesis"),
-        (["compare", "RUN", "--methods", "ours,macr"], "no trial is macr; there are ours, gaussian"),
-        (["compare", "RUN", "--methods", "ours"], "there are no two methods"),
+        (
+            ["compare", "RUN", "--methods", "generalised_ld,macr"],
+            "no trial is macr; there are generalised_ld, gaussian",
+        ),
+        (["compare", "RUN", "--methods", "generalised_ld"], "there are no two methods"),
         (["compare", "nowhere"], "nowhere/certificates.parquet does not exist"),
         (["compare", "s4://bucket/run"], "s4://bucket/run: cannot be opened"),
         (["import", "none.tsv", "--method", "a", "--sigma", "1", "--out", "out"], "none.tsv: no such file"),

@@ -57,7 +57,7 @@ def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> N
 
 def test_refusals_need_neither_torch_nor_ray(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_text(
-        'methods = ["ours"]\nsigmas = [0.5]\n[cells.ours]\noptions = {strength = -1}\n'
+        'methods = ["generalised_ld"]\nsigmas = [0.5]\n[rows.generalised_ld]\noptions = {strength = -1}\n'
     )
     (tmp_path / "trial.json").write_text("{}")
     (tmp_path / "thesis.tex").touch()

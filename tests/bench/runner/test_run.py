@@ -60,11 +60,11 @@ def test_a_retrained_member_makes_another_ensemble(tmp_path: Path) -> None:
 
 def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    add_trials(folder, [small_trial("gaussian"), small_trial("ours")])
-    changed = small_trial("ours", certify={"n": 50})
+    add_trials(folder, [small_trial("gaussian"), small_trial("generalised_ld")])
+    changed = small_trial("generalised_ld", certify={"n": 50})
     add_trials(folder, [changed, small_trial("macer")])
     names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in trial_ids(folder)]
-    assert names == ["gaussian", "ours", "macer"]
+    assert names == ["gaussian", "generalised_ld", "macer"]
     assert changed.trial_id in trial_ids(folder)
 
 
@@ -133,7 +133,7 @@ def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way
         RunError, match=r"already \(dataset = 'synthetic' there, '' here; .*; \d+ more\): give another name or"
     ):
         add_trials(folder, [foreign], replace=False)
-    options = small_trial("ours", options={"strength": 5.0})
-    add_trials(folder, [small_trial("ours"), *changed])
+    options = small_trial("generalised_ld", options={"strength": 5.0})
+    add_trials(folder, [small_trial("generalised_ld"), *changed])
     with pytest.raises(RunError, match=r"\(options\.strength = not given there, 5\.0 here\)"):
         add_trials(folder, [options], replace=False)

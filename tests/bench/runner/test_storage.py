@@ -24,7 +24,7 @@ EPOCH_COUNT = 3
 @pytest.fixture(scope="module")
 def trial() -> Trial:
     return small_trial(
-        "ours",
+        "generalised_ld",
         decomposition_ratio=0.2,
         train={
             "epochs": EPOCH_COUNT, "decay_epochs": [2], "learning_rate": 0.05, "batch": 64, "images": 200,

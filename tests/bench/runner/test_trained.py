@@ -123,7 +123,7 @@ OTHER_CPU = {"device": "another processor"}
 
 
 def consistent(row: dict[str, Any], counts: list[int]) -> dict[str, Any]:
-    """All that follows from other counts of the copies that were drawn."""
+    """All that follows from other counts of the samples that were drawn."""
     n, top = sum(counts), counts[row["selected"]]
     p_lower = float(lower_confidence_bound(top, n, row["alpha"])) if n else 0.0
     predicted = row["selected"] if p_lower >= 0.5 else -1
@@ -138,7 +138,7 @@ def consistent(row: dict[str, Any], counts: list[int]) -> dict[str, Any]:
 
 
 def moved(row: dict[str, Any], by: int) -> dict[str, Any]:
-    """With some copies of the selected class given to the next one."""
+    """With some samples of the selected class given to the next one."""
     counts = list(row["counts"])
     if row["status"] == "certified" and counts[row["selected"]] - by > 0.6 * row["n"]:
         counts[row["selected"]] -= by
@@ -178,13 +178,13 @@ def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
         (lambda _: {}, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
         (lambda _: OTHER_CPU, 0, "30 of 30 rows certified again: 30 identical: no row is wrong"),
         (lambda row: moved(row, 1) | OTHER_CPU, 0, "within rounding: no row is wrong"),
-        (lambda row: moved(row, 6) | OTHER_CPU, 1, "at least 6 of the same 400 copies are classified otherwise"),
+        (lambda row: moved(row, 6) | OTHER_CPU, 1, "at least 6 of the same 400 samples are classified otherwise"),
         (lambda row: moved(row, 1), 1, " different"),
         (lambda row: drawn_again(row) | GPU, 0, "within binomial error: no row is wrong"),
         (lambda row: moved(row, 60) | GPU, 1, "no probabilities give both counts"),
         (lambda row: moved(row, 8) | GPU, 1, "together they differ in one direction by more than chance"),
         (lambda row: claimed(row) | GPU, 1, "no probabilities give both counts"),
-        (lambda row: claimed(row) | OTHER_CPU, 1, "of the same 30 copies are classified otherwise"),
+        (lambda row: claimed(row) | OTHER_CPU, 1, "of the same 30 samples are classified otherwise"),
         (lambda row: half_the_errors(row) | GPU, 1, "together they differ in one direction by more than chance"),
         (lambda row: {"radius": 0.99 * row["radius"]}, 2, "radius does not follow from p_lower"),
     ],
@@ -220,7 +220,7 @@ def test_verify_names_labels_that_the_data_has_not(
 
 
 def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
-    inside, accuracy = attack_run(trained, 30, Attack(steps=8, copies=8), seed=0)
+    inside, accuracy = attack_run(trained, 30, Attack(steps=8, samples=8), seed=0)
     rows = read_run(trained.path).certificates
     assert len(inside) == (rows["status"] == "certified").sum()
     assert not inside["fallen"].any()
@@ -293,5 +293,5 @@ def test_perf_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == "tiny, untrained"
     precision = resolve_precision("auto", torch.device("cpu"))  # bf16 where the machine has units for it
-    assert found["copies_per_second"][f"certify_{precision}"] > 0
+    assert found["samples_per_second"][f"certify_{precision}"] > 0
     assert found["ratios"][f"certify_{precision} / its network alone"] > 0

@@ -20,7 +20,7 @@ def test_shipped_grids_have_the_twelve_trials_of_table_5_1(name: str) -> None:
     assert len(trials) == 12
     assert {trial.sigma for trial in trials} == {0.25, 0.5}
     assert [trial.name for trial in trials[:6]] == [
-        "ours",
+        "generalised_ld",
         "ensemble",
         "consistency",
         "macer",
@@ -28,15 +28,15 @@ def test_shipped_grids_have_the_twelve_trials_of_table_5_1(name: str) -> None:
         "gaussian",
     ]
     for trial in trials:
-        assert (trial.decomposition_ratio == 0.2) == (trial.method in ("ours", "gaussian_ld"))
+        assert (trial.decomposition_ratio == 0.2) == (trial.method in ("generalised_ld", "gaussian_ld"))
 
 
 def test_thesis_recipe() -> None:
     trials = {(trial.name, trial.sigma): trial for trial in load_grid("thesis").trials()}
-    ours, macer, gaussian = (trials[name, 0.25] for name in ("ours", "macer", "gaussian"))
+    ours, macer, gaussian = (trials[name, 0.25] for name in ("generalised_ld", "macer", "gaussian"))
     assert (ours.train.epochs, ours.train.decay_epochs, ours.train.learning_rate) == (90, [30, 60], 0.01)
     assert (ours.train.batch, ours.train.weight_decay, ours.objective.copies) == (256, 1e-4, 4)
-    assert (ours.options["strength"], trials["ours", 0.5].options["strength"]) == (20.0, 10.0)
+    assert (ours.options["strength"], trials["generalised_ld", 0.5].options["strength"]) == (20.0, 10.0)
     assert (macer.train.epochs, macer.train.decay_epochs, macer.objective.copies) == (150, [50, 100], 8)
     assert (macer.train.batch, macer.train.weight_decay) == (64, 5e-4)
     assert (macer.options["strength"], trials["macer", 0.5].options["strength"]) == (12.0, 4.0)
@@ -64,11 +64,11 @@ def test_paper_recipe() -> None:
     [
         ("certify.alhpa=0.01", "unknown key 'certify.alhpa': did you mean 'alpha'?"),
         ("sigma=[0.25]", "unknown key 'sigma': did you mean 'sigmas'?"),
-        ("cells.macer.option.copies=2", "unknown key 'cells.macer.option': did you mean 'options'?"),
-        ("cells.macer.train.epoch=3", "cells.macer: unknown key 'epoch': did you mean 'epochs'?"),
-        ("cells.macer.options.strenth=3", "method 'macer' has no option 'strenth': did you mean 'strength'?"),
+        ("rows.macer.option.copies=2", "unknown key 'rows.macer.option': did you mean 'options'?"),
+        ("rows.macer.train.epoch=3", "rows.macer: unknown key 'epoch': did you mean 'epochs'?"),
+        ("rows.macer.options.strenth=3", "method 'macer' has no option 'strenth': did you mean 'strength'?"),
         ('methods=["macr"]', "unknown method 'macr': did you mean 'macer'?"),
-        ("cells.macr.train.epochs=3", "cells.macr is neither in methods nor a known method: did you mean 'macer'?"),
+        ("rows.macr.train.epochs=3", "rows.macr is neither in methods nor a known method: did you mean 'macer'?"),
         ("train.epochs=0", "train.epochs = 0: input should be greater than or equal to 1"),
         ('train.epochs="many"', "train.epochs = 'many': input should be a valid integer"),
         ("train.epochs=true", "train.epochs = True: input should be a valid integer"),
@@ -76,7 +76,7 @@ def test_paper_recipe() -> None:
         ("sigmas=[-0.25]", "sigmas.0 = -0.25: input should be greater than 0"),
         ("sigmas=[0.25, 0.25]", "each may stand only once"),
         ("sigmas=[]", "sigmas = []: list should have at least 1 item"),
-        ("sigmas=[0.12]", "cells.ours.options.strength has no value for sigma = 0.12, only for 0.25, 0.5, 1"),
+        ("sigmas=[0.12]", "rows.generalised_ld.options.strength has no value for sigma = 0.12, only for 0.25, 0.5, 1"),
         ("model=resnet111", "the depth must be 6n+2; the nearest are resnet110 and resnet116"),
         ("train.batch=3", "train.batch = 3: must be at least copies = 4"),
         ("seeds=[-1]", "seed = -1: input should be greater than or equal to 0"),
@@ -111,14 +111,14 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 def test_a_row_may_be_a_variant_of_a_method(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(
-        'methods = ["ours", "ours_tenth", "macer_ld"]\nsigmas = [0.25]\n'
-        '[cells.ours_tenth]\nmethod = "ours"\ndecomposition_ratio = 0.1\n'
-        '[cells.macer_ld]\nmethod = "macer"\ndecomposition = true\ntrain = { epochs = 3 }\n'
+        'methods = ["generalised_ld", "ours_tenth", "macer_ld"]\nsigmas = [0.25]\n'
+        '[rows.generalised_ld_tenth]\nmethod = "generalised_ld"\ndecomposition_ratio = 0.1\n'
+        '[rows.macer_ld]\nmethod = "macer"\ndecomposition = true\ntrain = { epochs = 3 }\n'
     )
     ours, tenth, macer = load_grid(str(path)).trials()
     assert (ours.decomposition_ratio, tenth.decomposition_ratio, macer.decomposition_ratio) == (0.2, 0.1, 0.2)
-    assert len(load_grid(str(path), methods=["ours"]).trials()) == 1  # a variant may be left out
-    assert (tenth.method, macer.method, macer.train.epochs, ours.train.epochs) == ("ours", "macer", 3, 90)
+    assert len(load_grid(str(path), methods=["generalised_ld"]).trials()) == 1  # a variant may be left out
+    assert (tenth.method, macer.method, macer.train.epochs, ours.train.epochs) == ("generalised_ld", "macer", 3, 90)
 
 
 def test_an_ensembles_members_are_the_grids_own_consistency_trials() -> None:

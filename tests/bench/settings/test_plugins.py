@@ -116,8 +116,8 @@ def test_a_module_is_found_from_the_current_folder(mine: Path, monkeypatch: pyte
         ("raise SystemExit\n", "mine.py: line 1: SystemExit"),
         ("import nowhere\n", "mine.py: line 1: ModuleNotFoundError: No module named 'nowhere'"),
         (
-            MINE.replace('"mine"', '"ours"'),
-            "RegistryError: method 'ours' is registered already, by methods.",
+            MINE.replace('"mine"', '"generalised_ld"'),
+            "RegistryError: method 'generalised_ld' is registered already, by methods.",
         ),
         (b"\xff\xfe", "is no text of Python"),
     ],

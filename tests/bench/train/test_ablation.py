@@ -27,7 +27,7 @@ def test_each_part_of_the_method_stands_alone_and_in_its_variants() -> None:
     }  # fmt: skip
     ratios = {name: trials[name, 0.25].decomposition_ratio for name in methods}
     assert {name: ratio for name, ratio in ratios.items() if ratio} == {
-        "ours": 0.2, "ours_tenth": 0.1, "gaussian_ld": 0.2, "gaussian_ld_tenth": 0.1,
+        "generalised_ld": 0.2, "ours_tenth": 0.1, "gaussian_ld": 0.2, "gaussian_ld_tenth": 0.1,
     }  # fmt: skip
     items = {name: trials[name, 0.5].options["accuracy_item"] for name in methods if name.startswith("generalised")}
     assert items == {
@@ -41,7 +41,7 @@ def test_the_ablation_has_the_thesiss_recipe() -> None:
     ablation = {(trial.name, trial.sigma): trial for trial in load_grid("ablation").trials()}
     thesis = {(trial.name, trial.sigma): trial for trial in load_grid("thesis").trials()}
     shared = ablation.keys() & thesis.keys()
-    assert {name for name, _ in shared} == {"ours", "consistency", "gaussian_ld", "gaussian"}
+    assert {name for name, _ in shared} == {"generalised_ld", "consistency", "gaussian_ld", "gaussian"}
     for key in shared:
         assert ablation[key].trial_id == thesis[key].trial_id
     for sigma in (0.25, 0.5):

@@ -94,18 +94,18 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
     assert record["checkpoint_sha256"] == sha256_of(folder.model)
     assert record["train_seconds"] > 0
     assert 2e8 < record["memory_bytes"] < 4e9
-    assert record["train_copies_per_second"] == pytest.approx(4 * 1000 / record["train_seconds"])
+    assert record["train_samples_per_second"] == pytest.approx(4 * 1000 / record["train_seconds"])
     assert is_trained(trial, run)
 
 
-@pytest.mark.parametrize("method", ["gaussian", "ours"])
+@pytest.mark.parametrize("method", ["gaussian", "generalised_ld"])
 def test_an_interrupted_training_continues_exactly(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {
         "train": {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 200}
     }
-    trial = small_trial(method, decomposition_ratio=0.2 if method == "ours" else None, **options)
+    trial = small_trial(method, decomposition_ratio=0.2 if method == "generalised_ld" else None, **options)
     undisturbed = train(trial, tmp_path / "a").trial(trial.trial_id)
 
     evaluate = loop.noisy_accuracy

@@ -24,10 +24,10 @@ def probabilities(top: float) -> list[float]:
 
 
 @pytest.mark.parametrize("top", [0.4, 0.9, 0.999])
-@pytest.mark.parametrize("copies", [(1100, 1100), (100_100, 100)])
-def test_counts_of_one_distribution_are_seldom_told_apart(top: float, copies: tuple[int, int], seed: int) -> None:
+@pytest.mark.parametrize("samples", [(1100, 1100), (100_100, 100)])
+def test_counts_of_one_distribution_are_seldom_told_apart(top: float, samples: tuple[int, int], seed: int) -> None:
     random = np.random.default_rng(seed)
-    found = [homogeneity(*(random.multinomial(n, probabilities(top)) for n in copies)) for _ in range(150)]
+    found = [homogeneity(*(random.multinomial(n, probabilities(top)) for n in samples)) for _ in range(150)]
     for level in (0.05, 0.01):
         assert sum(p < level for p in found) <= binom.isf(1e-6, 150, level)
 
@@ -67,7 +67,7 @@ def test_of_the_same_noise_only_few_copies_may_flip() -> None:
     near, far = row([n - 99_000 + 20, 98_980]), row([n - 99_000 + 60, 98_940])
     stored = row([n - 99_000, 99_000])
     assert not disagreement(stored, near, ALARM / 299, same_noise=True)
-    assert "at least 60 of the same 100000 copies" in disagreement(stored, far, ALARM / 299, same_noise=True)
+    assert "at least 60 of the same 100000 samples" in disagreement(stored, far, ALARM / 299, same_noise=True)
     assert not disagreement(stored, far, ALARM / 299, same_noise=False)
     assert fewest_flips(np.array([5, 3, 2]), np.array([4, 3, 3])) == 1
     assert fewest_flips(np.array([10, 3, 2]), np.array([4, 3, 0])) == 0  # the beginning of the longer one

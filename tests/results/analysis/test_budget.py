@@ -6,7 +6,7 @@ import pytest
 
 from results import at_budget, average_certified_radius
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import sufficient_copies
+from results.bounds.two_stage import sufficient_samples
 
 
 def certificates(p_a: np.ndarray, n: int, seed: int = 0) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def test_what_was_not_estimated_to_its_end_stays_without_a_certificate() -> None
 
 
 def test_a_two_stage_image_keeps_the_copies_it_has() -> None:
-    planned = [sufficient_copies(count, 10, 100_000, 0.001) for count in (9, 10)]
+    planned = [sufficient_samples(count, 10, 100_000, 0.001) for count in (9, 10)]
     assert planned == [25_000, 100_000]
     rows = certificates(np.full(2, 0.99), 1000).assign(
         n=planned,
@@ -90,7 +90,7 @@ def test_a_two_stage_image_keeps_the_copies_it_has() -> None:
     found = at_budget(rows, 50_000, np.random.default_rng(0), trials=trials(100_000))
     assert found["n"].tolist() == [25_000, 50_000]
     assert found["count_top"].iloc[0] == 24_900
-    # an abstention after all the copies that were planned may be none at another alpha; one that came earlier stays
+    # an abstention after all the samples that were planned may be none at another alpha; one that came earlier stays
     for drawn, status in ((25_000, "certified"), (24_000, "abstained")):
         abstained = rows.assign(status=["abstained", "certified"], n=[drawn, 100_000], count_top=[drawn - 100, 99_000])
         found = at_budget(abstained, 50_000, np.random.default_rng(0), trials=trials(100_000), alpha=0.4)
@@ -126,5 +126,5 @@ def test_what_has_no_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="the trial t of the certificates is not among the trials"):
         at_budget(rows, 100, np.random.default_rng(0), trials=trials(1000).iloc[1:])
     many = rows.assign(n=10**9, count_top=9 * 10**8)
-    with pytest.raises(ValueError, match="rows of 1000000000 copies cannot be thinned"):
+    with pytest.raises(ValueError, match="rows of 1000000000 samples cannot be thinned"):
         at_budget(many, 10**6, np.random.default_rng(0), trials=trials(10**9))

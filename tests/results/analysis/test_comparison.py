@@ -102,7 +102,10 @@ def test_equal_methods_do_not_differ_and_are_rarely_told_apart() -> None:
 
 def test_holm_by_hand_over_the_primary_endpoint_of_the_whole_output(tmp_path: Path) -> None:
     cells = [
-        (method, sigma, seed) for method in ("ours", "gaussian", "macer") for sigma in (0.25, 0.5) for seed in (0, 1)
+        (method, sigma, seed)
+        for method in ("generalised_ld", "gaussian", "macer")
+        for sigma in (0.25, 0.5)
+        for seed in (0, 1)
     ]
     folder = write_fake_run(tmp_path / "run", [small_trial(method, sigma, seed=seed) for method, sigma, seed in cells])
     merge_run(folder)
@@ -144,11 +147,11 @@ def test_methods_that_share_trained_models_say_so() -> None:
 
 
 def test_only_the_methods_asked_for(run: Run) -> None:
-    with pytest.raises(CompareError, match=r"no trial is macer; there are ours, gaussian"):
-        compare(run, ["ours", "macer"])
+    with pytest.raises(CompareError, match=r"no trial is macer; there are generalised_ld, gaussian"):
+        compare(run, ["generalised_ld", "macer"])
     with pytest.raises(CompareError, match="no two methods"):
-        compare(run, ["ours"])
-    turned = compare(run, ["gaussian", "ours"])
+        compare(run, ["generalised_ld"])
+    turned = compare(run, ["gaussian", "generalised_ld"])
     assert turned["difference"].to_numpy() == pytest.approx(-compare(run)["difference"].to_numpy())
 
 
@@ -228,7 +231,7 @@ def test_other_images_labels_and_estimators_are_refused() -> None:
 
 
 def test_seeds_are_paired_and_never_mixed(tmp_path: Path) -> None:
-    trials = [small_trial(method, seed=seed) for method in ("ours", "gaussian") for seed in (0, 1)]
+    trials = [small_trial(method, seed=seed) for method in ("generalised_ld", "gaussian") for seed in (0, 1)]
     folder = write_fake_run(tmp_path / "run", trials)
     merge_run(folder)
     table = compare(read_run(folder.path))

@@ -12,7 +12,7 @@ needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the sources
 
 
 def test_numbers_are_as_printed() -> None:
-    assert published.reference()[0.5, "ours"]["r1.75"] == 23.5
+    assert published.reference()[0.5, "generalised_ld"]["r1.75"] == 23.5
     assert published.costs()[0.25, "macer"] == {
         "acr": 0.449, "accuracy_percent": 71.4, "memory_gb": 9.4, "runtime_hours": 7.6,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincc, betaln, ndtr, xlog1py, xlogy
 
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import sample_sizes, sufficient_copies
+from results.bounds.two_stage import sample_sizes, sufficient_samples
 
 LOGS = Path(__file__).parents[4] / "shared" / "reference" / "logs"
 N0, N, ALPHA = 100, 100_000, 0.001
@@ -41,14 +41,14 @@ def replayed(path: Path) -> tuple[Floats, Floats]:
 
 
 def two_stage(p: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:
-    """Copies used and radii (of σ = 1); the n0 copies are spent by every estimator."""
-    size = cache(lambda count: sufficient_copies(count, N0, N, ALPHA))
+    """Copies used and radii (of σ = 1); the n0 samples are spent by every estimator."""
+    size = cache(lambda count: sufficient_samples(count, N0, N, ALPHA))
     n = np.array([size(int(count)) for count in random.binomial(N0, p)])
     return n.astype(float), radius(random.binomial(n, p).astype(float), n)
 
 
 def staged(p: Floats, random: np.random.Generator, bound: str) -> tuple[Floats, Floats]:
-    """Stop at the first stage after which all N copies would add at most .03 σ, were the share to stay. Alpha spending
+    """Stop at the first stage after which all N samples would add at most .03 σ, were the share to stay. Alpha spending
     leaves .8 alpha to the last stage; the betting sequence is a mixture of likelihood ratios (beta prior on (p, 1])."""
     used, found, k, drawn = np.zeros(len(p)), np.zeros(len(p)), np.zeros(len(p)), 0
     live = np.ones(len(p), dtype=bool)
@@ -104,6 +104,6 @@ def test_sizes_are_halvings_and_the_choice_is_among_them() -> None:
     assert sample_sizes(1) == [1] * 6
     for n in (1, 10, 1000, 100_000):
         for count in (1, 50, 51, 99, 100):
-            assert sufficient_copies(count, 100, n, 0.001) in sample_sizes(n)
-    assert sufficient_copies(100, 100, 100_000, 0.001) == 100_000  # the radius goes on growing
-    assert sufficient_copies(20, 100, 100_000, 0.001) == 3125  # it will abstain
+            assert sufficient_samples(count, 100, n, 0.001) in sample_sizes(n)
+    assert sufficient_samples(100, 100, 100_000, 0.001) == 100_000  # the radius goes on growing
+    assert sufficient_samples(20, 100, 100_000, 0.001) == 3125  # it will abstain

@@ -39,8 +39,8 @@ from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 N, ALPHA = 1000, 0.001
 CURVES, EPOCHS_FIGURE, DECOMPOSITION = "certified_accuracy_curves", "accuracy_by_epoch", "decomposition_curves"
 GRADIENT, VARIANCES, P_A = "robustness_gradient", "principal_variances", "p_a_distribution"
-VARIANTS = {"gaussian": "gaussian", "generalised": "generalised", "ours": "ours"}
-TITLES = {"gaussian_ld": "Gaussian+LD", "ours": "Ours", "generalised_per_sample": "Generalised consistency"}
+VARIANTS = {"gaussian": "gaussian", "generalised": "generalised", "generalised_ld": "generalised_ld"}
+TITLES = {"gaussian_ld": "Gaussian+LD", "generalised_ld": "Ours", "generalised_per_sample": "Generalised consistency"}
 
 
 def certificates_of(method: str, sigma: float, seed: int, images: int) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def test_a_thinned_curve_is_short_and_stays_within_a_cell() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_band_is_the_wilson_interval_of_the_tables(seeds: int) -> None:
-    rows = make_run(["ours"], (0.25,), seeds).certificates
+    rows = make_run(["generalised_ld"], (0.25,), seeds).certificates
     at, accuracy = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
     lower, upper = band(accuracy, rows["index"].nunique())
     assert ((lower <= accuracy + 1e-12) & (accuracy <= upper)).all()
@@ -167,11 +167,11 @@ def test_the_band_is_the_wilson_interval_of_the_tables(seeds: int) -> None:
 
 
 def test_certified_accuracy_draws_the_curve_of_each_method_and_the_published_values() -> None:
-    run = make_run(["gaussian", "ours"])
+    run = make_run(["gaussian", "generalised_ld"])
     figure = figure_certified_accuracy(run)
     assert [panel.get_title() for panel in figure.axes] == ["σ = 0.25", "σ = 0.5"]
-    rows = run.certificates[(run.certificates["method"] == "ours") & (run.certificates["sigma"] == 0.5)]
-    [line] = lines_of(figure.axes[1], looks(run)["ours"].colour)
+    rows = run.certificates[(run.certificates["method"] == "generalised_ld") & (run.certificates["sigma"] == 0.5)]
+    [line] = lines_of(figure.axes[1], looks(run)["generalised_ld"].colour)
     x, y = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
     assert np.allclose(line, np.stack([x, 100 * y], axis=1))
     points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
@@ -190,13 +190,13 @@ def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None
 
 
 def test_several_seeds_are_thin_lines_and_their_mean_a_thick_one() -> None:
-    run = make_run(["ours"], (0.25,), seeds=3)
+    run = make_run(["generalised_ld"], (0.25,), seeds=3)
     figure = figure_certified_accuracy(run)
-    *thin, mean = lines_of(figure.axes[0], looks(run)["ours"].colour)
+    *thin, mean = lines_of(figure.axes[0], looks(run)["generalised_ld"].colour)
     assert len(thin) == 3
     assert mean[0, 1] == pytest.approx(np.mean([line[0, 1] for line in thin]))
     assert "one training seed" in texts_of(figure)
-    assert "one training seed" not in texts_of(figure_certified_accuracy(make_run(["ours"])))
+    assert "one training seed" not in texts_of(figure_certified_accuracy(make_run(["generalised_ld"])))
 
 
 def test_a_method_looks_the_same_in_every_figure() -> None:
@@ -226,18 +226,18 @@ def test_many_methods_all_look_different() -> None:
 
 
 def test_a_colour_group_has_one_colour_and_the_others_theirs() -> None:
-    run = make_run(["gaussian", "ours", "mine", "mine_too", "other", "loop"], (0.25,), images=5)
+    run = make_run(["gaussian", "generalised_ld", "mine", "mine_too", "other", "loop"], (0.25,), images=5)
     plain = looks(run)
     groups = {"mine": "gaussian", "mine_too": "gaussian", "other": "loop", "loop": "other"}
     run.trials["colour_group"] = run.trials["method"].map(groups)
     found = looks(run)
     assert list(found) == list(plain)
     assert found["gaussian"] == plain["gaussian"]
-    assert found["ours"] == plain["ours"]
+    assert found["generalised_ld"] == plain["generalised_ld"]
     same = [found[method] for method in ("gaussian", "mine", "mine_too")]
     assert len({look.colour for look in same}) == 1
     assert len({look.dash for look in same}) == len({look.marker for look in same}) == 3
-    assert found["ours"].colour != found["other"].colour != found["loop"].colour != same[0].colour
+    assert found["generalised_ld"].colour != found["other"].colour != found["loop"].colour != same[0].colour
     run.trials.loc[run.trials["method"] == "gaussian", "method"] = "another"
     run.epochs.loc[run.epochs["method"] == "gaussian", "method"] = "another"
     assert looks(run)["mine"].colour == looks(run)["mine_too"].colour  # a group without the method called so
@@ -247,7 +247,7 @@ def test_a_colour_group_has_one_colour_and_the_others_theirs() -> None:
 
 
 def test_imported_rows_are_nobodys_variants_and_have_colours() -> None:
-    run = imported(make_run(["gaussian", "gaussian_ld", "ours"]))
+    run = imported(make_run(["gaussian", "gaussian_ld", "generalised_ld"]))
     run.trials["variant_of"] = None
     assert [name for name, _ in figures_of(run)] == ["figure_5_1", "figure_3_1", "p_a_ecdf"]
     assert len({look.colour for look in looks(run).values()}) == 3
@@ -255,7 +255,7 @@ def test_imported_rows_are_nobodys_variants_and_have_colours() -> None:
 
 def test_the_variants_of_the_ablation_differ_in_grey() -> None:
     variants = ["generalised", "generalised_probabilities", "generalised_per_sample"]
-    look = looks(make_run(["ours", "ours_tenth", *variants, "consistency", "gaussian_ld", "gaussian_ld_tenth",
+    look = looks(make_run(["generalised_ld", "ours_tenth", *variants, "consistency", "gaussian_ld", "gaussian_ld_tenth",
                            "gaussian"], (0.25,), images=5))  # fmt: skip
     for compared in (["consistency", *variants], ["gaussian", "gaussian_ld", "gaussian_ld_tenth"]):
         assert len({look[method].dash for method in compared}) == len(compared)
@@ -286,8 +286,8 @@ def test_the_distribution_function_by_hand() -> None:
 
 
 def test_the_figure_of_p_a_starts_with_the_lost_images_and_ends_with_all() -> None:
-    run = make_run(["ours"], (0.25,))
-    [line] = lines_of(figure_p_a(run).axes[0], looks(run)["ours"].colour)
+    run = make_run(["generalised_ld"], (0.25,))
+    [line] = lines_of(figure_p_a(run).axes[0], looks(run)["generalised_ld"].colour)
     below = label_probabilities(run.certificates) <= 0.5
     assert line[0].tolist() == [0.5, 100 * below.mean()]
     assert line[-1].tolist() == [1, 100]
@@ -296,9 +296,9 @@ def test_the_figure_of_p_a_starts_with_the_lost_images_and_ends_with_all() -> No
 
 
 def test_imported_certificates_show_their_lower_bounds_and_say_so() -> None:
-    run = imported(make_run(["ours"], (0.25,)))
+    run = imported(make_run(["generalised_ld"], (0.25,)))
     figure = figure_p_a(run)
-    [line] = lines_of(figure.axes[0], looks(run)["ours"].colour)
+    [line] = lines_of(figure.axes[0], looks(run)["generalised_ld"].colour)
     assert line[0, 1] == 100 * (1 - run.certificates["correct"].mean())
     assert "Imported certificates have no counts" in texts_of(figure)
     assert [name for name, _ in figures_of(run)] == [CURVES, GRADIENT, P_A]
@@ -313,7 +313,7 @@ def test_accuracy_by_epoch_shows_percent_by_finished_epochs() -> None:
 
 
 def test_the_decomposition_figure_says_which_directions_are_kept() -> None:
-    figure = figure_decomposition(make_run(["gaussian", "gaussian_ld", "gaussian_ld_tenth", "ours"]))
+    figure = figure_decomposition(make_run(["gaussian", "gaussian_ld", "gaussian_ld_tenth", "generalised_ld"]))
     assert [panel.get_title() for panel in figure.axes] == [
         "σ = 0.25\ndirections kept: 50 (σ²/5), 25 (σ²/10)",
         "σ = 0.5\ndirections kept: 100 (σ²/5), 50 (σ²/10)",
@@ -372,7 +372,7 @@ def test_worker_hours_by_hand() -> None:
 
 
 def test_costs_are_of_the_trials_trained_here() -> None:
-    here, there = make_run(["ours"], (0.25,)), imported(make_run(["gaussian"], (0.25,)))
+    here, there = make_run(["generalised_ld"], (0.25,)), imported(make_run(["gaussian"], (0.25,)))
     both = Run(pd.concat([here.certificates, there.certificates]), pd.concat([here.trials, there.trials]), here.epochs)
     figure = figure_cost(both)
     [point] = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]

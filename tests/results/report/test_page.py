@@ -36,8 +36,8 @@ NO_THUMBNAILS = THUMBNAILS.empty_table().to_pandas()
 Cell = tuple[str, float, int]
 """Method, σ, seed."""
 CELLS: tuple[Cell, ...] = (
-    ("ours", 0.25, 0), ("gaussian", 0.25, 0), ("gaussian", 0.25, 1),
-    ("ours", 0.5, 0), ("gaussian", 0.5, 0), ("gaussian", 0.5, 1),
+    ("generalised_ld", 0.25, 0), ("gaussian", 0.25, 0), ("gaussian", 0.25, 1),
+    ("generalised_ld", 0.5, 0), ("gaussian", 0.5, 0), ("gaussian", 0.5, 1),
 )  # fmt: skip
 
 
@@ -51,12 +51,12 @@ def random_run(images: int = 40, cells: tuple[Cell, ...] = CELLS, imported: tupl
     certificates = [_rows(cell, images, place) for place, cell in enumerate(cells)]
     certificates += [_without_counts(_rows(cell, images, 99)) for cell in imported]
     dataset = texts.get("dataset", "cifar10")
-    names = {"ours": "Ours", "gaussian": "Gaussian", (cells + imported)[0][0]: texts.get("title", "Ours")}
+    names = {"generalised_ld": "Ours", "gaussian": "Gaussian", (cells + imported)[0][0]: texts.get("title", "Ours")}
     epochs = [
         {"trial_id": _trial_id(cell), "method": cell[0], "sigma": cell[1], "seed": cell[2], "epoch": epoch}
         | {"learning_rate": 0.1, "loss": 2.0 / (epoch + 1), "noisy_test_accuracy": 0.1 * epoch, "seconds": 1.0}
         for cell in cells
-        for epoch in range(4 if cell[0] == "ours" else 6)
+        for epoch in range(4 if cell[0] == "generalised_ld" else 6)
     ]
     trials = [_trial(cell, names.get(cell[0], cell[0]), dataset, images) for cell in cells]
     unknown = ("train_seconds", "workers", "device", "memory_bytes", "member_memory_bytes", "memory_kind")
@@ -166,12 +166,12 @@ def _trial(cell: Cell, title: str, dataset: str, images: int) -> dict[str, Any]:
         "images": images,
         "members": [],
         "train_seconds": 3600.0 * (1 + cell[2]),
-        "train_copies_per_second": 1000.0,
+        "train_samples_per_second": 1000.0,
         "memory_bytes": 2_000_000_000,
         "member_memory_bytes": 2_000_000_000,
         "memory_kind": "resident",
         "certify_seconds": 1800.0,
-        "certify_copies_per_second": 900.0,
+        "certify_samples_per_second": 900.0,
         "workers": 1,
         "device": "a machine",
         "train_precision": "fp32",

@@ -147,7 +147,7 @@ def test_the_readout_is_certified_accuracy(browser: Browser, report: Path, run: 
 
 def test_a_toggle_hides_a_method_in_all_charts(browser: Browser, report: Path) -> None:
     with opened(browser, report) as page:
-        lines = page.locator("path.line[data-method=ours]")
+        lines = page.locator("path.line[data-method=generalised_ld]")
         assert lines.count() == 8  # two σ: certified accuracy, p_A, training accuracy, loss
         toggle = page.get_by_role("button", name="Ours", exact=True)
         assert toggle.get_attribute("aria-pressed") == "true"

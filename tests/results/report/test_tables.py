@@ -59,7 +59,7 @@ def test_metrics_refuse_what_has_no_answer() -> None:
 def test_the_accuracy_table_has_the_rows_and_columns_of_the_thesis(run: Run) -> None:
     table = table_certified_accuracy(run)
     assert [(row.sigma, row.method) for row in table.rows] == [
-        (0.25, "ours"), (0.25, "gaussian"), (0.5, "ours"), (0.5, "gaussian"),
+        (0.25, "generalised_ld"), (0.25, "gaussian"), (0.5, "generalised_ld"), (0.5, "gaussian"),
     ]  # fmt: skip
     headings = [column.heading for column in table.columns]
     assert headings == ["ACR", "ACC", "0.25", "0.50", "0.75", "1.00", "1.25", "1.50", "1.75"]
@@ -75,7 +75,7 @@ def test_the_accuracy_table_has_the_rows_and_columns_of_the_thesis(run: Run) -> 
 
 def test_the_cost_table_is_at_the_smallest_sigma(run: Run) -> None:
     table = table_cost(run)
-    assert [row.method for row in table.rows] == ["gaussian", "ours"]
+    assert [row.method for row in table.rows] == ["gaussian", "generalised_ld"]
     assert table.rows[0].measured["runtime_hours"] == pytest.approx(0.01)
     assert table.rows[0].measured["memory_gb"] == pytest.approx(2)
     assert table.rows[0].published["memory_gb"] == 2.9
@@ -134,10 +134,13 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
 
 
 def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
-    trials = [small_trial("ours"), small_trial("ours", name="ours_tenth", decomposition_ratio=0.1)]
+    trials = [small_trial("generalised_ld"), small_trial("generalised_ld", name="ours_tenth", decomposition_ratio=0.1)]
     folder = write_fake_run(tmp_path / "run", trials)
     merge_run(folder)
-    assert [row.title for row in table_certified_accuracy(read_run(folder.path)).rows] == ["ours", "ours_tenth"]
+    assert [row.title for row in table_certified_accuracy(read_run(folder.path)).rows] == [
+        "generalised_ld",
+        "ours_tenth",
+    ]
 
 
 def test_report_writes_every_file(fake_run: RunFolder) -> None:
@@ -264,7 +267,7 @@ def test_p_a_of_a_missed_selection_is_known_where_it_was_estimated(tmp_path: Pat
     missed = rows["selected"] != rows["label"]
     assert missed.any()
     assert (rows.loc[missed, "n"] > 0).all()
-    # On those the label has all copies that the selected class has not.
+    # On those the label has all samples that the selected class has not.
     counts = rows["counts"].map(np.zeros_like)
     for index in rows.index:
         counts[index][rows["selected"][index]] = 2000 - 1900 * missed[index]
@@ -320,7 +323,7 @@ def test_unlike_seeds_are_not_averaged(column: str, value: object, tmp_path: Pat
 
 def test_only_equal_settings_are_ranked(run: Run) -> None:
     other = run.trials.copy()
-    other.loc[other["method"] == "ours", "n"] = 1500
+    other.loc[other["method"] == "generalised_ld", "n"] = 1500
     table = table_certified_accuracy(replace(run, trials=other))
     assert not any(table.best(row, column) for row in table.rows for column in table.columns)
     equal = table_certified_accuracy(run)
@@ -367,7 +370,7 @@ def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> Non
     row = table.rows[0]
     trial = run.trials[(run.trials["method"] == row.method) & (run.trials["sigma"] == 0.25)].iloc[0]
     assert row.measured["train_rate"] == 100
-    assert row.measured["certify_rate"] == trial["certify_copies_per_second"]
+    assert row.measured["certify_rate"] == trial["certify_samples_per_second"]
     assert row.measured["worker_hours"] == pytest.approx((36 * 1 + trial["certify_seconds"]) / 3600)
     assert "energy_kwh" not in [column.key for column in table.columns]
     known = replace(run, trials=run.trials.assign(train_joules=3.6e6, certify_joules=1.8e6))

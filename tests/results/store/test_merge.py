@@ -11,7 +11,7 @@ import pytest
 
 from results import read_run
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import sufficient_copies
+from results.bounds.two_stage import sufficient_samples
 from results.store.folder import RunFolder, TrialFolder, read_json, write_json
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
@@ -201,7 +201,7 @@ def test_a_two_stage_n_follows_from_the_selection_not_from_what_was_drawn(tmp_pa
     """Whoever takes the best of the sizes after looking has a bound that is wrong more often than alpha."""
     certify = {"n": 100_000, "n0": 10, "estimator": "two-stage"}
     run = write_fake_run(tmp_path / "run", [small_trial("gaussian", 0.25, certify=certify)])
-    planned = sufficient_copies(9, 10, 100_000, 0.001)
+    planned = sufficient_samples(9, 10, 100_000, 0.001)
     assert planned < 100_000
     with pytest.raises(MergeError, match="n is not the number of copies that its selection asks for"):
         merge_run(run)

@@ -38,7 +38,7 @@ from tests.s3 import bucket, s3_server  # noqa: F401
 TRIALS = [
     small_trial(method, sigma, certify={"n": 2000, "n0": 10})
     for sigma in (0.25, 0.5)
-    for method in ("ours", "gaussian")
+    for method in ("generalised_ld", "gaussian")
 ]
 
 

@@ -34,7 +34,7 @@ def test_several_runs_are_one_and_a_trial_of_both_stands_once(run: RunFolder, tm
     copy = tmp_path / "copy"
     shutil.copytree(here(run.path), copy)
     both = read_run(run.path, other.path, copy)
-    assert both.trials["method"].tolist() == ["ours", "gaussian", "ours", "gaussian", "macer"]
+    assert both.trials["method"].tolist() == ["generalised_ld", "gaussian", "generalised_ld", "gaussian", "macer"]
     assert len(both.certificates) == 5 * 12
     assert not both.certificates.duplicated(["trial_id", "index"]).any()
     assert len(both.epochs) == 5
@@ -47,7 +47,9 @@ def test_one_trial_with_two_models_is_refused(run: RunFolder, tmp_path: Path) ->
     place = table.column_names.index("checkpoint_sha256")
     other = pa.array(["f" * 64] * len(table))
     pq.write_table(table.set_column(place, table.schema.field(place), other), copy / "trials.parquet")
-    with pytest.raises(ValueError, match=r"two runs hold ours-sigma0\.25-seed0-\w+, each with weights of its own"):
+    with pytest.raises(
+        ValueError, match=r"two runs hold generalised_ld-sigma0\.25-seed0-\w+, each with weights of its own"
+    ):
         read_run(run.path, copy)
 
 

@@ -55,7 +55,7 @@ def write_full_grid(folder: RunFolder) -> None:
         row = {name: value for name, value in training if name in TRIALS.names}
         row |= {"trial_id": trial_id, "method": method, "title": method, "sigma": sigma, "seed": 0, "n": N, "n0": 100}
         row |= {"alpha": 0.001, "images": IMAGES, "dataset": "cifar10", "model": "resnet110", "certify_seconds": 1.0}
-        trials.append(row | {"certify_copies_per_second": 1.0, "settings": trial.model_dump_json()})
+        trials.append(row | {"certify_samples_per_second": 1.0, "settings": trial.model_dump_json()})
         for epoch in range(90):
             row = {"trial_id": trial_id, "method": method, "sigma": sigma, "seed": 0, "epoch": epoch, "loss": 1.0}
             epochs.append(row | {"learning_rate": 0.1, "noisy_test_accuracy": 0.5, "seconds": 1.0})

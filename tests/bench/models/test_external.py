@@ -183,8 +183,8 @@ def test_small_passes_are_compiled_too() -> None:
     engine = Engine(AtMost(16, MemoryError()), CPU, "fp32")
     images = torch.rand(64, *SHAPE)
     answers = []
-    for copies, expected in ((1, "eager"), (COMPILE_FROM, "inductor")):
-        classify, name = engine.classifier(SHAPE, copies)
+    for samples, expected in ((1, "eager"), (COMPILE_FROM, "inductor")):
+        classify, name = engine.classifier(SHAPE, samples)
         assert name == expected
         with torch.inference_mode():
             answers.append(classify(images))
