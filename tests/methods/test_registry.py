@@ -119,7 +119,7 @@ def test_the_code_of_a_thing_is_the_text_of_its_file(things: Registry[Any], inst
 def test_what_is_registered_is_found_without_reading_installed_packages() -> None:
     program = (
         "import sys\nfrom methods import METHODS, get_method\nfrom bench.settings.registries import check_network\n"
-        "get_method('ours')\ncheck_network('tiny')\ncheck_network('resnet20')\nassert METHODS.code('ours') == ''\n"
+        "get_method('generalised_ld')\ncheck_network('tiny')\ncheck_network('resnet20')\nassert METHODS.code('generalised_ld') == ''\n"
         "from importlib import metadata\n"
         "def read(**_): raise SystemExit('entry points were read')\n"
         "metadata.entry_points = read\n"
@@ -165,7 +165,7 @@ def test_a_method_that_is_none_is_refused(method: Any, message: str) -> None:
 
 
 def test_a_method_says_how_its_members_answer_and_whose_variant_it_is() -> None:
-    assert [get_method(name).members_asked_first for name in ("ours", "ensemble")] == [0, 0]
+    assert [get_method(name).members_asked_first for name in ("generalised_ld", "ensemble")] == [0, 0]
     assert get_method("ensemble", consensus=2).members_asked_first == 2
     assert {name: method.variant_of for name, method in METHODS.items() if method.variant_of} == {
         "gaussian_ld": "gaussian"

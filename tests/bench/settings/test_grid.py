@@ -111,7 +111,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 def test_a_row_may_be_a_variant_of_a_method(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(
-        'methods = ["generalised_ld", "ours_tenth", "macer_ld"]\nsigmas = [0.25]\n'
+        'methods = ["generalised_ld", "generalised_ld_tenth", "macer_ld"]\nsigmas = [0.25]\n'
         '[rows.generalised_ld_tenth]\nmethod = "generalised_ld"\ndecomposition_ratio = 0.1\n'
         '[rows.macer_ld]\nmethod = "macer"\ndecomposition = true\ntrain = { epochs = 3 }\n'
     )

@@ -27,7 +27,7 @@ def test_each_part_of_the_method_stands_alone_and_in_its_variants() -> None:
     }  # fmt: skip
     ratios = {name: trials[name, 0.25].decomposition_ratio for name in methods}
     assert {name: ratio for name, ratio in ratios.items() if ratio} == {
-        "generalised_ld": 0.2, "ours_tenth": 0.1, "gaussian_ld": 0.2, "gaussian_ld_tenth": 0.1,
+        "generalised_ld": 0.2, "generalised_ld_tenth": 0.1, "gaussian_ld": 0.2, "gaussian_ld_tenth": 0.1,
     }  # fmt: skip
     items = {name: trials[name, 0.5].options["accuracy_item"] for name in methods if name.startswith("generalised")}
     assert items == {

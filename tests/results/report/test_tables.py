@@ -134,12 +134,15 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
 
 
 def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
-    trials = [small_trial("generalised_ld"), small_trial("generalised_ld", name="ours_tenth", decomposition_ratio=0.1)]
+    trials = [
+        small_trial("generalised_ld"),
+        small_trial("generalised_ld", name="generalised_ld_tenth", decomposition_ratio=0.1),
+    ]
     folder = write_fake_run(tmp_path / "run", trials)
     merge_run(folder)
     assert [row.title for row in table_certified_accuracy(read_run(folder.path)).rows] == [
         "generalised_ld",
-        "ours_tenth",
+        "generalised_ld_tenth",
     ]
 
 
