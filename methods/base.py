@@ -94,6 +94,8 @@ def _fault(thing: object) -> str:
     missing = [name for name in ("title", "source") if not isinstance(getattr(thing, name, None), str)]
     if missing:
         return f"must have a {' and a '.join(missing)}, as text"
+    if (thing.members > 1) is (thing.member_method is None):
+        return "must have both members above 1 and a member_method, or neither"
     odd = [field.name for field in fields(thing) if not isinstance(field.default, bool | int | float | str)]
     return f"must have a default for {odd[0]}, true or false, a number or a text" if odd else ""
 

@@ -73,7 +73,6 @@ def certify(
         from bench.models.sources import open_model
         from bench.settings.plugins import load_plugins
 
-        load_plugins(plugin or ())
         chosen = {
             "n0": n0,
             "n": n,
@@ -90,6 +89,7 @@ def certify(
             seed=seed or 0,
             certify=chosen,
         )
+        load_plugins(plugin or ())
         source = open_model(model)
         from bench.runner.single import certify_source, first_process_first
 

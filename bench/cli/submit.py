@@ -51,6 +51,7 @@ def submit(
             console.print(f"{stop} {'is told to stop' if jobs.stop(stop) else 'had ended already'}", highlight=False)
             return
         back = f"bench submit --address {shlex.quote(address)}{' --allow-unauthenticated' * allow_unauthenticated}"
+        job = follow or ""
         if options:
             allowed = [] if jobs.authenticated else ["--allow-unauthenticated"]
             with tempfile.TemporaryDirectory(prefix="bench-submit-") as temporary:

@@ -73,8 +73,10 @@ def code_of(method: str, model: str) -> str:
     """Digest of the source files that define a method and a network; empty where both are of this program.
 
     Raises:
-        RegistryError: there is no such method, or it has no source file.
+        RegistryError: there is no such method, or none that trains its members, or it has no source file.
     """
+    if member := METHODS.find(method).member_method:
+        METHODS.find(member)
     codes = sorted({METHODS.code(method), NETWORKS.code(model) if model in NETWORKS else ""} - {""})
     if len(codes) < 2:
         return "".join(codes)

@@ -61,7 +61,7 @@ class Trial(NativeTrial):
         method = objective.member_method
         if method is None:
             return ()
-        known = {field.name for field in fields(METHODS[method])}
+        known = {field.name for field in fields(METHODS.find(method))}
         options = {key: value for key, value in self.options.items() if key in known}
         shared = {"name": method, "method": method, "options": options, "code": code_of(method, self.model)}
         return tuple(

@@ -149,9 +149,15 @@ class NoDefault(Whole):
     amount: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoMembers(Whole):
+    members: ClassVar[int] = 3
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        (NoMembers, "must have both members above 1 and a member_method, or neither"),
         (len, "must be a subclass of methods.Method"),
         (NoDataclass, "must be a dataclass: @register_method above @dataclass"),
         (NoTitle, "must have a title, as text"),

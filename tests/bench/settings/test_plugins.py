@@ -181,6 +181,13 @@ def test_the_code_of_a_plugin_is_of_a_trials_identity_and_ours_is_not(
         Trial.model_validate_json(trial.model_dump_json())
 
 
+def test_an_ensemble_of_unknown_members_is_refused(mine: Path) -> None:
+    mine.write_text(MINE.replace('"gaussian"', '"gausian"'))
+    load_plugins([str(mine)])
+    with pytest.raises(ValueError, match="unknown method 'gausian': did you mean 'gaussian'"):
+        small_trial("three")
+
+
 def test_a_trial_of_a_plugin_that_is_not_given_is_refused(mine: Path) -> None:
     [plugin] = load_plugins([str(mine)])
     texts = [trial.model_dump_json() for trial in (small_trial("mine"), small_trial(model="linear", width=16))]
