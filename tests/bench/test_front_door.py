@@ -15,6 +15,7 @@ from bench.runner import grid
 from bench.runner.grid import Finished, RunFailedError
 from results.report.update import update_report
 from results.store.folder import RunFolder
+from tests.conftest import trial_ids
 
 
 def test_the_front_door_is_light_and_leads_to_everything() -> None:
@@ -54,7 +55,7 @@ def test_a_notebook_gets_the_run_or_the_reason(
     monkeypatch.setattr(grid, "finish_grid", lambda *_, **__: Finished(fake_run, failed, update_report(fake_run)))
     run = run_grid("smoke", out=tmp_path, quiet=True)
     assert run.certificates.equals(read_run(fake_run.path).certificates)
-    failed |= dict.fromkeys(fake_run.trial_ids()[:2], "the loss became nan")
-    with pytest.raises(RunFailedError, match=rf"^{fake_run.trial_ids()[0]}: the loss became nan, and 1 more \(log: "):
+    failed |= dict.fromkeys(trial_ids(fake_run)[:2], "the loss became nan")
+    with pytest.raises(RunFailedError, match=rf"^{trial_ids(fake_run)[0]}: the loss became nan, and 1 more \(log: "):
         run_grid("smoke", quiet=True)
     assert len(load_grid("smoke").trials()) == 12

@@ -119,7 +119,8 @@ def test_the_code_of_a_thing_is_the_text_of_its_file(things: Registry[Any], inst
 def test_what_is_registered_is_found_without_reading_installed_packages() -> None:
     program = (
         "import sys\nfrom methods import METHODS, get_method\nfrom bench.settings.registries import check_network\n"
-        "get_method('generalised_ld')\ncheck_network('tiny')\ncheck_network('resnet20')\nassert METHODS.code('generalised_ld') == ''\n"
+        "get_method('generalised_ld')\ncheck_network('tiny')\ncheck_network('resnet20')\n"
+        "assert METHODS.code('generalised_ld') == ''\n"
         "from importlib import metadata\n"
         "def read(**_): raise SystemExit('entry points were read')\n"
         "metadata.entry_points = read\n"

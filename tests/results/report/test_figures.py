@@ -255,8 +255,8 @@ def test_imported_rows_are_nobodys_variants_and_have_colours() -> None:
 
 def test_the_variants_of_the_ablation_differ_in_grey() -> None:
     variants = ["generalised", "generalised_probabilities", "generalised_per_sample"]
-    look = looks(make_run(["generalised_ld", "generalised_ld_tenth", *variants, "consistency", "gaussian_ld", "gaussian_ld_tenth",
-                           "gaussian"], (0.25,), images=5))  # fmt: skip
+    decomposed = ["generalised_ld", "generalised_ld_tenth", "gaussian_ld", "gaussian_ld_tenth"]
+    look = looks(make_run([*decomposed, *variants, "consistency", "gaussian"], (0.25,), images=5))
     for compared in (["consistency", *variants], ["gaussian", "gaussian_ld", "gaussian_ld_tenth"]):
         assert len({look[method].dash for method in compared}) == len(compared)
         assert len({look[method].marker for method in compared}) == len(compared)
