@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.elastic import ElasticWorkers
+from cluster.group import WorkerGroup
 from cluster.retry import ATTEMPTS, ShardRetries, reason
 from cluster.work import WorkFailed
 from cluster.worker import Doing, WorkerHandle
-
-if TYPE_CHECKING:
-    from cluster.group import WorkerGroup
 
 
 def certify(group: WorkerGroup) -> None:

@@ -11,7 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.job import RunningJob
+from cluster.running import RunningJob
 from cluster.worker import PULSE_SECONDS, WorkerHandle, start_process
 
 DEATH_IS_KNOWN_AFTER_SECONDS = 5.0

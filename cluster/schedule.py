@@ -19,8 +19,9 @@ from ray.tune.search import Searcher
 
 from cluster.errors import ClusterError
 from cluster.group import GroupSize, WorkerGroup
-from cluster.job import RunningJob, run_job
+from cluster.job import run_job
 from cluster.private import last_words, quiet_tune, starting_processes
+from cluster.running import RunningJob
 from cluster.work import Job, JobState, Work, WorkFailed
 
 logger = logging.getLogger(__name__)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.group import WorkerGroup
 from cluster.retry import TrainingRetries, may_pass, reason
 from cluster.work import WorkFailed
-
-if TYPE_CHECKING:
-    from cluster.group import WorkerGroup
 
 
 def train(group: WorkerGroup) -> None:
