@@ -22,6 +22,7 @@ from bench.cli.base import (
     user_errors,
 )
 from bench.cli.stopping import stopped_in_order
+from results.bounds import ALPHA, N0, N
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
@@ -52,9 +53,9 @@ def certify(
     sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URL of the run; runs/NAME where not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Row of the tables; the factory or method where not given.")] = None,
-    n: Annotated[int, typer.Option(help="Copies that estimate a probability.")] = 100_000,
-    n0: Annotated[int, typer.Option(help="Copies that select the class.")] = 100,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    n: Annotated[int, typer.Option(help="Noise samples that estimate a probability.")] = N,
+    n0: Annotated[int, typer.Option(help="Noise samples that select the class.")] = N0,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     estimator: Annotated[str, typer.Option(help="fixed (n samples), or two-stage (what an image needs).")] = "fixed",
@@ -62,7 +63,7 @@ def certify(
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Copies of a forward pass; as many as the model and memory take.")
+        int | None, typer.Option(min=1, help="Noise samples of a forward pass; as many as the model and memory take.")
     ] = None,
     plugin: PluginOption = None,
 ) -> None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from bench.cli.base import RunArgument, app, console, errors, merge_and_report, merged_run, names, user_errors
+from results.bounds import ALPHA, N0, N
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
@@ -70,9 +71,9 @@ def import_(
     method: Annotated[str, typer.Option(help="Row of the tables.")],
     sigma: Annotated[float, typer.Option(help="Noise of the certification.")],
     out: Annotated[str, typer.Option(help="Folder or URL of the run, new or existing.")],
-    n: Annotated[int, typer.Option(help="Copies that estimated a probability.")] = 100_000,
-    n0: Annotated[int, typer.Option(help="Copies that selected the class.")] = 100,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = 0.001,
+    n: Annotated[int, typer.Option(help="Noise samples that estimated a probability.")] = N,
+    n0: Annotated[int, typer.Option(help="Noise samples that selected the class.")] = N0,
+    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
     seed: Annotated[int, typer.Option(help="Training seed, to tell logs of one method apart.")] = 0,
     dataset: Annotated[str, typer.Option(help="Name of the data in tables.")] = "cifar10",
     model: Annotated[str, typer.Option(help="Name of the network in tables.")] = "resnet110",

@@ -103,8 +103,18 @@ class Grid(Record):
             raise GridError(f"rows.{name}: {explain(error, TrainSettings)}") from None
 
 
-def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) -> Grid:
+def load_grid(
+    source: str,
+    changes: Iterable[str] = (),
+    *,
+    data: str | None = None,
+    methods: list[str] | None = None,
+    sigmas: list[float] | None = None,
+) -> Grid:
     """A shipped grid by name, or a TOML file by path, with `--set` changes such as "certify.n=1000".
+
+    Args:
+        data, methods, sigmas: in place of the file's own.
 
     Raises:
         GridError: one sentence that names the file, the key, the value and what is allowed.
@@ -113,7 +123,8 @@ def load_grid(source: str, changes: Iterable[str] = (), **replacements: object) 
     raw = _parse(source, text)
     for change in changes:
         _apply(raw, change)
-    raw |= {key: value for key, value in replacements.items() if value is not None}
+    instead = {"data": data, "methods": methods, "sigmas": sigmas}
+    raw |= {key: value for key, value in instead.items() if value is not None}
     try:
         grid = Grid.model_validate(raw)
         grid.trials()
