@@ -24,7 +24,7 @@ import pytest
 from typer.main import get_command
 
 import results
-from bench.cli import app
+from bench.cli.base import app
 from results.report.write import write_report
 from results.store.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
@@ -66,6 +66,7 @@ class Block:
                 ["bash", "-c", commands], capture_output=True, text=True, env=environment, timeout=300, check=False
             )
             assert done.returncode == 0, f"{self.page.name}:{self.line}\n{done.stdout}{done.stderr}"
+            assert "Warning: " not in done.stderr, f"{self.page.name}:{self.line}\n{done.stderr}"
 
 
 def blocks(page: Path) -> list[Block]:
