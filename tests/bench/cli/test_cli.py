@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -285,3 +286,25 @@ def test_a_home_that_is_not_known_is_one_sentence(
         assert bench(*arguments) == 2
         assert capsys.readouterr().err.startswith(f"error: {place}: there is no such home here: give the whole path")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_shows_its_traceback_and_debug_that_of_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ValueError of NumPy is no mistake of the user."""
+
+    def broken(*_: object) -> None:
+        np.zeros(2).reshape(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.runner.progress.read_progress", broken)
+        with pytest.raises(ValueError, match="cannot reshape"):
+            bench("status", "anywhere")
+    for place in (["--debug", "status", "nowhere"], ["status", "nowhere", "--debug"]):
+        assert bench(*place) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" in told
+        assert "FileNotFoundError" in told
+        assert told.splitlines()[-1].startswith("error: nowhere")
+    assert bench("status", "nowhere") == 2
+    assert "Traceback" not in capsys.readouterr().err
