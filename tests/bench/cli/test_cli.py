@@ -305,6 +305,6 @@ def test_a_bug_shows_its_traceback_and_debug_that_of_a_refusal(
         told = capsys.readouterr().err
         assert "Traceback" in told
         assert "FileNotFoundError" in told
-        assert told.splitlines()[-1].startswith("error: nowhere")
+        assert told.splitlines()[-1].endswith("nowhere/run.json: no such file or directory")
     assert bench("status", "nowhere") == 2
     assert "Traceback" not in capsys.readouterr().err
