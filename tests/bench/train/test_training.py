@@ -222,7 +222,7 @@ def train_in_group(workers: int, method: str, images: int, file: Path) -> dict[s
         subprocess.Popen(
             [sys.executable, "-c", GROUP, method, str(images), str(file)],
             env={**os.environ, **(group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if workers > 1 else {})},
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         for rank in range(workers)
     ]
