@@ -1,10 +1,23 @@
-"""Benchmark of certified robustness by randomized smoothing.
+"""Benchmark of certified robustness by randomized smoothing: what a notebook, a script or a plugin imports.
 
-from bench import run_grid
-run = run_grid("smoke", out="runs/smoke", set=["certify.n=200"], quiet=True)
+A grid of trials, trained, certified and reported; the run comes back as `read_run` reads it:
 
-from bench import Smoothed
-certificates = Smoothed(model, sigma=0.25, num_classes=10).certify(images)
+    from bench import run_grid
+    run = run_grid("smoke", out="runs/smoke", set=["certify.n=200"], quiet=True)
+    print(run.trials, run.certificates)         # DataFrames
+
+Any model, from images (batch, channel, height, width) in [0, 1] to logits (batch, num_classes):
+
+    from bench import CertifySettings, Smoothed
+    smoothed = Smoothed(model, sigma=0.25, num_classes=10)
+    certificates = smoothed.certify(images, CertifySettings(n=100_000, alpha=0.001))
+
+A method, a network or a data set of one's own, in a file for `--plugin` or `run_grid(plugins=[...])`:
+`Method`, `register_method`, `register_network`, `register_dataset`. `load_grid` shows which trials a grid has.
+
+What a finished run says is in `results`. Below `bench` lie `settings` (grids, options, plugins), `machine`, `models`,
+`data`, `certify`, `train`, `runner` (from a grid to a report), `audit` (verify, attack, perf) and `cli`. `import bench`
+imports neither torch nor ray: a name brings what it needs.
 """
 
 from __future__ import annotations
@@ -19,10 +32,12 @@ if TYPE_CHECKING:
     from bench.settings.registries import register_dataset, register_network
     from methods import Method, register_method
     from results import read_run
+    from results.store.settings import CertifySettings
 
 __version__ = "0.1.0"
 __all__ = [
     "Certificate",
+    "CertifySettings",
     "Method",
     "Smoothed",
     "load_grid",
@@ -43,6 +58,7 @@ _HOMES = {
     "Method": "methods",
     "register_method": "methods",
     "read_run": "results",
+    "CertifySettings": "results.store.settings",
 }
 
 
@@ -51,3 +67,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Also what is not imported yet, for completion and pydoc."""
+    return sorted({*globals(), *__all__})

@@ -8,8 +8,10 @@
     print(compare(run, ["generalised_ld", "gaussian"]))   # paired tests, with Holm's correction
     print(tables(run)["certified_accuracy"])    # the tables of the report
 
-`results.store.schema` documents the columns of a run. Below `results` lie `bounds` (the mathematics of a certificate),
-`store` (the files of a run), `analysis` (numbers) and `report` (what a person reads).
+`accuracy_interval` and `acr_interval` are of the test images, `at_budget` gives certificates with fewer noise samples,
+`published_numbers` are those of the thesis and the papers. `results.store.rows` documents the columns of a run. Below
+`results` lie `bounds` (the mathematics of a certificate), `store` (the files of a run), `analysis` (numbers) and
+`report` (what a person reads).
 """
 
 from __future__ import annotations

@@ -1,11 +1,20 @@
-"""The examples run: the ```python blocks of each page of docs, one after the other, beside a small finished run."""
+"""The examples run, block after block of README and each page of docs, beside a small finished run at runs/smoke.
+
+What is run is what the words after ``` say: a `python` block; a `bash test` block, by bash; and a block with a
+`title="NAME"` becomes the file of that name. With the word `slow` it is left to the slow test, which runs all of them.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +25,55 @@ from results.report.write import write_report
 from results.store.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
-FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = re.compile(r"^```.* slow$", re.MULTILINE)
+FENCE = re.compile(r"^```(?P<kind>\w*)(?P<words>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    """That precedes its text."""
+    kind: str
+    words: str
+    text: str
+
+    @property
+    def title(self) -> str | None:
+        found = re.search(r'title="([\w.]+)"', self.words)
+        return found[1] if found else None
+
+    def says(self, word: str) -> bool:
+        return word in self.words.split()
+
+    def run(self, names: dict[str, Any]) -> None:
+        """In the current folder; `names` are those that earlier blocks of Python made."""
+        if self.title:
+            Path(self.title).write_text(self.text, encoding="utf-8")
+        elif self.kind == "python":
+            # So that a traceback names the page and its line.
+            exec(compile("\n" * self.line + self.text, str(self.page), "exec"), names)  # noqa: S102
+        elif self.kind == "bash" and self.says("test"):
+            commands = f'bench() {{ "{sys.executable}" -m bench "$@"; }}\nset -euo pipefail\n{self.text}'
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+            done = subprocess.run(
+                ["bash", "-c", commands], capture_output=True, text=True, env=environment, timeout=300, check=False
+            )
+            assert done.returncode == 0, f"{self.page.name}:{self.line}\n{done.stdout}{done.stderr}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text.count("\n", 0, found.start("text")), found["kind"], found["words"], found["text"])
+        for found in FENCE.finditer(text)
+    ]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +91,43 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def beside_a_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with a run of its own, which examples may change."""
+def beside_a_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A working folder with a run of its own, which examples may change; what they import from there is forgotten."""
     shutil.copytree(finished, tmp_path / "runs" / "smoke")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.usefixtures("beside_a_run")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_examples_of_a_page_run(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
     names: dict[str, Any] = {"__name__": page.stem}
-    for block in FENCE.finditer(text):
-        if block["language"] == "python":
-            line = text.count("\n", 0, block.start("text"))
-            # So that a traceback names the page and its line.
-            exec(compile("\n" * line + block["text"], str(page), "exec"), names)  # noqa: S102
+    for block in blocks(page):
+        if not block.says("slow"):
+            block.run(names)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("beside_a_run")
+@pytest.mark.parametrize("page", [page for page in PAGES if SLOW.search(page.read_text("utf-8"))], ids=name_of)
+def test_the_examples_that_train_run_too(page: Path) -> None:
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page):
+        block.run(names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_words_after_a_fence_are_known(page: Path) -> None:
+    """A misspelt one would leave an example unrun."""
+    for block in blocks(page):
+        words = re.sub(r'title="[\w.]+"', "", block.words).split()
+        allowed = {"python": {"slow"}, "bash": {"test", "slow"}}.get(block.kind, set())
+        assert set(words) <= allowed, f"{page.name}:{block.line}"
+        assert not block.says("slow") or block.kind == "python" or block.says("test"), f"{page.name}:{block.line}"
 
 
 @pytest.mark.usefixtures("beside_a_run")
@@ -60,7 +137,11 @@ def test_the_example_in_the_docstring_of_results_runs(capsys: pytest.CaptureFixt
     assert "p_holm" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
