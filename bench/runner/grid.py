@@ -90,7 +90,7 @@ def finish_grid(
     options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: Audience
 ) -> Finished:
     """As `run_grid`; raises nothing where trials fail."""
-    loaded, plugins = options.open()
+    loaded, plugins = options.opened
     refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     stall_seconds()
     folder = options.folder

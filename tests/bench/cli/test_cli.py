@@ -112,7 +112,7 @@ def test_report_of_a_half_finished_run_says_what_is_missing(
     first = trial_ids(fake_run)[0]
     write_json(fake_run.trial(first).state, {"state": "waiting"})
     assert bench("report", str(fake_run.path)) == 0
-    assert f"not finished: {first}" in capsys.readouterr().out.replace("\n", " ")
+    assert f"not finished: {first}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
