@@ -9,18 +9,22 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import results
+from bench.cli.base import app
 from results.report.write import write_report
 from results.store.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
@@ -62,6 +66,7 @@ class Block:
                 ["bash", "-c", commands], capture_output=True, text=True, env=environment, timeout=300, check=False
             )
             assert done.returncode == 0, f"{self.page.name}:{self.line}\n{done.stdout}{done.stderr}"
+            assert "Warning: " not in done.stderr, f"{self.page.name}:{self.line}\n{done.stderr}"
 
 
 def blocks(page: Path) -> list[Block]:
@@ -128,6 +133,49 @@ def test_the_words_after_a_fence_are_known(page: Path) -> None:
         allowed = {"python": {"slow"}, "bash": {"test", "slow"}}.get(block.kind, set())
         assert set(words) <= allowed, f"{page.name}:{block.line}"
         assert not block.says("slow") or block.kind == "python" or block.says("test"), f"{page.name}:{block.line}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_commands_and_options_that_are_shown_are_there(page: Path) -> None:
+    """Also of lines that no test runs, for they take hours or a cluster."""
+    known = get_command(app)
+    for block in blocks(page):
+        if block.kind != "bash":
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            words = words[words.index("bench") + 1 :] if "bench" in words else []
+            command: Any = known
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, line
+            assert not words or command is not known, line
+
+
+def test_the_package_of_the_page_brings_what_it_says(tmp_path: Path) -> None:
+    files = {block.title: block.text for block in blocks(ROOT / "docs" / "own-method.md")}
+    project = tomllib.loads(files["pyproject.toml"])["project"]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").touch()
+    (tmp_path / "my_package" / "methods.py").write_text(files["mine.py"])
+    installed = tmp_path / "my_package-0.1.0.dist-info"  # as pip leaves it
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
+    groups = (
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
+        for group, points in project["entry-points"].items()
+    )
+    (installed / "entry_points.txt").write_text("".join(groups))
+    program = (
+        "from bench.settings.registries import DATASETS, NETWORKS\nfrom methods import get_method\n"
+        "print(get_method('label_smoothing', amount=0.2).title, NETWORKS.code('pooled') == DATASETS.code('few') != '')"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
+    )
+    assert done.stdout == "Label smoothing True\n", done.stderr
 
 
 @pytest.mark.usefixtures("beside_a_run")
