@@ -51,6 +51,7 @@ def run(
         for word in (*sys.argv, str(Path.cwd())):
             word.encode()  # Ray takes no bytes that the locale cannot read
         options = RunOptions.of(**given)
+        _ = options.opened  # what can be refused at once is, before anything is imported that takes long
         from bench.runner.display import as_json as progress_as_json
         from bench.runner.grid import finish_grid
         from bench.runner.progress import read_progress

@@ -81,7 +81,7 @@ def _checked(given: dict[str, Any]) -> RunOptions:
     arguments = options.arguments()
     if masked(arguments) != arguments:
         raise UserError("a job's command line is no place for credentials: they belong into the cluster's environment")
-    grid, _ = options.open()
+    grid, _ = options.opened
     out = options.out
     if out is None or not ("://" in out or Path(out).is_absolute()):
         raise UserError(

@@ -31,9 +31,9 @@ def resolve_data(data: str) -> str:
         ValueError: a URL that cannot be opened.
     """
     if data == "cifar10":  # workers are told where it is, for ./data is another folder to them
-        from bench.data.cifar10 import find_cifar10  # torchvision takes seconds to import
+        from bench.data.cifar10 import find_cifar10, given_place  # torchvision takes seconds to import
 
-        return str(find_cifar10(Path("data")))
+        return str(find_cifar10(given_place() or Path("data")))
     return data if data in DATASETS else str(location(data))
 
 
@@ -84,9 +84,9 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
     if dataset == "cifar10" and not folder.exists():
-        from bench.data.cifar10 import find_cifar10
+        from bench.data.cifar10 import find_cifar10, given_place
 
-        folder = find_cifar10(cache())
+        folder = find_cifar10(given_place() or cache())
     if holds_batches(folder):
         from bench.data.cifar10 import load_batches
 

@@ -18,17 +18,16 @@ from results.store.folder import RemotePath, location
 @register_dataset("cifar10")
 def load_cifar10(split: Split) -> ImageSet:
     """A split from under $BENCH_DATA or ./data; raises as `find_cifar10` and `load_batches`."""
-    return load_batches(find_cifar10(Path("data")), split)
+    return load_batches(find_cifar10(given_place() or Path("data")), split)
 
 
 def find_cifar10(root: Path) -> Path:
-    """The folder of CIFAR-10's batches under $BENCH_DATA, or under `root` where that is not set, absolute; downloaded
-    when absent, maybe by several processes.
+    """The folder of CIFAR-10's batches under `root`, absolute; downloaded when absent, maybe by several processes.
 
     Raises:
         DataError: it is not there and cannot be downloaded; says where to put it.
     """
-    root = (_given_place() or root).absolute()
+    root = root.absolute()
     folder: Path = root / CIFAR10.base_folder
     if not folder.is_dir():
         try:
@@ -42,7 +41,8 @@ def find_cifar10(root: Path) -> Path:
     return folder
 
 
-def _given_place() -> Path | None:
+def given_place() -> Path | None:
+    """$BENCH_DATA, where it is set."""
     given = os.environ.get("BENCH_DATA")
     place = location(given) if given else None
     if isinstance(place, RemotePath):

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.settings.registries import DEFAULT_WIDTH, NETWORKS, register_network, residual_blocks, takes_width
+from results.errors import BenchError
 
 
 def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
     """The network that is registered under the name, or a ResNet. One that is not ours initialises itself.
 
     Raises:
-        ValueError: an unknown name, a depth that is not 6n+2, a width where the network has none, or a builder that
+        BenchError: an unknown name, a depth that is not 6n+2, a width where the network has none, or a builder that
             gives no module.
     """
     if name not in NETWORKS:
@@ -26,9 +27,9 @@ def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH) -> nn
     elif width == DEFAULT_WIDTH:
         network = builder(num_classes)
     else:
-        raise ValueError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+        raise BenchError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
     if not isinstance(network, nn.Module):
-        raise ValueError(f"model = {name!r}: its builder must return a torch.nn.Module, gave {type(network).__name__}")
+        raise BenchError(f"model = {name!r}: its builder must return a torch.nn.Module, gave {type(network).__name__}")
     return network
 
 

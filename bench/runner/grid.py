@@ -90,7 +90,7 @@ def finish_grid(
     options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: Audience
 ) -> Finished:
     """As `run_grid`; raises nothing where trials fail."""
-    loaded, plugins = options.open()
+    loaded, plugins = options.opened
     refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     stall_seconds()
     folder = options.folder
@@ -116,7 +116,7 @@ def finish_grid(
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
             size = default_group(options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources())
-        details = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
+        details: dict[str, Any] = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
         add_trials(folder, trials, grid=loaded.model_dump(), **details)
         if left or not folder.thumbnails.exists():
             keep_thumbnails(folder, trials)

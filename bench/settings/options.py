@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,8 @@ class RunOptions(Record):
             raise GridError(f"--tensorboard: must have a run in a folder, not at {folder.path}")
         return folder
 
-    def open(self) -> tuple[Grid, list[Plugin]]:
+    @cached_property
+    def opened(self) -> tuple[Grid, list[Plugin]]:
         """The grid with its changes, once the plugins are loaded that it may need.
 
         Raises:

@@ -13,6 +13,7 @@ import pytest
 
 from bench.settings.grid import GridError, load_grid
 from bench.settings.trial import Trial
+from results.errors import BenchError
 from tests.fuzz.command import outcome_of, pattern
 from tests.fuzz.kinds import attempt, grid
 from tests.fuzz.workshop import Workshop, without_work
@@ -84,7 +85,7 @@ def test_the_harness_sees_what_it_is_for(shop: Workshop, monkeypatch: pytest.Mon
 
     def leave(*_: object) -> None:
         (shop.folder / "left").touch()
-        raise ValueError("no")
+        raise BenchError("no")
 
     for wrong, told in ((fail, "TypeError instead of a sentence"), (leave, "these changed: .*left")):
         monkeypatch.setattr("bench.runner.progress.read_progress", wrong)

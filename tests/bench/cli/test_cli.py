@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -111,7 +112,7 @@ def test_report_of_a_half_finished_run_says_what_is_missing(
     first = trial_ids(fake_run)[0]
     write_json(fake_run.trial(first).state, {"state": "waiting"})
     assert bench("report", str(fake_run.path)) == 0
-    assert f"not finished: {first}" in capsys.readouterr().out.replace("\n", " ")
+    assert f"not finished: {first}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,3 +286,25 @@ def test_a_home_that_is_not_known_is_one_sentence(
         assert bench(*arguments) == 2
         assert capsys.readouterr().err.startswith(f"error: {place}: there is no such home here: give the whole path")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_shows_its_traceback_and_debug_that_of_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ValueError of NumPy is no mistake of the user."""
+
+    def broken(*_: object) -> None:
+        np.zeros(2).reshape(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.runner.progress.read_progress", broken)
+        with pytest.raises(ValueError, match="cannot reshape"):
+            bench("status", "anywhere")
+    for place in (["--debug", "status", "nowhere"], ["status", "nowhere", "--debug"]):
+        assert bench(*place) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" in told
+        assert "FileNotFoundError" in told
+        assert told.splitlines()[-1].endswith("nowhere/run.json: no such file or directory")
+    assert bench("status", "nowhere") == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -29,7 +29,7 @@ from results.store.folder import RunFolder, read_json
 from results.store.merge import merge_run
 from results.store.settings import CertifySettings
 from tests.bench.cli.test_cli import bench
-from tests.conftest import here, small_trial, trial_ids, two_sided
+from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
@@ -265,20 +265,20 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     tensors = load(folder.model.read_bytes())
     record = read_json(folder.training)
 
-    def put(content: bytes, record: dict[str, object]) -> None:
+    def put(content: bytes) -> None:
         folder.model.write_bytes(content)
-        here(folder.training).write_text(json.dumps(record))
+        edit_record(folder.training, checkpoint_sha256=hashlib.sha256(content).hexdigest())
 
     cut = folder.model.read_bytes()[:1000]
-    put(cut, record)
+    folder.model.write_bytes(cut)
     with pytest.raises(ValueError, match="is not the file that its training wrote"):
         open_model(name_of(run))
-    put(cut, record | {"checkpoint_sha256": hashlib.sha256(cut).hexdigest()})
+    put(cut)
     with pytest.raises(ValueError, match="not readable as safetensors"):
         open_model(name_of(run))
     del tensors["network.head.bias"]
     headless = save(tensors, {"training_id": str(record["training_id"])})
-    put(headless, record | {"checkpoint_sha256": hashlib.sha256(headless).hexdigest()})
+    put(headless)
     with pytest.raises(ValueError, match="not the weights of a resnet8"):
         open_model(name_of(run))
     folder.training.unlink()

@@ -115,7 +115,7 @@ def test_a_trial_that_certifies_nothing_stays_so() -> None:
 
 def test_what_has_no_answer_is_refused() -> None:
     rows = certificates(np.full(2, 0.9), 1000)
-    with pytest.raises(ValueError, match="at most the 1000 copies"):
+    with pytest.raises(ValueError, match="at most the 1000 samples"):
         at_budget(rows, 1001, np.random.default_rng(0), trials=trials(1000))
     with pytest.raises(ValueError, match="n = 0: must be at least 1"):
         at_budget(rows, 0, np.random.default_rng(0), trials=trials(1000))

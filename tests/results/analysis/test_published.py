@@ -51,7 +51,8 @@ def test_all_published_logs_are_there_digit_by_digit() -> None:
 def test_the_thesis_and_the_papers_are_there_cell_by_cell() -> None:
     for number, found in (("5_1", published.reference()), ("5_2", published.costs())):
         for row in pd.read_csv(REFERENCE / f"thesis_table_{number}.csv").to_dict("records"):
-            cell = found[row.pop("sigma"), row.pop("method")]
+            method = row.pop("method")
+            cell = found[row.pop("sigma"), "generalised_ld" if method == "ours" else method]
             assert cell == row
     printed = pd.read_csv(REFERENCE / "published_tables.csv", dtype={"sigma": str})
     printed = printed[(printed["sigma"] != "best") & ~printed["source"].str.contains("commented-out")]

@@ -16,7 +16,7 @@ from results.store.folder import RunFolder, TrialFolder, read_json, write_json
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from results.store.shards import evenly_spaced, repair_shards
-from tests.conftest import small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
+from tests.conftest import edit_record, small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
 
 NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
 
@@ -55,7 +55,7 @@ def test_a_row_says_whose_variant_it_is(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path / "run", trials)
     for trial in trials:
         record = run.trial(trial.trial_id).training
-        write_json(record, read_json(record) | {"variant_of": trial.objective.variant_of, "colour_group": None})
+        edit_record(record, variant_of=trial.objective.variant_of, colour_group=None)
     merge_run(run)
     found = read_run(run.path).trials
     assert found["variant_of"].fillna("").tolist() == ["", "gaussian", "gaussian", "gaussian"]
@@ -123,7 +123,7 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"label": (row["label"] + 1) % 10}, "misclassified must be where the selected class is not the"),
         (lambda row: {"status": "unknown"}, "its status is unknown"),
         (lambda row: {"estimator": "two-stage"}, "estimator is not the trial's fixed"),
-        (lambda row: fewer(row, 1000, 990), "n is not the number of copies that its selection asks for"),
+        (lambda row: fewer(row, 1000, 990), "n is not the number of samples that its selection asks for"),
         (lambda row: fewer(row, 1400, 500), "its estimation stopped before abstention was certain"),
         (lambda row: {"correct": not row["correct"]}, "correct is wrong"),
         (lambda row: {"selection_counts": row["selection_counts"][::-1]}, "selected is not the most frequent class"),
@@ -131,7 +131,7 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"selected": 10}, "selected is not a class"),
         (lambda row: {"selection_counts": [n + 1 for n in row["selection_counts"]]}, "the selection do not sum to n0"),
         (lambda row: {"selection_counts": [-1, 11] + [0] * 8}, "a count of the selection is negative"),
-        (lambda row: {"n": row["n"] + 1}, "n is not the number of copies that"),
+        (lambda row: {"n": row["n"] + 1}, "n is not the number of samples that"),
         (lambda row: {"n": 0}, "n is 0 where misclassified, and only there"),
         (lambda row: {"alpha": 0.01}, "alpha is not the trial's"),
         (lambda row: {"index": 3}, "holds image 3 a second time"),
@@ -203,7 +203,7 @@ def test_a_two_stage_n_follows_from_the_selection_not_from_what_was_drawn(tmp_pa
     run = write_fake_run(tmp_path / "run", [small_trial("gaussian", 0.25, certify=certify)])
     planned = sufficient_samples(9, 10, 100_000, 0.001)
     assert planned < 100_000
-    with pytest.raises(MergeError, match="n is not the number of copies that its selection asks for"):
+    with pytest.raises(MergeError, match="n is not the number of samples that its selection asks for"):
         merge_run(run)
 
     def drawn(n: int) -> None:
@@ -216,7 +216,7 @@ def test_a_two_stage_n_follows_from_the_selection_not_from_what_was_drawn(tmp_pa
     merge_run(run)
     assert set(read_run(run.path).certificates["n"]) == {0, planned}
     drawn(planned * 2)
-    with pytest.raises(MergeError, match="n is not the number of copies that its selection asks for"):
+    with pytest.raises(MergeError, match="n is not the number of samples that its selection asks for"):
         merge_run(run)
 
 
