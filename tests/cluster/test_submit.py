@@ -336,11 +336,11 @@ def test_the_arguments_of_options_are_read_as_those_options(monkeypatch: pytest.
 
     read: list[RunOptions] = []
 
-    def finish_grid(options: RunOptions, **_: object) -> None:
+    def opened(options: RunOptions) -> None:
         read.append(options)
         raise ZeroDivisionError
 
-    monkeypatch.setattr("bench.runner.grid.finish_grid", finish_grid)
+    monkeypatch.setattr(RunOptions, "opened", property(opened))
     for given in (
         {"grid": "smoke"},
         {"grid": "-odd", "data": "-d", "out": "--fresh", "set": ["a=-1", "--x=y", "z= "], "methods": ["a", "b"]},
