@@ -34,7 +34,7 @@ class Attack:
     samples: int = 16
     """Noise samples over which the softmax is averaged, drawn anew in every step."""
     n: int = 1000
-    """Copies of PREDICT, which judges the attacked image."""
+    """Samples of PREDICT, which judges the attacked image."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where n is too small for any answer, and so for a wrong one."""

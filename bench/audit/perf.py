@@ -102,7 +102,7 @@ def _classes(source: Source) -> int:
 def measure_certify(
     model: Classifier, num_classes: int, *, sigma: float, rounds: int, device: torch.device
 ) -> dict[str, Any]:
-    """Copies per second of the plain loop at several batch sizes, of certification and of its parts, and their ratios.
+    """Samples per second of the plain loop at several batch sizes, of certification and of its parts, and their ratios.
 
     In every round each contestant runs once, in the same order; a rate is the median over the rounds.
 
@@ -234,7 +234,7 @@ def _medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -
 
 
 def _flops(model: nn.Module, image: Tensor) -> float:
-    """Floating-point operations of one forward pass of one copy, a multiplication and an addition being two."""
+    """Floating-point operations of one forward pass of one sample, a multiplication and an addition being two."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(image[None])
     return float(counter.get_total_flops())

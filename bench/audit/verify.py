@@ -88,7 +88,7 @@ def verify_run(
 ) -> Verification:
     """Certify `images` random rows of a merged run again, each from the stored weights of its trial.
 
-    On like hardware and versions all counts must be equal to the last copy. On a device of the same kind the noise is
+    On like hardware and versions all counts must be equal to the last sample. On a device of the same kind the noise is
     the same, and few samples may be classified otherwise; elsewhere the counts must be those of one distribution
     (`results.analysis.agreement`). All rows of the run must follow from their counts, and their labels be those of the
     data.

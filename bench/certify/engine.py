@@ -19,7 +19,7 @@ from bench.machine.hardware import compute_reproducibly
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
 COMPILE_FROM = 10_000
-"""Copies of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,
+"""Samples of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,
 or about a measured time, the same image could get other counts in another shard."""
 
 BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}

@@ -59,14 +59,14 @@ class Certificate:
     counts: list[int]
     """How often each class was the answer among the n samples."""
     n: int
-    """Copies that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
+    """Samples that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
     n0: int
     alpha: float
     estimator: Estimator
     engine: str
     """inductor (compiled) or eager; their roundings differ."""
     batch: int
-    """Copies of a forward pass; roundings differ with it too."""
+    """Samples of a forward pass; roundings differ with it too."""
     seconds: float
 
 
@@ -113,7 +113,7 @@ class Smoothed:
         # Noise is drawn behind the decomposition, so the projection has happened already.
         rest = model.without_decomposition() if isinstance(model, Classifier) else model
         self.engine = Engine(rest, self.device, self.precision)
-        self._copies = NoiseSamples(sigma, self.device, decomposition, self.precision)
+        self._samples = NoiseSamples(sigma, self.device, decomposition, self.precision)
 
     def certify(
         self,
@@ -231,7 +231,7 @@ class Smoothed:
         selection: Tensor,
         settings: CertifySettings,
     ) -> tuple[int, list[int]]:
-        """Copies drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
+        """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
         selected, n = int(selection.argmax()), settings.n
         if settings.estimator == "two-stage":
             n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
@@ -260,7 +260,7 @@ class Smoothed:
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         batch = self.engine.batch(image.shape)
-        batches = self._copies.batches(image, batch, seed, role, index)
+        batches = self._samples.batches(image, batch, seed, role, index)
         answers = torch.empty(0, dtype=torch.int64, device=self.device)
         drawn = 0
         for size in sizes:

@@ -21,7 +21,7 @@ FLIPS = {"fp32": 1e-4, "bf16": 5e-3}
 """Share of samples that may be classified otherwise where the noise is the same, several times what was measured
 (docs/performance.md)."""
 EXPECTED = 5
-"""Copies of a cell from which on the chi-square distribution describes it."""
+"""Samples of a cell from which on the chi-square distribution describes it."""
 Counts = NDArray[np.int64]
 
 

@@ -56,7 +56,7 @@ class CertificateRow(Record):
     count_top: Natural | None = None
     """counts[selected]."""
     n: Natural
-    """Copies drawn: the trial's n; fewer where sampling is two-stage, or where abstention was certain earlier (take
+    """Samples drawn: the trial's n; fewer where sampling is two-stage, or where abstention was certain earlier (take
     such a row for an abstention at any other alpha too); 0: misclassified."""
     n0: Natural
     alpha: Share
@@ -76,7 +76,7 @@ class CertificateRow(Record):
     engine: str
     """inductor (compiled), eager."""
     batch: Natural | None = None
-    """Copies of a forward pass; roundings differ with it."""
+    """Samples of a forward pass; roundings differ with it."""
     device: str
     device_kind: str | None = None
     """cpu, cuda; their noise is drawn differently."""
