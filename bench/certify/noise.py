@@ -69,7 +69,7 @@ class NoiseSamples:
                 block.normal_(generator=generator(self.device, seed, role, index, number * len(blocks) + place))
             noisy = torch.add(centre, noise, alpha=self.sigma)
             if kept is not None:
-                # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers per sample have the distribution that 3072 would give.
+                # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers a sample have the distribution that 3072 would give.
                 noisy = F.linear(noisy.to(self._dtype), basis).float().add_(kept.mean).view(-1, *shape)
             yield noisy.permute(0, 3, 1, 2) if image.ndim == 3 else noisy
 
