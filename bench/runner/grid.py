@@ -68,7 +68,7 @@ def run_grid(
         The run as `results.read_run` reads it; other trials of its folder included.
 
     Raises:
-        ValueError, OSError, ClusterError: wrong options, grid, data, folder or cluster, in one sentence each.
+        BenchError, OSError, ClusterError: wrong options, grid, data, folder or cluster, in one sentence each.
         RunFailedError: a trial failed; the rest is there all the same.
     """
     from results.store.run import read_run
@@ -141,7 +141,7 @@ def _with_data(grid: Grid) -> tuple[Grid, str]:
     """The grid with its data where every worker finds it, and the name of the data.
 
     Raises:
-        DataError, ValueError: the data is wrong or too little, which is refused before anything starts.
+        DataError, BenchError: the data is wrong or too little, which is refused before anything starts.
     """
     from bench.data import count_images, dataset_name, resolve_data
     from results.store.shards import evenly_spaced

@@ -50,7 +50,7 @@ def takes_width(builder: Callable[..., Any]) -> bool:
 
 
 def residual_blocks(name: str) -> int:
-    """Residual blocks per stage, n of resnet{6n+2}; ValueError for any other name."""
+    """Residual blocks per stage, n of resnet{6n+2}; BenchError for any other name."""
     match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
     if not match:
         others = ", ".join(NETWORKS)

@@ -27,12 +27,12 @@ def update_report(folder: RunFolder, published: str | None = None, *, again: boo
     files as they are.
 
     Args:
-        published: as for `results.report.tables.table_5_1`.
+        published: as for `results.report.tables.table_certified_accuracy`.
         again: also where the report is of what the run holds now.
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: as `merge_run` and `write_report`.
+        BenchError: as `merge_run` and `write_report`.
     """
     if not folder.description.exists() and not folder.certificates.exists():
         raise FileNotFoundError(2, "No such file or directory", str(folder.description))

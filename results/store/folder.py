@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -302,18 +302,6 @@ def read_each(read: Callable[[Place], Content], paths: Sequence[Place]) -> Itera
         yield from pool.map(read, paths)
 
 
-@contextmanager
-def local_copy(path: AnyPath) -> Iterator[Path]:
-    """The file on this machine, for a library that opens files by itself."""
-    if isinstance(path, Path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, path.name)
-        copy.write_bytes(path.read_bytes())
-        yield copy
-
-
 def write_text(path: AnyPath, text: str) -> None:
     """Write a text file whole, in UTF-8."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -330,9 +318,8 @@ def refuse_devices(path: AnyPath) -> None:
         raise StoreError(f"{path}: is neither a file nor a folder")
 
 
-def read_json(path: AnyPath, *keys: str) -> dict[str, Any]:
-    """A JSON object from a file, with at least those keys; StoreError, which names the file, where it holds anything
-    else."""
+def read_json(path: AnyPath) -> dict[str, Any]:
+    """A JSON object from a file; StoreError, which names the file, where it holds anything else."""
     refuse_devices(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -342,9 +329,6 @@ def read_json(path: AnyPath, *keys: str) -> dict[str, Any]:
         raise StoreError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path}: must hold a JSON object")
-    for key in keys:
-        if key not in value:
-            raise StoreError(f"{path}: lacks {key}")
     return value
 
 

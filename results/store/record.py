@@ -46,11 +46,16 @@ class FileRecord(Record):
             StoreError: it is not one; names the file, the key, the value and what is allowed.
         """
         values = read_json(path)
+        cls.refuse(values, path)
         if cls.sealed:
             digest = values.pop(DIGEST, None)
             if digest != digest_of(values):
                 raise StoreError(f"{path}: is damaged: {DIGEST} is not the digest of what it says")
         return validated(cls, values, path)
+
+    @classmethod
+    def refuse(cls, values: dict[str, Any], path: AnyPath) -> None:
+        """Raise StoreError for what a file of this kind must not be, before its values are looked at one by one."""
 
     def write(self, path: AnyPath) -> None:
         """Write the file whole, with its digest where it is sealed."""

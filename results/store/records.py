@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from results.store.folder import AnyPath, TrialFolder, read_json
+from results.store.folder import AnyPath
 from results.store.record import FileRecord, Record
 from results.store.schema import SCHEMA_VERSION, refuse_version
 
@@ -43,10 +43,9 @@ class RunRecord(FileRecord):
     """Of the packages that matter."""
 
     @classmethod
-    def read(cls, path: AnyPath) -> Self:
-        """As `FileRecord.read`; raises VersionError where it is of another version of this program."""
-        refuse_version(path, read_json(path).get("schema_version"))
-        return super().read(path)
+    def refuse(cls, values: dict[str, Any], path: AnyPath) -> None:
+        """Raise VersionError where the file is of another version of this program."""
+        refuse_version(path, values.get("schema_version"))
 
 
 class TrainedOn(Record):
@@ -159,8 +158,3 @@ class ClaimRecord(FileRecord):
     """When its process began, in clock ticks since the machine booted."""
     since: str
     command: str
-
-
-def read_training(folder: TrialFolder) -> TrainingRecord:
-    """training.json of a trial; raises as `FileRecord.read`."""
-    return TrainingRecord.read(folder.training)
