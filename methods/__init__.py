@@ -1,4 +1,4 @@
-"""Training objectives: functions of the noisy logits (m, batch, num_classes) and the labels. torch only.
+"""Training objectives, most of them functions of the noisy logits (m, batch, num_classes) and the labels.
 
 from methods import METHODS, get_method
 get_method("consistency", strength=20.0).loss(logits, labels, sigma=0.25, epoch=0)
@@ -9,11 +9,22 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 
-from . import consistency, gaussian, generalised, macer  # noqa: F401  # they register their methods
-from .base import METHODS, Method, register_method
+from . import (  # noqa: F401  # they register their methods
+    cat_rs,
+    consistency,
+    direct,
+    gaussian,
+    generalised,
+    macer,
+    smoothadv,
+    smoothmix,
+    stability,
+    sun,
+)
+from .base import METHODS, Method, TrainingStep, register_method
 from .registry import Registry, RegistryError
 
-__all__ = ["METHODS", "Method", "Registry", "RegistryError", "get_method", "register_method"]
+__all__ = ["METHODS", "Method", "Registry", "RegistryError", "TrainingStep", "get_method", "register_method"]
 
 
 def get_method(name: str, /, **options: object) -> Method:

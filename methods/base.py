@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from .registry import Registry
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a method is given to compute the loss of one optimizer step, of the images that this process has of it."""
+
+    images: Tensor
+    """(batch, channel, height, width), cropped and flipped, in [0, 1]."""
+    labels: Tensor
+    """(batch,), int64 class indices."""
+    noise: Tensor
+    """(m, batch, channel, height, width), Gaussian of standard deviation σ."""
+    sigma: float
+    """In [0, 1] pixel units."""
+    epoch: int
+    """From 0."""
+    train: Callable[[Tensor], Tensor]
+    """(k, batch, channel, height, width) -> logits (k, batch, num_classes), float32: one forward pass in training mode,
+    with one set of batch statistics over all that it is given, through DDP and autocast."""
+    attack: Callable[[Tensor], Tensor]
+    """The same shapes, in evaluation mode: a function of each image alone, whose gradient reaches no parameter. For
+    what is searched for, such as an attack; differentiate with `torch.autograd.grad`."""
+    uniforms: Tensor
+    """(k, batch), uniform on [0, 1), where the method has `uniforms` = k."""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of what the method remembers of every training image, the rows of these, (batch, …)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +62,11 @@ class Method:
     """In figures, methods of one group have one colour and other dashes and markers, that of the method called so where
     it is there; a colour of its own where not given."""
 
+    teacher_method: ClassVar[str | None] = None
+    """A method of which a model is trained first, with the settings of the trial but at `teacher_sigma` and without
+    decomposition. Its votes among `teacher_copies` noise samples of each training image are remembered as `votes`,
+    (images, num_classes), int64."""
+    teacher_sigma: ClassVar[float] = 0.25
     copies: int = 1
     """Noise samples of each image in a training step (m)."""
     minibatches: ClassVar[bool] = True
@@ -45,13 +77,23 @@ class Method:
         require(self, "copies", self.copies >= 1, "at least 1")
 
     @property
+    def teacher_copies(self) -> int:
+        """Noise samples of each training image on which the teacher votes, where there is one."""
+        return 0
+
+    @property
+    def uniforms(self) -> int:
+        """Uniform random numbers that a step needs of each image."""
+        return 0
+
+    @property
     def members_asked_first(self) -> int:
         """How the members become a classifier. K: where the first K agree on a class, theirs are the logits, else the
         mean of all; 0: always the mean of all."""
         return 0
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:
-        """Mean training loss over the images of a batch.
+        """Mean training loss over the images of a batch: all that most methods define.
 
         Args:
             logits: (m, batch, num_classes), the model's outputs on m noise samples of each image.
@@ -64,19 +106,49 @@ class Method:
         """
         raise NotImplementedError
 
-    def perturb(self, noisy: Tensor, labels: Tensor, model: object, *, sigma: float) -> Tensor:  # noqa: ARG002
-        """Hook for methods that also change their inputs, such as SmoothAdv. Default: the noisy images as they are.
-
-        Args:
-            noisy: (m, batch, channel, height, width), images in [0, 1] plus Gaussian noise.
-            labels: (batch,), int64 class indices.
-            model: callable from (batch, channel, height, width) to logits (batch, num_classes).
-            sigma: standard deviation of the noise, in [0, 1] pixel units.
+    def training_loss(self, step: TrainingStep) -> Tensor:
+        """Mean training loss over the images of a step, for methods that also change their inputs or take more than
+        one forward pass. Default: `loss` of one pass over the noise samples.
 
         Returns:
-            What the model is trained on, of the shape of `noisy`.
+            A scalar. It must be a mean over images, so that the parts of several workers make up the whole batch.
         """
-        return noisy
+        logits = step.train(step.images + step.noise)
+        return self.loss(logits, step.labels, sigma=step.sigma, epoch=step.epoch)
+
+    def before_epoch(
+        self,
+        epoch: int,  # noqa: ARG002
+        memory: dict[str, Tensor],
+        labels: Tensor,  # noqa: ARG002
+        votes: Callable[[int], Tensor],  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """What is remembered of every training image during an epoch. Default: what was remembered before.
+
+        Args:
+            epoch: that is about to begin, from 0.
+            memory: by name, (images, …) each; empty before the first epoch, but for `votes` of a teacher. It is kept
+                with the checkpoint, and must be computed alike on every worker.
+            labels: (images,), int64.
+            votes: how often each class is the answer of the model, as it is now and in evaluation mode, among so many
+                noise samples of each training image: (images, num_classes), int64. Costs a forward pass each.
+
+        Raises:
+            ValueError: the training cannot go on; the message is one sentence for the user.
+        """
+        return memory
+
+    def order(self, count: int, memory: Mapping[str, Tensor], generator: Generator) -> Tensor:  # noqa: ARG002
+        """The training images of an epoch in turn: (count,), int64 indices below `count`. Default: a permutation.
+
+        Args:
+            count: number of training images; so many are seen in an epoch.
+            memory: as `before_epoch` left it.
+            generator: of this epoch, the same on every worker.
+        """
+        import torch
+
+        return torch.randperm(count, generator=generator, device=generator.device)
 
 
 def require(method: Method, option: str, holds: bool, allowed: str) -> None:

@@ -13,6 +13,7 @@ from .gaussian import per_sample_cross_entropy
 if TYPE_CHECKING:
     from torch import Tensor
 
+Mask = Literal["mean_logits", "mean_probabilities"]
 AccuracyItem = Literal["mean_logits", "mean_probabilities", "per_sample"]
 
 
@@ -30,18 +31,23 @@ class Generalised(Consistency):
     copies: int = 4
     accuracy_item: AccuracyItem = "mean_logits"
     """What the cross-entropy is taken of: Eq. 4.3 (mean_logits), Eq. 4.2 (mean_probabilities), Eq. 3.5 (per_sample)."""
+    mask: Mask = "mean_logits"
+    """Whose largest item must be the label's for the bracket to be 1: the mean logits, as Eq. 4.3 has it, or F̄, as Eq.
+    4.1 is printed."""
     mask_entropy: bool = False
     """Whether the entropy, too, counts only for images classified correctly. Eq. 4.1 as printed: no."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        items = get_args(AccuracyItem)
+        items, masks = get_args(AccuracyItem), get_args(Mask)
         require(self, "accuracy_item", self.accuracy_item in items, f"one of {', '.join(items)}")
+        require(self, "mask", self.mask in masks, f"one of {', '.join(masks)}")
 
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:  # noqa: ARG002
         """The mean over the images of what the class says, whatever σ and epoch; arguments as for `Method.loss`."""
         divergence, entropy = divergence_and_entropy(logits)
-        correct = (logits.mean(dim=0).argmax(dim=-1) == labels).to(logits.dtype)
+        deciding = logits if self.mask == "mean_logits" else logits.softmax(dim=-1)
+        correct = (deciding.mean(dim=0).argmax(dim=-1) == labels).to(logits.dtype)
         if self.mask_entropy:
             entropy = entropy * correct
         regularisation = self.strength * correct * divergence + self.entropy_weight * entropy

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def _same_numbers_in_any_order() -> None:
     """What a test draws from torch's own generator must not depend on the tests before it in its process."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_group_is_left() -> Iterator[None]:
+    """A process that trained in one precision cannot form a group of another before it has left the first."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from bench.runner.work import leave_group
+
+        leave_group()
 
 
 LONGEST = ("test_end_to_end.py", "test_schedule.py", "test_trained.py")

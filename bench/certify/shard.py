@@ -56,7 +56,7 @@ class _LastModel:
         return self._opened
 
 
-_last_model = _LastModel()
+last_model = _LastModel()
 
 
 def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
@@ -65,7 +65,7 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
     Raises:
         DataError, StoreError, CheckpointError: the data, the record or the weights are not usable.
     """
-    certify_images(_last_model(trial, run), trial, run, indices)
+    certify_images(last_model(trial, run), trial, run, indices)
 
 
 def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder, indices: list[int]) -> None:

@@ -23,6 +23,11 @@ class Role(IntEnum):
     """Certification, stage two: how probable it is (n samples)."""
     PREDICT = 8
     ATTACK = 9
+    UNIFORMS = 10
+    """What a method draws of each image in a training step besides noise."""
+    SURVEY = 11
+    """Noise under which a model votes on its training images."""
+    SURVEY_SHIFTS = 12
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
 from bench.models.decomposition import LinearDecomposition
+from bench.models.digests import checkpoint_digest
 from bench.settings.trial import Trial
 from results.errors import BenchError
 from results.store.folder import AnyPath, RunFolder, sha256_of, write_whole
@@ -45,6 +46,20 @@ def load_tensors(path: AnyPath, training_id: str) -> tuple[dict[str, Tensor], di
         raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
     if metadata.get("training_id") != training_id:
         raise CheckpointError(f"{path}: holds training {metadata.get('training_id')}, expected {training_id}")
+    return tensors, metadata
+
+
+def save_sealed(path: AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """As `save_tensors`, with a digest of tensors and metadata."""
+    sealed = metadata | {"sha256": checkpoint_digest(digest_of(tensors), metadata)}
+    save_tensors(path, tensors, sealed)
+
+
+def load_sealed(path: AnyPath, training_id: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_sealed` wrote; raises as `load_tensors`, and CheckpointError where it is not what was written."""
+    tensors, metadata = load_tensors(path, training_id)
+    if metadata.pop("sha256", "") != checkpoint_digest(digest_of(tensors), metadata):
+        raise CheckpointError(f"{path}: is damaged: its contents are not those that were written")
     return tensors, metadata
 
 

@@ -68,8 +68,8 @@ def plan_jobs(
     jobs = []
     for name, (trial, certify) in left.items():
         task = trial_task(trial, run, certify=certify, shard_size=shard_size, plugins=plugins)
-        after = [member.trial_id for member in trial.members if member.trial_id in left]
+        after = [needed.trial_id for needed in trial.needed if needed.trial_id in left]
         jobs.append(Job(name, {**task}, task["log"], after))
-    # Members first: an ensemble waits for them, and nothing else should have to wait for the ensemble. What needs no
-    # spectrum before shows its first epoch sooner.
+    # First what others wait for: nothing should have to wait for these. What needs no spectrum before shows its first
+    # epoch sooner.
     return sorted(jobs, key=lambda job: (len(job.after), left[job.name][0].decomposition_ratio is not None))

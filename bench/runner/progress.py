@@ -79,7 +79,7 @@ class RunProgress:
 
 
 def read_progress(run: RunFolder) -> RunProgress:
-    """Every trial of the run and every member that only an ensemble needs.
+    """Every trial of the run, and every member and teacher that only others need.
 
     Raises:
         FileNotFoundError: no run there.
@@ -89,11 +89,12 @@ def read_progress(run: RunFolder) -> RunProgress:
     trials, ensembles = description.trials, description.members
     found = holder(run)
     running = found is not None and not found.dead
-    members = dict.fromkeys(member for names in ensembles.values() for member in names if member not in trials)
+    parts = dict.fromkeys((member for names in ensembles.values() for member in names), "member")
+    parts |= dict.fromkeys(description.teachers.values(), "teacher")
     return RunProgress(
         [
             *(_trial_progress(run, name, running, ensemble=name in ensembles) for name in trials),
-            *(_trial_progress(run, name, running, member=True) for name in members),
+            *(_trial_progress(run, name, running, part=part) for name, part in parts.items() if name not in trials),
         ],
         description.group.workers if description.group else 1,
         found if running else None,
@@ -101,7 +102,7 @@ def read_progress(run: RunFolder) -> RunProgress:
 
 
 def _trial_progress(
-    run: RunFolder, trial_id: str, running: bool, *, ensemble: bool = False, member: bool = False
+    run: RunFolder, trial_id: str, running: bool, *, ensemble: bool = False, part: str = ""
 ) -> TrialProgress:
     folder = run.trial(trial_id)
     files = dict(listing(folder.path))
@@ -110,17 +111,17 @@ def _trial_progress(
     epochs = _read_seconds(folder.epochs, files[folder.epochs]) if folder.epochs in files else []
     shards = folder.shard_times() if folder.shards in files else {}
     training = _or_none(TrainingRecord, folder.training) if folder.training in files else None
-    images, wanted = 0, 0 if member else None
-    if training and not member:
+    images, wanted = 0, 0 if part else None
+    if training and not part:
         images, wanted = _count_images(list(shards), settings, training.test_images)
-    label = settings.name + (f" seed {settings.seed}" if settings.seed or member else "")
+    label = settings.name + (f" seed {settings.seed}" if settings.seed or part == "member" else "")
     stage = _stage(state, complete=training is not None and images >= (wanted or 0), begun=bool(epochs or training))
     if stage == "running":
         stage = "certifying" if training or ensemble else "training"
     image_seconds = _sample(shards)
     return TrialProgress(
         trial_id=trial_id,
-        label=label + (" (member)" if member else ""),
+        label=label + (f" ({part})" if part else ""),
         sigma=settings.sigma,
         stage=stage,
         epochs=len(epochs),

@@ -22,10 +22,9 @@ from bench.data.thumbnails import keep_thumbnails
 from bench.models.classifier import kind_of
 from bench.models.sources import Source
 from bench.runner import work
-from bench.runner.stages import trial_shards_left
+from bench.runner.stages import repair, trial_shards_left
 from bench.runner.state import trial_task
 from bench.settings.trial import Trial
-from bench.train.loop import train
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
@@ -70,10 +69,11 @@ def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: Par
 
 
 def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
-    for part in [*trial.members, trial]:
+    needed = _agreed(state, lambda: () if repair(trial, run) else trial.needed)
+    for part in [*needed, trial]:
         task = trial_task(part, run, certify=part is trial, shard_size=shard_size)
         if _agreed(state, lambda task=task: work.epochs_left(task)):  # type: ignore[misc]
-            train(part, run)
+            work.train_model(part, run)
     for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
         work.certify(task, shard)
     state.wait_for_everyone()

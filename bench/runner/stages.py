@@ -26,23 +26,25 @@ from results.store.settings import CertifiedTrial
 from results.store.shards import evenly_spaced, repair_shards
 
 
-def repair(trial: Trial, run: RunFolder) -> None:
-    """Put a trial's training in order before anybody asks how far it is.
+def repair(trial: Trial, run: RunFolder) -> bool:
+    """Put a trial's training in order before anybody asks how far it is; whether it is done, as `is_trained`.
 
     What a killed process left is removed. The same training under another trial of the run (other certification
     settings) is taken over. An ensemble whose members are trained gets its record. Of what is trained, checkpoints that
     do not read back as they were written are set aside, that nobody who needs them later has to look.
     """
-    for member in trial.members:
-        repair(member, run)
+    members = [repair(member, run) for member in trial.members]
     folder = run.trial(trial.trial_id)
     remove_leftovers(folder.path)
+    remove_leftovers(folder.votes)
     if trial.members:
-        if all(is_trained(member, run) for member in trial.members) and not is_trained(trial, run):
-            _joined(trial, run).write(folder.training)
-        return
+        if all(members) and _record(folder) != (joined := _joined(trial, run)):
+            joined.write(folder.training)
+        return all(members)
     if _holds_training(trial, folder) or _take_over(trial, run):
         _set_aside_damaged(trial, folder)
+        return True
+    return False
 
 
 def is_trained(trial: Trial, run: RunFolder) -> bool:
@@ -55,19 +57,21 @@ def is_trained(trial: Trial, run: RunFolder) -> bool:
 
 
 def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial, bool]]:
-    """By id, what of the trials is still to be trained or certified, and of the members that they need and none of them
-    trains; whether it is to be certified, too. All are repaired first.
+    """By id, what of the trials is still to be trained or certified, and of the members and teachers that they need and
+    none of them trains; whether it is to be certified, too. All are repaired first.
 
     Of what is finished the state is removed, which a command leaves that is killed right after the last shard.
     """
+    trained = {trial.trial_id: repair(trial, run) for trial in trials}
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
-        for member in trial.members:
-            wanted.setdefault(member.trial_id, (member, False))
+        # a teacher is not needed any more once the trial is trained
+        for needed in trial.members if trained[trial.trial_id] else trial.needed:
+            wanted.setdefault(needed.trial_id, (needed, False))
     found = {}
     for name, (trial, certify) in wanted.items():
-        repair(trial, run)
-        if is_trained(trial, run) and not (certify and images_left(trial, run)):
+        done = trained[name] if name in trained else repair(trial, run)
+        if done and not (certify and images_left(trial, run)):
             run.trial(name).state.unlink(missing_ok=True)
         else:
             found[name] = (trial, certify)

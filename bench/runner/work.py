@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from functools import partial
 
 import torch
 from accelerate.state import AcceleratorState
@@ -14,6 +15,7 @@ from accelerate.state import AcceleratorState
 from bench.certify.shard import certify_shard
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
+from bench.runner.votes import teacher_votes
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
 from bench.train.loop import train
@@ -23,21 +25,27 @@ from results.store.folder import RunFolder, location
 def epochs_left(task: Task) -> int:
     """Epochs still to be trained; at least 1 until the training is done, and 0 then."""
     trial, run = _open(task)
-    repair(trial, run)
-    if is_trained(trial, run):
+    if repair(trial, run):
         return 0
     if trial.members:
         raise RuntimeError("the ensemble's members are not trained")
+    if trial.teacher and not is_trained(trial.teacher, run):
+        raise RuntimeError("the teacher is not trained")
     return max(1, trial.train.epochs - epochs_finished(run.trial(trial.trial_id)))
 
 
 def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
     try:
-        train(*_open(task))
+        train_model(*_open(task))
     finally:
         leave_group()
         keep_log(task, at_once=True)
+
+
+def train_model(trial: Trial, run: RunFolder) -> None:
+    """As `bench.train.loop.train`, with the votes of a teacher."""
+    train(trial, run, partial(teacher_votes, trial, run) if trial.teacher else None)
 
 
 def leave_group() -> None:

@@ -70,6 +70,24 @@ class Trial(NativeTrial):
         )
 
     @cached_property
+    def teacher(self) -> Trial | None:
+        """The trial whose votes on the training images this one learns from: the same settings at the σ that the method
+        says, whatever σ this one has. One that the grid has already is the same trial."""
+        objective = self.objective
+        method = objective.teacher_method
+        if method is None:
+            return None
+        plain: dict[str, object] = {"name": method, "method": method, "options": {}, "decomposition_ratio": None}
+        return self.model_copy(update=plain | {"sigma": objective.teacher_sigma, "code": code_of(method, self.model)})
+
+    @cached_property
+    def needed(self) -> tuple[Trial, ...]:
+        """The trials that must be trained before this one can be, in that order: members of an ensemble, a teacher, and
+        what these need."""
+        direct = [*self.members, *([self.teacher] if self.teacher else [])]
+        return tuple(dict.fromkeys(needed for trial in direct for needed in (*trial.needed, trial)))
+
+    @cached_property
     def training_id(self) -> str:
         """Hash of all that the weights depend on."""
         return short_digest(self._identity(without={"name", "certify"}))

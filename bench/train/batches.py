@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from accelerate import Accelerator
@@ -23,18 +24,28 @@ class Batch:
     offsets: Tensor
     flips: Tensor
     noise: Tensor
-    """(m, part, 3, height, width), standard normal."""
+    """(m, part, channel, height, width), standard normal."""
+    uniforms: Tensor
+    """(k, part), on [0, 1)."""
     weight: float
     """part · ranks / global batch; 0 on a rank that has nothing and only keeps the others company."""
     global_size: int
 
 
-def batches(trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accelerator: Accelerator) -> Iterator[Batch]:
-    """This rank's part of every batch of an epoch; over all ranks, each of `count` images comes exactly once."""
+def batches(
+    trial: Trial,
+    epoch: int,
+    count: int,
+    shape: tuple[int, ...],
+    accelerator: Accelerator,
+    memory: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Iterator[Batch]:
+    """This rank's part of every batch of an epoch; over all ranks, as many images as there are, `count`, in the order
+    that the method gives: each exactly once, unless it says otherwise."""
     device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    size, copies = trial.images_per_step, trial.objective.copies
-    order = torch.randperm(count, generator=generator(device, trial.seed, Role.ORDER, epoch), device=device)
-    for step, whole in enumerate(order.split(size)):
+    method = trial.objective
+    order = method.order(count, memory, generator(device, trial.seed, Role.ORDER, epoch))
+    for step, whole in enumerate(order.split(trial.images_per_step)):
         moves = generator(device, trial.seed, Role.AUGMENT, epoch, step)
         offsets, flips = random_shifts(len(whole), moves)
         draw = generator(device, trial.seed, Role.TRAIN_NOISE, epoch, step)
@@ -42,6 +53,9 @@ def batches(trial: Trial, epoch: int, count: int, shape: tuple[int, ...], accele
         weight = (last - first) * ranks / len(whole)
         if first == last:  # fewer images than ranks
             first, last = 0, 1
-        noise = torch.randn((copies, len(whole), *shape), generator=draw, device=device)
+        noise = torch.randn((method.copies, len(whole), *shape), generator=draw, device=device)
+        uniforms = torch.empty((method.uniforms, len(whole)), device=device)
+        if method.uniforms:
+            uniforms.uniform_(generator=generator(device, trial.seed, Role.UNIFORMS, epoch, step))
         part = slice(first, last)
-        yield Batch(whole[part], offsets[part], flips[part], noise[:, part], weight, len(whole))
+        yield Batch(whole[part], offsets[part], flips[part], noise[:, part], uniforms[:, part], weight, len(whole))

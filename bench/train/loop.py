@@ -11,12 +11,15 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
 from bench.machine.energy import EnergyMeter
@@ -35,7 +38,10 @@ from bench.models.decomposition import Spectrum, spectrum_of
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
 from bench.train.batches import batches
+from bench.train.passes import Passes
 from bench.train.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
+from bench.train.survey import survey
+from methods.base import TrainingStep
 from results.errors import BenchError
 from results.store.folder import RunFolder, TrialFolder, refresh, sha256_of
 from results.store.records import TrainedOn, TrainingRecord
@@ -74,27 +80,49 @@ def make_accelerator(trial: Trial) -> Accelerator:
     return accelerator
 
 
-def train(trial: Trial, run: RunFolder) -> None:
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher tells a training that begins."""
+
+    votes: Tensor
+    """(images, num_classes), int64."""
+    seconds: float
+    """Wall clock of the teacher's training and votes."""
+    joules: float | None
+
+
+Teach = Callable[[ImageSet, Accelerator], Lesson]
+
+
+def train(trial: Trial, run: RunFolder, teach: Teach | None = None) -> None:
     """Train a single model to its end and write its files; every rank calls this. Finished epochs are not repeated.
+
+    Args:
+        teach: gives the votes of the trial's teacher, where it has one; every rank calls it, if the training begins.
 
     Raises:
         DataError: the data is not usable.
+        TrainingError: the training cannot go on.
     """
     accelerator = make_accelerator(trial)
     train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
     test_set = load_images(trial.data, "test", trial.dataset)
-    run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator)
+    _run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator, teach)
 
 
-def run_training(
-    trial: Trial, folder: TrialFolder, train_set: ImageSet, test_set: ImageSet, accelerator: Accelerator
+def _run_training(
+    trial: Trial,
+    folder: TrialFolder,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    accelerator: Accelerator,
+    teach: Teach | None,
 ) -> None:
-    """As `train`, with the data and the process group at hand."""
     started = time.perf_counter()
     device = accelerator.device
     restart_peak_memory(device)
     meter = EnergyMeter(device)
-    state = _start_or_continue(trial, folder, train_set, accelerator)
+    state = _start_or_continue(trial, folder, train_set, accelerator, teach)
     model: nn.Module = state.model
     progress = state.progress
     if device.type == "cuda" and accelerator.num_processes > 1:
@@ -104,7 +132,8 @@ def run_training(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
-    train_data, test_data = _on(device, train_set), _on(device, test_set)
+    memory = {name: values.to(device) for name, values in state.memory.items()}
+    train_data, test_data = TrainData(*_on(device, train_set), memory), _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
@@ -112,9 +141,11 @@ def run_training(
         rate = learning_rate(trial, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = train_epoch(trial, epoch, parallel, optimizer, train_data, accelerator)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {epoch}: lower train.learning_rate")
+        memory = _before_epoch(trial, epoch, model, train_data, train_set, accelerator)
+        train_data = replace(train_data, memory=memory)
+        trained = train_epoch(trial, epoch, parallel, optimizer, train_data, accelerator)
+        if not math.isfinite(trained.loss):
+            raise TrainingError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
         accuracy = noisy_accuracy(trial, epoch, model, test_data, accelerator)
         progress.epochs.append(
@@ -125,7 +156,8 @@ def run_training(
                 seed=trial.seed,
                 epoch=epoch,
                 learning_rate=rate,
-                loss=loss,
+                loss=trained.loss,
+                gradient_norm=trained.gradient_norm,
                 noisy_test_accuracy=accuracy,
                 seconds=time.perf_counter() - epoch_started,
             )
@@ -136,10 +168,23 @@ def run_training(
         progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
         progress.trained_on = _trained_on(accelerator)
         if accelerator.is_main_process:
-            save_checkpoint(trial, folder, model, optimizer, state.variances, progress)
+            state.memory = memory
+            save_checkpoint(trial, folder, state, model, optimizer)
     if accelerator.is_main_process:
         _finish(trial, folder, model, state, train_set, test_set)
     accelerator.wait_for_everyone()
+
+
+def _before_epoch(
+    trial: Trial, epoch: int, model: nn.Module, data: TrainData, train_set: ImageSet, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    def votes(copies: int) -> Tensor:
+        return survey(trial, epoch, copies, model, train_set, accelerator)
+
+    try:
+        return trial.objective.before_epoch(epoch, data.memory, data.labels, votes)
+    except ValueError as error:
+        raise TrainingError(f"epoch {epoch}: {error}") from error
 
 
 def _on(device: torch.device, data: ImageSet) -> tuple[Tensor, Tensor]:
@@ -152,38 +197,67 @@ def learning_rate(trial: Trial, epoch: int) -> float:
     return trial.train.learning_rate * trial.train.decay_factor**reached
 
 
+@dataclass(frozen=True)
+class TrainData:
+    """The training images on the device, and what the method remembers of each."""
+
+    images: Tensor
+    """(count, channel, height, width), uint8."""
+    labels: Tensor
+    """(count,)."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """(count, …) each."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch of training was like."""
+
+    loss: float
+    """Mean over the images."""
+    gradient_norm: float
+    """Mean over the steps of the ℓ2 norm of the loss's gradient with respect to all parameters."""
+
+
 def train_epoch(
     trial: Trial,
     epoch: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor],
+    data: TrainData,
     accelerator: Accelerator,
-) -> float:
-    """One pass over the data: images (count, 3, height, width), uint8, and labels (count,), each seen once. Returns the
-    mean loss per image."""
-    images, labels = data
+) -> EpochResult:
+    """One pass over as many images as there are, in the order that the method gives."""
     model.train()
-    method, sigma = trial.objective, trial.sigma
-    total = torch.zeros((), device=accelerator.device)
-    for batch in batches(trial, epoch, len(images), tuple(images.shape[1:]), accelerator):
-        x = images[batch.indices]
+    method, sigma, device = trial.objective, trial.sigma, accelerator.device
+    passes = Passes(model, accelerator)
+    total, norms, steps = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    for batch in batches(trial, epoch, len(data.images), tuple(data.images.shape[1:]), accelerator, data.memory):
+        x = data.images[batch.indices]
         if trial.train.augment:  # bytes are moved in a quarter of the time of floats
             x = crop_and_flip(x, batch.offsets, batch.flips)
-        x = x.float() / 255
-        y = labels[batch.indices]
-        noisy = method.perturb(x + sigma * batch.noise, y, model, sigma=sigma)
-        flat = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        logits = model(flat).float().view(*noisy.shape[:2], -1)
+        step = TrainingStep(
+            images=x.float() / 255,
+            labels=data.labels[batch.indices],
+            noise=sigma * batch.noise,
+            sigma=sigma,
+            epoch=epoch,
+            train=passes.train,
+            attack=passes.attack,
+            uniforms=batch.uniforms,
+            memory={name: values[batch.indices] for name, values in data.memory.items()},
+        )
         # DDP averages the ranks' gradients; this weight turns it into the mean over the global batch, ragged or not.
-        loss = method.loss(logits, y, sigma=sigma, epoch=epoch) * batch.weight
+        loss = method.training_loss(step) * batch.weight
         optimizer.zero_grad()
         accelerator.backward(loss)
+        norms += get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         optimizer.step()
         total += loss.detach() * batch.global_size
+        steps += 1
     # loss · global_size summed over ranks and divided by their number is the sum over images
-    mean: Tensor = accelerator.reduce(total, "mean") / len(images)
-    return float(mean)
+    mean: Tensor = accelerator.reduce(total, "mean") / len(data.images)
+    return EpochResult(float(mean), float(norms) / steps)
 
 
 @torch.no_grad()
@@ -207,14 +281,16 @@ def noisy_accuracy(
     return float(total) / len(images)
 
 
-def _start_or_continue(trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator) -> State:
+def _start_or_continue(
+    trial: Trial, folder: TrialFolder, train_set: ImageSet, accelerator: Accelerator, teach: Teach | None
+) -> State:
     """A new model, or what the last checkpoint has; the first rank decides."""
     state = None
     if accelerator.is_main_process:
         state = last_state(trial, folder, train_set.num_classes)
     [finished] = broadcast_object_list([state and len(state.progress.epochs)])
     if finished is None:
-        return _start(trial, train_set, accelerator)
+        return _start(trial, train_set, accelerator, teach)
     deadline = time.monotonic() + SHARED_FOLDER_SECONDS
     while state is None and time.monotonic() < deadline:
         state = state_after(trial, folder, train_set.num_classes, finished)
@@ -230,16 +306,24 @@ def _start_or_continue(trial: Trial, folder: TrialFolder, train_set: ImageSet, a
     return state
 
 
-def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> State:
+def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: Teach | None) -> State:
     decomposition, variances = None, None
-    progress = Progress()
+    progress, memory = Progress(), {}
+    if teach is not None:
+        asked = time.perf_counter()
+        lesson = teach(train_set, accelerator)
+        memory["votes"] = lesson.votes
+        # Whoever trained the teacher, each trial that needs it is charged with it; the clock runs already.
+        progress.teacher_seconds = lesson.seconds
+        progress.seconds = lesson.seconds - (time.perf_counter() - asked)
+        progress.joules = lesson.joules
     if trial.decomposition_ratio is not None:
         fitted: list[Any] = [None, None]
         if accelerator.is_main_process:  # for all
             started = time.perf_counter()
             spectrum, seconds = _spectra(train_set)
             # A trial that finds the spectrum of an earlier one is charged with it all the same.
-            progress.seconds = max(0.0, seconds - (time.perf_counter() - started))
+            progress.seconds += max(0.0, seconds - (time.perf_counter() - started))
             fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio), spectrum.variances]
         decomposition, variances = broadcast_object_list(fitted)
     with torch.random.fork_rng():
@@ -247,7 +331,7 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> State
         model = build_model(
             trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
         )
-    return State(model, {}, variances, progress)
+    return State(model, {}, variances, progress, memory)
 
 
 class _Spectra:
@@ -335,9 +419,14 @@ def _finish(
         train_images=len(train_set),
         test_images=len(test_set),
         copies=objective.copies,
+        teacher=trial.teacher.trial_id if trial.teacher else None,
+        teacher_seconds=progress.teacher_seconds if trial.teacher else None,
         decomposition_kept=None if decomposition is None else decomposition.basis.shape[1],
         train_seconds=progress.seconds,
-        train_samples_per_second=trial.train.epochs * len(train_set) * objective.copies / progress.seconds,
+        train_samples_per_second=trial.train.epochs
+        * len(train_set)
+        * objective.copies
+        / (progress.seconds - progress.teacher_seconds),
         train_joules=progress.joules,
         memory_bytes=progress.memory_bytes,
         member_memory_bytes=progress.memory_bytes,

@@ -10,9 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from bench.models.checkpoint import CheckpointError, digest_of, load_tensors, restore_classifier, save_tensors
+from bench.models.checkpoint import CheckpointError, load_sealed, restore_classifier, save_sealed
 from bench.models.classifier import Classifier
-from bench.models.digests import checkpoint_digest
 from bench.settings.trial import Trial
 from results.store.folder import AnyPath, TrialFolder, rename, set_aside
 from results.store.records import TrainedOn
@@ -25,7 +24,9 @@ class Progress:
     """What a checkpoint knows besides tensors."""
 
     seconds: float = 0.0
-    """Wall clock of the finished epochs."""
+    """Wall clock of the finished epochs, and of what came before them."""
+    teacher_seconds: float = 0.0
+    """Of those, what a teacher's training and votes took."""
     memory_bytes: int = 0
     """Peak over the finished epochs, summed over the workers."""
     joules: float | None = 0.0
@@ -46,17 +47,19 @@ class State:
     variances: Tensor | None
     """(components,), float64: principal variances of the training images, where there is a decomposition."""
     progress: Progress
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """What the method remembers of every training image, (images, …) each."""
 
 
 def save_checkpoint(
-    trial: Trial,
-    folder: TrialFolder,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    variances: Tensor | None,
-    progress: Progress,
+    trial: Trial, folder: TrialFolder, state: State, model: nn.Module, optimizer: torch.optim.SGD
 ) -> None:
-    """Write the checkpoint after an epoch; the one before stays as the previous one."""
+    """Write the checkpoint after an epoch; the one before stays as the previous one.
+
+    Args:
+        state: the training now, but for model and momentum, which are the next two's.
+    """
+    progress, variances = state.progress, state.variances
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         momentum = optimizer.state[parameter].get("momentum_buffer")
@@ -64,11 +67,10 @@ def save_checkpoint(
             tensors[f"momentum.{name}"] = momentum
     if variances is not None:
         tensors["variances"] = variances
-    metadata = {"training_id": trial.training_id, "progress": _dumped(progress)}
-    metadata["sha256"] = checkpoint_digest(digest_of(tensors), metadata)
+    tensors |= {f"memory.{name}": values for name, values in state.memory.items()}
     with suppress(FileNotFoundError):  # after the first epoch, or where the last one was set aside
         rename(folder.checkpoint, folder.previous_checkpoint)
-    save_tensors(folder.checkpoint, tensors, metadata)
+    save_sealed(folder.checkpoint, tensors, {"training_id": trial.training_id, "progress": _dumped(progress)})
     write_epochs(folder, progress)
 
 
@@ -115,16 +117,9 @@ def state_after(trial: Trial, folder: TrialFolder, num_classes: int, epochs: int
     return None
 
 
-def _read(trial: Trial, path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = load_tensors(path, trial.training_id)
-    if metadata.pop("sha256", "") != checkpoint_digest(digest_of(tensors), metadata):
-        raise CheckpointError(f"{path}: is damaged: its contents are not those that were written")
-    return tensors, metadata
-
-
 def _load(trial: Trial, path: AnyPath, num_classes: int) -> State:
-    tensors, metadata = _read(trial, path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "variances": {}}
+    tensors, metadata = load_sealed(path, trial.training_id)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "memory": {}, "variances": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
@@ -133,7 +128,7 @@ def _load(trial: Trial, path: AnyPath, num_classes: int) -> State:
         progress = _loaded(metadata["progress"])
     except (TypeError, ValidationError):
         raise CheckpointError(f"{path}: was written by another version of this program") from None
-    return State(model, parts["momentum"], parts["variances"].get(""), progress)
+    return State(model, parts["momentum"], parts["variances"].get(""), progress, parts["memory"])
 
 
 def _dumped(progress: Progress) -> str:

@@ -76,15 +76,19 @@ def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = Tr
             difference,
         )
     members = {name: ids for name, ids in earlier.members.items() if name in kept}
+    teachers = {name: teacher for name, teacher in earlier.teachers.items() if name in kept}
     for trial in trials:
-        for part in [trial, *trial.members]:
+        for part in [trial, *trial.needed]:
             _write_settings(run.trial(part.trial_id).settings, part)
-        if trial.members:
-            members[trial.trial_id] = [member.trial_id for member in trial.members]
+            if part.members:
+                members[part.trial_id] = [member.trial_id for member in part.members]
+            if part.teacher:
+                teachers[part.trial_id] = part.teacher.trial_id
     record = earlier.model_copy(
         update={
             "trials": [*kept, *(trial.trial_id for trial in trials)],
             "members": members,
+            "teachers": teachers,
             "command": [as_utf8(word) for word in masked(sys.argv)],
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),

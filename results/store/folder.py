@@ -94,6 +94,15 @@ class TrialFolder:
         """Who works on the trial, or why the last attempt failed; absent before the first and after success."""
         return self.path / "state.json"
 
+    @property
+    def votes(self) -> AnyPath:
+        """The folder of the model's votes on its training images; only where other trials learn from them."""
+        return self.path / "votes"
+
+    def votes_on(self, first: int, last: int, copies: int) -> AnyPath:
+        """Votes on `copies` noise samples of each of the training images `first` to `last`, both included."""
+        return self.votes / f"{copies}-{first:05d}-{last:05d}.safetensors"
+
     def shard(self, first: int, last: int) -> AnyPath:
         """Certificates of the test images `first` to `last`, both included."""
         return self.shards / f"{first:05d}-{last:05d}.parquet"

@@ -30,6 +30,8 @@ class RunRecord(FileRecord):
     trials: list[str]
     """Ids, in the order of the grid."""
     members: dict[str, list[str]] = {}
+    teachers: dict[str, str] = {}
+    """Of each trial that learns from another's votes, that other; both by id."""
     """Of each ensemble, by its id."""
     group: GroupRecord | None = None
     grid: dict[str, JsonValue] | None = None
@@ -74,6 +76,10 @@ class TrainingRecord(FileRecord):
     checkpoint_sha256: str
     members: list[str] = []
     """Trials whose models form this one."""
+    teacher: str | None = None
+    """Trial whose votes this one learnt from."""
+    teacher_seconds: Amount | None = None
+    """Of `train_seconds`, the teacher's training and its votes, whoever has them in common."""
     num_classes: Annotated[int, Field(ge=2, lt=2**16)] | None = None
     classes: list[str] | None = None
     """The name of each label, where the data has names."""

@@ -154,6 +154,8 @@ class EpochRow(Record):
     learning_rate: Amount
     loss: Amount
     """Mean over the epoch's images."""
+    gradient_norm: Amount | None = None
+    """Mean over the epoch's steps of the ℓ2 norm of the gradient of the loss with respect to all parameters."""
     noisy_test_accuracy: Share
     """Of the base classifier f, on one noise sample of each test image."""
     seconds: Amount

@@ -106,6 +106,16 @@ class TrialSettings(FileRecord):
         return ()
 
     @cached_property
+    def teacher(self) -> NativeTrial | None:
+        """The trial whose votes this one learns from."""
+        return None
+
+    @cached_property
+    def needed(self) -> Sequence[NativeTrial]:
+        """The trials that must be trained before this one can be."""
+        return ()
+
+    @cached_property
     def trial_id(self) -> str:
         """Readable prefix and hash of all settings."""
         return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{short_digest(self._identity(without=set()))}"

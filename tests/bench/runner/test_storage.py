@@ -61,7 +61,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
     one_epoch = loop.train_epoch
 
-    def recorded(trial: Trial, epoch: int, *rest: Any) -> float:
+    def recorded(trial: Trial, epoch: int, *rest: Any) -> loop.EpochResult:
         epochs.append(epoch)
         return one_epoch(trial, epoch, *rest)
 

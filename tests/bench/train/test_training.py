@@ -125,7 +125,7 @@ def test_an_interrupted_training_continues_exactly(
     trained: list[int] = []
     one_epoch = loop.train_epoch
 
-    def recorded(trial: Trial, epoch: int, *rest: Any) -> float:
+    def recorded(trial: Trial, epoch: int, *rest: Any) -> loop.EpochResult:
         trained.append(epoch)
         return one_epoch(trial, epoch, *rest)
 
@@ -188,26 +188,29 @@ def test_members_with_only_one_file_missing_are_trained_again(tmp_path: Path) ->
     assert not is_trained(trial, run)
 
 
+MORE_PASSES = ("stability", "smoothadv", "smoothmix", "cat_rs", "sun")
 GROUP = """
 import sys, torch
 from torch import nn
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from bench.data import load_images
-from bench.train.loop import make_accelerator, train_epoch
+from bench.train.loop import TrainData, make_accelerator, train_epoch
 from bench.runner.work import leave_group
 from tests.conftest import small_trial
 
 def main():
-    trial = small_trial(sys.argv[1], train={"batch": 48, "precision": "fp32"})
+    options = {"copies": 2, "start_epoch": 0} if sys.argv[1] == "sun" else {}
+    trial = small_trial(sys.argv[1], options=options, train={"batch": 48, "precision": "fp32"})
     accelerator = make_accelerator(trial)
     images = load_images("synthetic", "train").evenly(int(sys.argv[2]))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
-    losses = [train_epoch(trial, epoch, parallel, optimizer, data, accelerator) for epoch in (0, 1)]
+    data = TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
+    data.memory["votes"] = torch.randint(0, 9, (len(images), 10), generator=torch.Generator().manual_seed(1)) + 1
+    losses = [train_epoch(trial, epoch, parallel, optimizer, data, accelerator).loss for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -236,7 +239,9 @@ def train_in_group(workers: int, method: str, images: int, file: Path) -> dict[s
     return tensors
 
 
-@pytest.mark.parametrize("method", ["consistency", "macer"])
+@pytest.mark.parametrize(
+    "method", ["consistency", "macer", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_PASSES)]
+)
 def test_two_workers_equal_one_without_batch_norm(method: str, tmp_path: Path) -> None:
     """A ragged last batch included: 101 images in batches of 24 or 48."""
     one = train_in_group(1, method, 101, tmp_path / "one")

@@ -1,0 +1,58 @@
+"""What a model says of noise samples of all training images, for methods that choose or weigh images by it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from bench.data import ImageSet
+from bench.machine.randomness import Role, generator
+from bench.settings.trial import Trial
+from bench.train.augment import crop_and_flip, random_shifts
+
+SURVEY_BATCH = 256
+"""Noise samples of a forward pass."""
+
+
+def shifted(trial: Trial, images: Tensor, *indices: int) -> Tensor:
+    """Training images (count, channel, height, width), each in one random crop and flip, the same for all its noise
+    samples; as they are where the trial trains on them so. Indices tell this survey from others of the trial."""
+    if not trial.train.augment:
+        return images
+    moves = generator(images.device, trial.seed, Role.SURVEY_SHIFTS, *indices)
+    return crop_and_flip(images, *random_shifts(len(images), moves))
+
+
+@torch.no_grad()
+def survey(trial: Trial, epoch: int, copies: int, model: nn.Module, data: ImageSet, accelerator: Accelerator) -> Tensor:
+    """How often each class is the model's answer among `copies` noise samples of each training image: (count,
+    num_classes), int64, the same on every rank. The noise of an image depends on (seed, epoch, copies, image) alone.
+
+    Args:
+        model: put into evaluation mode.
+    """
+    model.eval()
+    device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    pixels = shifted(trial, torch.from_numpy(data.images).to(device), epoch, copies)
+    counts = torch.zeros((len(pixels), data.num_classes), dtype=torch.int64, device=device)
+    mine = torch.arange(rank * len(pixels) // ranks, (rank + 1) * len(pixels) // ranks, device=device)
+    for part in mine.split(max(1, SURVEY_BATCH // copies)):
+        if not len(part):  # fewer images than ranks
+            break
+        noise = [_noise(trial, epoch, copies, index, pixels) for index in part.tolist()]
+        noisy = (pixels[part, None].float() / 255 + trial.sigma * torch.stack(noise)).flatten(0, 1)
+        with accelerator.autocast():
+            answers = [
+                model(batch.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+                for batch in noisy.split(SURVEY_BATCH)
+            ]
+        counts[part] = F.one_hot(torch.cat(answers).view(-1, copies), data.num_classes).sum(dim=1)
+    total: Tensor = accelerator.reduce(counts, "sum")
+    return total
+
+
+def _noise(trial: Trial, epoch: int, copies: int, index: int, pixels: Tensor) -> Tensor:
+    draw = generator(pixels.device, trial.seed, Role.SURVEY, epoch, copies, index)
+    return torch.randn((copies, *pixels.shape[1:]), generator=draw, device=pixels.device)
