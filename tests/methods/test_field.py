@@ -339,7 +339,7 @@ def test_smoothmix_a_second_way(mix_step: int, epoch: int) -> None:
     step = replace(make_step(first, batch=16), epoch=epoch)
     value, found, statistics = outcome(get_method("smoothmix", **options), first, step)
     expected = plain_smoothmix(make_step(second, batch=16, epoch=epoch), second, options)
-    assert value == pytest.approx(float(expected), rel=1e-9)
+    assert value == pytest.approx(expected.item(), rel=1e-9)
     assert same(found, gradients(second, expected), 1e-7)
     assert same(statistics, list(second.buffers()))
 
@@ -385,7 +385,7 @@ def test_smoothmix_of_misclassified_images_is_cross_entropy_at_the_near_image() 
     step = replace(step, labels=(answers + 1) % CLASSES)
     value = get_method("smoothmix", mix_step=0).training_loss(step)
     plain = F.cross_entropy(model((step.images + step.noise).flatten(0, 1)), step.labels.repeat(2))
-    assert float(value) == pytest.approx(float(plain), rel=1e-12)
+    assert value.item() == pytest.approx(plain.item(), rel=1e-12)
 
 
 # --- CAT-RS ---------------------------------------------------------------------------------------------------------
@@ -473,7 +473,7 @@ def plain_cat_rs(step: TrainingStep, model: nn.Module, options: dict[str, Any], 
     judged = second if wrong.get("second_pass_share") else logits
     total = torch.zeros((), dtype=torch.float64)
     for i, label in enumerate(step.labels.tolist()):
-        losses = sorted(F.cross_entropy(logits[:, i], step.labels[i].repeat(copies), reduction="none"), key=float)
+        losses = sorted(F.cross_entropy(logits[:, i], step.labels[i].repeat(copies), reduction="none"), key=Tensor.item)
         share = float((judged[:, i].argmax(-1) == label).double().mean())
         successes = int((step.uniforms[:, i] < share).sum())
         k = successes if wrong.get("no_floor") else max(1, successes)
@@ -489,7 +489,7 @@ def test_cat_rs_a_second_way() -> None:
     first, second = Small(4), Small(4)
     value, found, statistics = outcome(get_method("cat_rs", **CAT), first, make_step(first, copies=4, batch=16))
     expected = plain_cat_rs(make_step(second, copies=4, batch=16), second, CAT)
-    assert value == pytest.approx(float(expected), rel=1e-9)
+    assert value == pytest.approx(expected.item(), rel=1e-9)
     assert same(found, gradients(second, expected), 1e-7)
     assert same(statistics, list(second.buffers()))
 
@@ -660,7 +660,7 @@ def slope(logits: Tensor, labels: list[int], **options: Any) -> tuple[float, Ten
     logits = logits.clone().requires_grad_()
     value = direct(logits, labels, **options)
     [found] = torch.autograd.grad(value, logits)
-    return float(value), found
+    return value.item(), found
 
 
 @pytest.mark.parametrize(

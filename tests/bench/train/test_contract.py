@@ -31,7 +31,7 @@ from bench.train.passes import Passes
 from bench.train.survey import survey
 from results.store.folder import RunFolder, TrialFolder, read_json
 from results.store.records import RunRecord
-from tests.conftest import small_trial
+from tests.conftest import here, small_trial
 
 FIELD: dict[str, dict[str, Any]] = {
     "stability": {},
