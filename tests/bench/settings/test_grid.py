@@ -4,17 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.settings.grid import SHIPPED, GridError, load_grid
+from bench.settings.grid import GridError, load_grid
 from bench.settings.trial import Trial
 from tests.conftest import small_trial
 
 MINIMAL = 'methods = ["gaussian"]\nsigmas = [0.25]\n'
 
 
-TABLES = [name for name in SHIPPED if name != "ablation"]
-
-
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", ["smoke", "thesis"])
 def test_shipped_grids_have_the_twelve_trials_of_table_5_1(name: str) -> None:
     trials = load_grid(name).trials()
     assert len(trials) == 12
@@ -43,20 +40,6 @@ def test_thesis_recipe() -> None:
     assert gaussian.objective.copies == 1
     assert (ours.certify.n0, ours.certify.n, ours.certify.alpha, ours.certify.images) == (100, 100_000, 0.001, None)
     assert {trial.model for trial in trials.values()} == {"resnet110"}
-
-
-def test_paper_recipe() -> None:
-    trials = {(trial.name, trial.sigma): trial for trial in load_grid("paper", sigmas=[0.25, 0.5, 1.0]).trials()}
-    consistency, macer, gaussian = (trials[name, 1.0] for name in ("consistency", "macer", "gaussian"))
-    assert (consistency.train.epochs, consistency.train.decay_epochs) == (150, [50, 100])
-    assert (consistency.train.learning_rate, consistency.objective.copies) == (0.1, 2)
-    assert (macer.train.epochs, macer.train.decay_epochs, macer.train.learning_rate) == (440, [200, 400], 0.01)
-    assert (macer.objective.copies, macer.options["start_epoch"], trials["macer", 0.5].options["start_epoch"]) == (
-        16,
-        200,
-        0,
-    )
-    assert (gaussian.train.epochs, gaussian.train.decay_epochs, gaussian.train.batch) == (90, [30, 60], 400)
 
 
 @pytest.mark.parametrize(
