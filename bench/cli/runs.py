@@ -25,6 +25,7 @@ from bench.cli.base import (
 from bench.cli.options import takes_run_options
 from bench.cli.stopping import stopped_in_order
 from bench.settings.options import RunOptions
+from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the trials and what they will cost on this machine.")
+    ] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
     quiet = quiet or as_json
@@ -52,6 +56,9 @@ def run(
             word.encode()  # Ray takes no bytes that the locale cannot read
         options = RunOptions.of(**given)
         _ = options.opened  # what can be refused at once is, before anything is imported that takes long
+        if dry_run:
+            _print_forecast(options, as_json=as_json)
+            return
         from bench.runner.display import as_json as progress_as_json
         from bench.runner.grid import finish_grid
         from bench.runner.progress import read_progress
@@ -67,6 +74,55 @@ def run(
         if as_json:
             typer.echo(json.dumps(progress_as_json(read_progress(finished.folder)), indent=2))
     raise typer.Exit(1 if finished.failed else 0)
+
+
+def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
+    from bench.runner.display import duration
+    from bench.runner.forecast import forecast
+    from bench.runner.grid import trials_of
+
+    if not as_json:
+        console.print("counting passes, and measuring their speed for some ten seconds …")
+    found = forecast(trials_of(options)[0])
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    headings = [
+        Heading("method", least=12),
+        *(Heading(text, right=True) for text in ("σ", "epochs")),
+        *(Heading(f"{text}\n10⁶", f"{text}, million", right=True) for text in ("train", "attack", "survey", "certify")),
+        *(Heading(text, right=True) for text in ("memory", "time")),
+    ]
+    rows = [
+        [
+            each["name"] + (f" seed {each['seed']}" if each["seed"] else ""),
+            f"{each['sigma']:g}",
+            str(each["epochs"] or "–"),
+            *(_millions(each["passes"][kind]) for kind in ("train", "attack", "survey", "certify")),
+            f"{each['memory_bytes'] / 1e9:.2f} GB" if each["memory_bytes"] else "–",
+            duration(each["seconds"]),
+        ]
+        for each in found["trials"]
+    ]
+    console.print(Sheet(headings, rows, gap=1), "")
+    for each in found["trials"]:
+        if each["shared"]:
+            which = f"{each['name']} seed {each['seed']} at σ = {each['sigma']:g}"
+            console.print(f"trained once: {escape(which)}, {escape(', '.join(each['shared']))}", highlight=False)
+    several = f"{found['devices']} × " if found["devices"] > 1 else ""
+    compiled = ", less where compilation pays, which was not tried" if found["compiled"] else ""
+    machine = f"{several}{escape(found['device'])}"
+    console.print(
+        f"{len(rows)} trials, together about {duration(found['seconds'])} on {machine}{compiled}. "
+        "Passes of images through one network: train forward and backward; attack likewise, for the images; survey "
+        "forward alone, by a model in training or a teacher; certify forward alone, at most.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f}".replace(",", " ") if count else "–"
 
 
 class _Terminal:

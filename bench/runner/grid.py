@@ -90,11 +90,11 @@ def finish_grid(
     options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: Audience
 ) -> Finished:
     """As `run_grid`; raises nothing where trials fail."""
-    loaded, plugins = options.opened
+    _, plugins = options.opened
     refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     stall_seconds()
     folder = options.folder
-    loaded, dataset = _with_data(loaded)
+    trials, loaded, dataset = trials_of(options)
 
     from bench.data.thumbnails import keep_thumbnails
     from results.store.description import add_trials, make_room
@@ -105,7 +105,6 @@ def finish_grid(
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
         make_room(folder, fresh=options.fresh)
-        trials = loaded.trials(dataset)
         left = unfinished(trials, folder)
         size: GroupSize | None = None
         if left:
@@ -135,6 +134,16 @@ def finish_grid(
             audience.fails(folder, failed)
         some = any(trial.trial_id not in failed for trial in trials)
         return Finished(folder, failed, update_report(folder, again=bool(left)) if some else None)
+
+
+def trials_of(options: RunOptions) -> tuple[list[Trial], Grid, str]:
+    """The trials of a run, its grid with the data where every worker finds it, and the name of the data.
+
+    Raises:
+        BenchError: as `RunOptions.opened`; or the data is wrong or too little.
+    """
+    grid, dataset = _with_data(options.opened[0])
+    return grid.trials(dataset), grid, dataset
 
 
 def _with_data(grid: Grid) -> tuple[Grid, str]:
