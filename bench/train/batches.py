@@ -23,7 +23,7 @@ class Batch:
     offsets: Tensor
     flips: Tensor
     noise: Tensor
-    """(m, part, 3, height, width), standard normal."""
+    """(m, part, channel, height, width), standard normal."""
     weight: float
     """part · ranks / global batch; 0 on a rank that has nothing and only keeps the others company."""
     global_size: int

@@ -32,6 +32,7 @@ from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model
 from bench.models.decomposition import Spectrum, spectrum_of
+from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
 from bench.train.batches import batches
@@ -104,7 +105,7 @@ def run_training(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
-    train_data, test_data = _on(device, train_set), _on(device, test_set)
+    train_data, test_data = (*_on(device, train_set), train_set.flip), _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
@@ -157,19 +158,19 @@ def train_epoch(
     epoch: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor],
+    data: tuple[Tensor, Tensor, bool],
     accelerator: Accelerator,
 ) -> float:
-    """One pass over the data: images (count, 3, height, width), uint8, and labels (count,), each seen once. Returns the
-    mean loss per image."""
-    images, labels = data
+    """One pass over the data: images (count, channel, height, width), uint8, labels (count,), and whether images may be
+    flipped; each is seen once. Returns the mean loss per image."""
+    images, labels, flip = data
     model.train()
     method, sigma = trial.objective, trial.sigma
     total = torch.zeros((), device=accelerator.device)
     for batch in batches(trial, epoch, len(images), tuple(images.shape[1:]), accelerator):
         x = images[batch.indices]
         if trial.train.augment:  # bytes are moved in a quarter of the time of floats
-            x = crop_and_flip(x, batch.offsets, batch.flips)
+            x = crop_and_flip(x, batch.offsets, batch.flips & flip)
         x = x.float() / 255
         y = labels[batch.indices]
         noisy = method.perturb(x + sigma * batch.noise, y, model, sigma=sigma)
@@ -190,8 +191,8 @@ def train_epoch(
 def noisy_accuracy(
     trial: Trial, epoch: int, model: nn.Module, data: tuple[Tensor, Tensor], accelerator: Accelerator
 ) -> float:
-    """Share of the data, images (count, 3, height, width), uint8, and labels (count,), that the base classifier itself
-    gets right on one noise sample each."""
+    """Share of the data, images (count, channel, height, width), uint8, and labels (count,), that the base classifier
+    itself gets right on one noise sample each."""
     images, labels = data
     model.eval()
     draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
@@ -245,7 +246,11 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator) -> State
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
-            trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
+            trial.model,
+            num_classes=train_set.num_classes,
+            width=trial.width,
+            normalisation=train_set.normalisation or usual(train_set.channels),
+            decomposition=decomposition,
         )
     return State(model, {}, variances, progress)
 

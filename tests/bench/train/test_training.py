@@ -206,7 +206,7 @@ def main():
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
+    data = torch.from_numpy(images.images), torch.from_numpy(images.labels), images.flip
     losses = [train_epoch(trial, epoch, parallel, optimizer, data, accelerator) for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
