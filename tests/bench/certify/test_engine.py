@@ -66,6 +66,8 @@ def test_a_model_that_tracing_would_change_is_left_as_it_is() -> None:
 class Normalised(nn.Module):
     """Without batch norm to fold: the engine takes the model itself."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))

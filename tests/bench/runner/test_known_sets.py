@@ -17,8 +17,10 @@ from bench.audit.perf import compare_precisions
 from bench.data import load_images
 from bench.models.checkpoint import load_model
 from bench.models.sources import open_model
+from bench.runner import work
+from bench.runner.state import trial_task
 from bench.settings.grid import read_trial
-from bench.settings.registries import DATASETS
+from bench.settings.registries import DATASETS, NETWORKS
 from bench.train import loop
 from bench.train.augment import crop_and_flip
 from bench.train.resume import last_state
@@ -168,7 +170,7 @@ def test_digits_are_cropped_and_not_mirrored(
 
     monkeypatch.setattr(loop, "crop_and_flip", recorded)
     trial = small_trial(data=str(place / name), dataset=name, train=TRAIN | {"epochs": 1})
-    loop.train(trial, RunFolder(tmp_path))
+    work.train_trial(trial_task(trial, RunFolder(tmp_path), certify=False, shard_size=1))
     assert seen == [mirrored] * 4
 
 
@@ -195,7 +197,8 @@ def colour(num_classes, width=16):
 def test_a_data_set_of_ones_own_may_have_one_channel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+    for registry in (DATASETS, NETWORKS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.chdir(tmp_path)
     plugin, out = tmp_path / "mine.py", tmp_path / "run"
     plugin.write_text(GREY)
