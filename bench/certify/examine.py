@@ -35,8 +35,9 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
     """
     trained_on = channels_of(source.model) or data.channels
     if trained_on != data.channels:  # one channel would pass, stretched to three by the normalisation
+        plural = "s" if trained_on > 1 else ""
         raise SourceError(
-            f"{source.name} takes images of {trained_on} channels, those of the data have {data.channels}"
+            f"{source.name} takes images of {trained_on} channel{plural}, those of the data have {data.channels}"
         )
     try:
         engine = Engine(source.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")

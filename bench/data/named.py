@@ -55,8 +55,10 @@ def _checked(name: str, found: object) -> ImageSet:
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise DataError(f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels)}")
     if found.normalisation is not None and found.normalisation.channels != found.channels:
-        stated = found.normalisation.channels
-        raise DataError(f"data {name!r}: its normalisation is of {stated} channels, its images have {found.channels}")
+        raise DataError(
+            f"data {name!r}: its normalisation must have as many means and stds as its images have channels, "
+            f"{found.channels}, not {found.normalisation.channels}"
+        )
     return found
 
 

@@ -184,7 +184,7 @@ def test_what_a_data_set_of_ones_own_says_for_training_is_in_its_fingerprint() -
         (lambda _: stripes(images=np.zeros((4, 2, 8, 8), np.uint8)), r"uint8, not \(4, 2, 8, 8\), uint8"),
         (
             lambda _: stripes(normalisation=Normalisation((0.5,), (0.2,))),
-            "its normalisation is of 1 channels, its images",
+            "means and stds as its images have channels, 3, not 1",
         ),
         (
             lambda _: stripes(images=np.zeros((4, 8, 8, 3), np.uint8)),

@@ -121,9 +121,9 @@ def test_a_model_goes_on_to_its_own_data_and_no_other(
     assert set(read_run(tmp_path / "run").certificates["dataset"]) == {"mnist", "fashion_mnist"}
     capsys.readouterr()
     for model, data, message in [
-        (names["mnist"], "synthetic", "takes images of 1 channels, those of the data have 3"),
+        (names["mnist"], "synthetic", "takes images of 1 channel, those of the data have 3"),
         (names["svhn"], "mnist", "takes images of 3 channels, those of the data have 1"),
-        (names["fashion_mnist"], "synthetic", "takes images of 1 channels, those of the data have 3"),
+        (names["fashion_mnist"], "synthetic", "takes images of 1 channel, those of the data have 3"),
     ]:
         assert bench("certify", "--model", model, "--data", data, *few) == 2
         assert message in " ".join(capsys.readouterr().err.split())
