@@ -59,7 +59,7 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
         torch.manual_seed(0)
         network = build_model(model, num_classes=10)
         noise = 0.25 if sigma is None else sigma
-        speed = measure_certify(network, 10, sigma=noise, rounds=rounds, device=device)
+        speed = measure_certify(network, 10, (3, 32, 32), sigma=noise, rounds=rounds, device=device)
         return {"model": f"{model}, untrained"} | speed
     source = open_model(model)
     if source.trial is None or not isinstance(source.model, Classifier):
@@ -67,7 +67,8 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
     classes = _classes(source)
     noise = source.trial.sigma if sigma is None else sigma
     precisions = compare_precisions(source, noise, images)
-    speed = measure_certify(source.model, classes, sigma=noise, rounds=rounds, device=device)
+    shape = load_images(source.trial.data, "test", source.trial.dataset).images.shape[1:]
+    speed = measure_certify(source.model, classes, shape, sigma=noise, rounds=rounds, device=device)
     return {"model": source.name} | precisions | speed
 
 
@@ -77,7 +78,7 @@ def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPI
     trial = source.trial
     certify = trial.certify.model_copy(update={"n": n, "estimator": "fixed"})
     settings = trial.model_copy(update={"certify": certify})
-    indices = evenly_spaced(len(load_images(trial.data, "test")), images)
+    indices = evenly_spaced(len(load_images(trial.data, "test", trial.dataset)), images)
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     radii = {}
     for precision in precisions:
@@ -100,7 +101,13 @@ def _classes(source: Source) -> int:
 
 
 def measure_certify(
-    model: Classifier, num_classes: int, *, sigma: float, rounds: int, device: torch.device
+    model: Classifier,
+    num_classes: int,
+    shape: tuple[int, ...],
+    *,
+    sigma: float,
+    rounds: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Samples per second of the plain loop at several batch sizes, of certification and of its parts, and their ratios.
 
@@ -108,9 +115,10 @@ def measure_certify(
 
     Args:
         model: its own linear decomposition, if any, is left out; the cost of one is measured with a random basis.
+        shape: of an image, (channel, height, width).
     """
     compute_reproducibly()
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    image = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     model = model.without_decomposition().to(device).eval()
     contestants: dict[str, Timed] = {}
     for batch in PLAIN_BATCHES:
@@ -120,7 +128,8 @@ def measure_certify(
             n,
         )
     basis = torch.linalg.qr(torch.randn(image.numel(), KEPT, generator=torch.Generator().manual_seed(0))).Q
-    decomposed = Classifier(model.network, LinearDecomposition(torch.full((image.numel(),), 0.5), basis))
+    random_basis = LinearDecomposition(torch.full((image.numel(),), 0.5), basis)
+    decomposed = Classifier(model.network, random_basis, model.mean, model.std)
     compile_seconds = {}
     # Without matrix units for it, bf16 is emulated, a hundred times slower: nobody would certify so.
     precisions: list[Precision] = ["fp32", "bf16"] if has_fast_bf16(device) else ["fp32"]

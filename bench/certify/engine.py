@@ -115,7 +115,8 @@ class Engine:
         self._check_function(plain, shape)
         network = fold_batch_norm(self._model, plain.laid_out(self._noise(min(plain.size, 8), shape)))
         if plain.channels_last:
-            network = moved(network, memory_format=torch.channels_last)
+            with torch.inference_mode(False):  # parts of it are the model's own, through which attacks send gradients
+                network = moved(network, memory_format=torch.channels_last)
         return replace(plain, classify=_InPrecision(network, self.device.type, self.precision))
 
     def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:

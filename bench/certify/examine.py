@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.certify.engine import Engine
 from bench.data import ImageSet
+from bench.models.classifier import channels_of
 from bench.models.external import ModelError
 from bench.models.sources import Source, SourceError
 from results.store.records import TrainingRecord
@@ -29,9 +30,15 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
     the model answers to fixed images (`bench.certify.probe`).
 
     Raises:
-        SourceError: there are fewer, they are NaN, the model cannot take such images, or its answers are not those of a
-            function of the image.
+        SourceError: there are fewer, they are NaN, the model cannot take such images or was trained on those of another
+            number of channels, or its answers are not those of a function of the image.
     """
+    trained_on = channels_of(source.model) or data.channels
+    if trained_on != data.channels:  # one channel would pass, stretched to three by the normalisation
+        plural = "s" if trained_on > 1 else ""
+        raise SourceError(
+            f"{source.name} takes images of {trained_on} channel{plural}, those of the data have {data.channels}"
+        )
     try:
         engine = Engine(source.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")
         classes, answers = answers_of(engine, data)

@@ -49,7 +49,10 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 @app.command()
 def certify(
     model: ModelOption,
-    data: Annotated[str | None, typer.Option(help="synthetic, cifar10, or a folder of images.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
+    ] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URL of the run; runs/NAME where not given.")] = None,
     name: Annotated[str | None, typer.Option(help="Row of the tables; the factory or method where not given.")] = None,

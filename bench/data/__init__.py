@@ -1,7 +1,7 @@
 """Image sets: by name, a folder of Parquet files, or a folder of image folders; here or in a store.
 
 from bench.data import load_images
-train = load_images("synthetic", "train")     # .images (count, 3, height, width) uint8, .labels (count,) int64
+train = load_images("synthetic", "train")     # .images (count, channel, height, width) uint8, .labels (count,) int64
 """
 
 from __future__ import annotations
@@ -10,30 +10,42 @@ from functools import lru_cache
 from pathlib import Path
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import holds_batches, load_folder, name_of_folder
+from bench.data.files import load_folder, name_of_folder
 from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.known import KNOWN, name_in
 from bench.data.named import load_named, name_of_named
+from bench.settings.normalisation import Normalisation
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
 
-__all__ = ["DataError", "ImageSet", "Split", "count_images", "dataset_name", "load_images", "resolve_data"]
+__all__ = [
+    "DataError",
+    "ImageSet",
+    "Normalisation",
+    "Split",
+    "count_channels",
+    "count_images",
+    "dataset_name",
+    "load_images",
+    "resolve_data",
+]
 
 
 def resolve_data(data: str) -> str:
     """What every worker can load: the name of a data set, the absolute path of a folder, or the URL of one (s3://…).
 
     Args:
-        data: "synthetic", "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the name of another
-            registered data set, a folder or its URL.
+        data: "synthetic", one of `KNOWN` such as "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the
+            name of another registered data set, a folder or its URL.
 
     Raises:
-        DataError: CIFAR-10 is neither there nor to be had.
+        DataError: one of `KNOWN` is neither there nor to be had.
         ValueError: a URL that cannot be opened.
     """
-    if data == "cifar10":  # workers are told where it is, for ./data is another folder to them
-        from bench.data.cifar10 import find_cifar10, given_place  # torchvision takes seconds to import
+    if data in KNOWN:  # workers are told where it is, for ./data is another folder to them
+        from bench.data.downloaded import find, given_place  # torchvision takes seconds to import
 
-        return str(find_cifar10(given_place() or Path("data")))
+        return str(find(data, given_place() or Path("data")))
     return data if data in DATASETS else str(location(data))
 
 
@@ -63,17 +75,26 @@ def count_images(data: str, split: Split) -> int:
     return len(load_images(data, split))
 
 
+def count_channels(data: str) -> int:
+    """1 or 3.
+
+    Raises:
+        DataError, StorageError: as `load_images`.
+    """
+    return 3 if data == "synthetic" else load_images(data, "train").channels
+
+
 @lru_cache(maxsize=2)
 def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
     """All images of a split; kept, so do not change them.
 
     Args:
         data: as `resolve_data` takes or gives it. A folder holds Parquet files in the layout of the Hugging Face hub,
-            or train/ and test/ with a folder of images per class, or the batches of CIFAR-10. One in a store is copied
-            to this machine first.
+            or train/ and test/ with a folder of images per class, or the files of one of `KNOWN` as its authors serve
+            it. One in a store is copied to this machine first.
         split: "train" or "test".
-        dataset: as `dataset_name` gave it where the run was started: where the folder is not on this machine, CIFAR-10
-            is looked for, or downloaded, under $BENCH_DATA or ~/.cache/smoothing-bench/data.
+        dataset: as `dataset_name` gave it where the run was started: where the folder is not on this machine, one of
+            `KNOWN` is looked for, or downloaded, under $BENCH_DATA or ~/.cache/smoothing-bench/data.
 
     Raises:
         DataError: nothing there, or not readable as images of one size with labels; says what was looked for.
@@ -83,12 +104,12 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
         return load_named(data, split)
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
-    if dataset == "cifar10" and not folder.exists():
-        from bench.data.cifar10 import find_cifar10, given_place
+    if dataset in KNOWN and not folder.exists():
+        from bench.data.downloaded import find, given_place
 
-        folder = find_cifar10(given_place() or cache())
-    if holds_batches(folder):
-        from bench.data.cifar10 import load_batches
+        folder = find(dataset, given_place() or cache())
+    if known := name_in(folder):
+        from bench.data.downloaded import load
 
-        return load_batches(folder, split)
+        return load(known, folder, split)
     return load_folder(folder, split)

@@ -24,12 +24,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bench.data.fetch import fetched
 from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.known import name_in
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-BATCHES = {"data_batch_1", "batches.meta"}
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 """Of pixels that become 8-bit RGB without loss."""
@@ -50,7 +50,8 @@ class _Encoded:
 
 
 def name_of_folder(data: str) -> str:
-    """What tables call a folder or its URL: its own name and a fingerprint of its images and labels, in their order.
+    """What tables call a folder or its URL: its own name and a fingerprint of its images and labels, in their order; or
+    the name of the data set of `bench.data.known` that it holds.
 
     Files that are not read are named in one warning.
 
@@ -60,8 +61,8 @@ def name_of_folder(data: str) -> str:
     """
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else _existing(place)
-    if holds_batches(folder):
-        return "cifar10"
+    if known := name_in(folder):
+        return known
     digest = hashlib.sha256()
     found, used = False, set()
     for split in get_args(Split):
@@ -77,11 +78,6 @@ def name_of_folder(data: str) -> str:
     _tell_of_the_rest(folder, used)
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
     return f"{name}@{digest.hexdigest()[:8]}"
-
-
-def holds_batches(folder: Path) -> bool:
-    """Whether the folder is CIFAR-10 as its authors serve it for python."""
-    return all((folder / name).is_file() for name in BATCHES)
 
 
 def load_folder(folder: Path, split: Split) -> ImageSet:
@@ -223,7 +219,7 @@ def _read_images(folder: Path, split: Split, files: list[Path]) -> _Encoded:
 
 
 def _stack(encoded: _Encoded) -> NDArray[np.uint8]:
-    """Decode images of one size into (count, 3, height, width)."""
+    """Decode images of one size into (count, 3, height, width); grey ones too, whose three channels are then equal."""
     pixels: NDArray[np.uint8] | None = None
     for index, (content, place) in enumerate(zip(encoded.contents, encoded.places, strict=True)):
         decoded = _decoded(content, place)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.settings.normalisation import Normalisation
 from results.errors import BenchError
 from results.store.shards import evenly_spaced
 
@@ -23,12 +24,16 @@ class ImageSet:
     """Images of one size, small enough to live on the training device as one tensor."""
 
     images: NDArray[np.uint8]
-    """(count, 3, height, width)."""
+    """(count, channel, height, width), of 1 or 3 channels."""
     labels: NDArray[np.int64]
     """(count,), in [0, num_classes)."""
     num_classes: int
     classes: tuple[str, ...] | None = None
     """The name of each label, where the data has names."""
+    normalisation: Normalisation | None = None
+    """What a classifier that is trained on it does to pixels first; `bench.settings.normalisation.usual` if None."""
+    flip: bool = True
+    """Whether an image in the mirror is still of its class, so that training may flip it."""
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
@@ -39,6 +44,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return int(self.images.shape[1])
+
     def evenly(self, count: int | None) -> ImageSet:
         """`count` evenly spaced images, or all where it is None: sets may be sorted by class.
 
@@ -46,4 +56,4 @@ class ImageSet:
             ValueError: there are fewer.
         """
         picked = evenly_spaced(len(self), count)
-        return ImageSet(self.images[picked], self.labels[picked], self.num_classes, self.classes)
+        return replace(self, images=self.images[picked], labels=self.labels[picked])

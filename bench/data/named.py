@@ -31,7 +31,7 @@ def load_named(name: str, split: Split) -> ImageSet:
 
 
 def name_of_named(name: str) -> str:
-    """The name itself for this program's own data; else with a fingerprint of images, labels and classes."""
+    """The name itself for this program's own data; else with a fingerprint of all that belongs to it."""
     if not DATASETS.code(name):
         return name
     digest = hashlib.sha256()
@@ -39,6 +39,8 @@ def name_of_named(name: str) -> str:
         found = load_named(name, split)
         shape = ", ".join(map(str, found.images.shape))
         digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
+        if (found.normalisation, found.flip) != (None, True):
+            digest.update(f"{found.normalisation} {found.flip}\n".encode())
         digest.update(np.ascontiguousarray(found.images).tobytes())
         digest.update(np.ascontiguousarray(found.labels, dtype="<i8").tobytes())
     return f"{name}@{digest.hexdigest()[:8]}"
@@ -48,10 +50,15 @@ def _checked(name: str, found: object) -> ImageSet:
     if not isinstance(found, ImageSet):
         raise DataError(f"data {name!r}: its loader must return a bench.data.ImageSet, gave {type(found).__name__}")
     images, labels = found.images, found.labels
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise DataError(f"data {name!r}: images must be (count, 3, height, width), uint8, not {_kind(images)}")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(f"data {name!r}: images must be (count, 1 or 3, height, width), uint8, not {_kind(images)}")
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise DataError(f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels)}")
+    if found.normalisation is not None and found.normalisation.channels != found.channels:
+        raise DataError(
+            f"data {name!r}: its normalisation must have as many means and stds as its images have channels, "
+            f"{found.channels}, not {found.normalisation.channels}"
+        )
     return found
 
 

@@ -47,7 +47,7 @@ def _kept(run: RunFolder) -> pa.Table:
 
 def _png(image: np.ndarray[Any, Any]) -> bytes:
     """image: (channel, height, width), uint8."""
-    picture = Image.fromarray(image.transpose(1, 2, 0))
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
     picture.thumbnail((LARGEST, LARGEST))
     file = io.BytesIO()
     picture.save(file, "PNG")

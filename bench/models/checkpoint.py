@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
 from bench.models.decomposition import LinearDecomposition
 from bench.models.digests import checkpoint_digest
+from bench.settings.normalisation import Normalisation
 from bench.settings.trial import Trial
 from results.errors import BenchError
 from results.store.folder import AnyPath, RunFolder, sha256_of, write_whole
@@ -64,18 +65,27 @@ def load_sealed(path: AnyPath, training_id: str) -> tuple[dict[str, Tensor], dic
 
 
 def restore_classifier(trial: Trial, tensors: dict[str, Tensor], num_classes: int, path: AnyPath) -> Classifier:
-    """The classifier of a trial with the given weights.
+    """The classifier of a trial with the given weights, which have the normalisation and so the number of channels.
 
     Raises:
         CheckpointError: the weights are of another architecture, or of a decomposition that is not orthonormal.
     """
     decomposition = None
-    if trial.decomposition_ratio is not None and "decomposition.basis" in tensors:
-        try:
+    try:
+        normalisation = Normalisation(*(tuple(tensors[name].flatten().tolist()) for name in ("mean", "std")))
+        if trial.decomposition_ratio is not None and "decomposition.basis" in tensors:
             decomposition = LinearDecomposition(tensors["decomposition.mean"], tensors["decomposition.basis"])
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: {error}") from None
-    model = build_model(trial.model, num_classes=num_classes, width=trial.width, decomposition=decomposition)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: has no tensor {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    model = build_model(
+        trial.model,
+        num_classes=num_classes,
+        width=trial.width,
+        normalisation=normalisation,
+        decomposition=decomposition,
+    )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from bench.models.decomposition import LinearDecomposition
 from bench.models.networks import build_network
+from bench.settings.normalisation import CIFAR10, Normalisation
 from bench.settings.registries import DEFAULT_WIDTH
-
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 
 def build_model(
-    name: str, *, num_classes: int, width: int = DEFAULT_WIDTH, decomposition: LinearDecomposition | None = None
+    name: str,
+    *,
+    num_classes: int,
+    width: int = DEFAULT_WIDTH,
+    normalisation: Normalisation = CIFAR10,
+    decomposition: LinearDecomposition | None = None,
 ) -> Classifier:
     """A classifier whose weights are drawn from torch's global random state.
 
@@ -29,6 +32,7 @@ def build_model(
             registered (`bench.register_network`).
         num_classes: number of logits.
         width: channels of the first stage; the second and third have two and four times as many.
+        normalisation: of the pixels; the network takes images of as many channels as it is for.
         decomposition: fixed projection of the noisy images in front of everything else (thesis section 4.2).
 
     Raises:
@@ -38,24 +42,29 @@ def build_model(
         raise ValueError(f"width = {width}: must be at least 1")
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: must be at least 2")
-    return Classifier(build_network(name, num_classes, width), decomposition)
+    network = build_network(name, num_classes, width, normalisation.channels)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalisation.mean, normalisation.std))
+    return Classifier(network, decomposition, mean, std)
 
 
 class Classifier(nn.Module):
-    """Linear decomposition (if any), normalisation, network: (batch, 3, height, width) in [0, 1] -> logits."""
+    """Linear decomposition (if any), normalisation, network: (batch, channel, height, width) in [0, 1] -> logits."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, decomposition: LinearDecomposition | None) -> None:
+    def __init__(
+        self, network: nn.Module, decomposition: LinearDecomposition | None, mean: Tensor, std: Tensor
+    ) -> None:
+        """mean, std: of pixels, (1, channel, 1, 1). Both are kept as buffers and so travel with the weights."""
         super().__init__()
-        self.register_buffer("mean", torch.tensor(CIFAR10_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(CIFAR10_STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
         self.decomposition = decomposition
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
+        """Images (batch, channel, height, width) in [0, 1] -> logits (batch, num_classes)."""
         if self.decomposition is not None:
             images = self.decomposition(images)
         logits: Tensor = self.network((images - self.mean) / self.std)
@@ -63,9 +72,7 @@ class Classifier(nn.Module):
 
     def without_decomposition(self) -> Classifier:
         """The same network, for images that are projected already."""
-        rest = Classifier(self.network, None)
-        rest.mean, rest.std = self.mean, self.std
-        return rest
+        return Classifier(self.network, None, self.mean, self.std)
 
 
 class MeanLogits(nn.Module):
@@ -76,7 +83,7 @@ class MeanLogits(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
+        """Images (batch, channel, height, width) in [0, 1] -> logits (batch, num_classes)."""
         return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
 
 
@@ -93,7 +100,7 @@ class Consensus(MeanLogits):
         self._ask = torch.compiler.disable(_ask_others)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, height, width) in [0, 1] -> logits (batch, num_classes)."""
+        """Images (batch, channel, height, width) in [0, 1] -> logits (batch, num_classes)."""
         first = torch.stack([member(images).float() for member in self.members[: self.consensus]])
         answers = first.argmax(dim=2)
         # where all of them have the same largest logit, so has their mean
@@ -107,6 +114,12 @@ def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, spl
     if split.any():
         logits[split] += torch.stack([member(images[split]).float() for member in others]).sum(dim=0)
     return logits
+
+
+def channels_of(model: nn.Module) -> int | None:
+    """Of the images that a classifier was trained on; None where it is none of ours."""
+    first = model.members[0] if isinstance(model, MeanLogits) else model
+    return first.mean.shape[1] if isinstance(first, Classifier) else None
 
 
 def kind_of(model: nn.Module) -> str:

@@ -44,7 +44,7 @@ class Spectrum:
 
 
 def spectrum_of(images: Tensor) -> Spectrum:
-    """PCA of images (count, 3, height, width), uint8: mean-centred, not augmented, variances over count − 1.
+    """PCA of images (count, channel, height, width), uint8: mean-centred, not augmented, variances over count − 1.
 
     Raises:
         BenchError: fewer than two images.

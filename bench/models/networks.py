@@ -8,26 +8,28 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.settings.registries import DEFAULT_WIDTH, NETWORKS, register_network, residual_blocks, takes_width
+from bench.settings.registries import (
+    CHANNELS,
+    DEFAULT_WIDTH,
+    NETWORKS,
+    chosen_arguments,
+    register_network,
+    residual_blocks,
+)
 from results.errors import BenchError
 
 
-def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH) -> nn.Module:
+def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH, channels: int = CHANNELS) -> nn.Module:
     """The network that is registered under the name, or a ResNet. One that is not ours initialises itself.
 
     Raises:
-        BenchError: an unknown name, a depth that is not 6n+2, a width where the network has none, or a builder that
-            gives no module.
+        BenchError: an unknown name, a depth that is not 6n+2, a width where the network has none, a number of channels
+            that it does not take, or a builder that gives no module.
     """
     if name not in NETWORKS:
-        return ResNet(residual_blocks(name), width, num_classes)
+        return ResNet(residual_blocks(name), width, num_classes, channels)
     builder = NETWORKS.find(name)
-    if takes_width(builder):
-        network = builder(num_classes, width=width)
-    elif width == DEFAULT_WIDTH:
-        network = builder(num_classes)
-    else:
-        raise BenchError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+    network = builder(num_classes, **chosen_arguments(name, builder, width, channels))
     if not isinstance(network, nn.Module):
         raise BenchError(f"model = {name!r}: its builder must return a torch.nn.Module, gave {type(network).__name__}")
     return network
@@ -36,13 +38,13 @@ def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH) -> nn
 class ResNet(nn.Module):
     """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes."""
 
-    def __init__(self, blocks: int, width: int, num_classes: int) -> None:
+    def __init__(self, blocks: int, width: int, num_classes: int, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.stem = _conv_norm(3, width, kernel=3, stride=1)
-        channels = [width, width, 2 * width, 4 * width]
+        self.stem = _conv_norm(channels, width, kernel=3, stride=1)
+        widths = [width, width, 2 * width, 4 * width]
         self.blocks = nn.Sequential(
             *(
-                BasicBlock(channels[stage - 1] if first else channels[stage], channels[stage], 2 if first else 1)
+                BasicBlock(widths[stage - 1] if first else widths[stage], widths[stage], 2 if first else 1)
                 for stage in (1, 2, 3)
                 for first in [stage > 1] + [False] * (blocks - 1)
             )
@@ -51,7 +53,7 @@ class ResNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (batch, 3, height, width) -> logits (batch, num_classes)."""
+        """Normalised images (batch, channel, height, width) -> logits (batch, num_classes)."""
         features = self.blocks(F.relu(self.stem(images)))
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits
@@ -78,10 +80,10 @@ class BasicBlock(nn.Module):
 class Tiny(nn.Module):
     """Three strided convolutions: enough for the synthetic images, cheap enough for a smoke run."""
 
-    def __init__(self, num_classes: int, width: int = DEFAULT_WIDTH) -> None:
+    def __init__(self, num_classes: int, width: int = DEFAULT_WIDTH, channels: int = CHANNELS) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _conv_norm(3, width, kernel=5, stride=2),
+            _conv_norm(channels, width, kernel=5, stride=2),
             nn.ReLU(),
             _conv_norm(width, 2 * width, kernel=3, stride=2),
             nn.ReLU(),
@@ -92,7 +94,7 @@ class Tiny(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (batch, 3, height, width) -> logits (batch, num_classes)."""
+        """Normalised images (batch, channel, height, width) -> logits (batch, num_classes)."""
         logits: Tensor = self.head(self.layers(images).mean(dim=(2, 3)))
         return logits
 

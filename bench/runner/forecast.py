@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import COMPILE_FROM, Engine
-from bench.data import load_images
+from bench.data import ImageSet, load_images
 from bench.machine.hardware import compute_reproducibly, device_name, resolve_precision
 from bench.models.classifier import build_model
+from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.passes import as_a_constant
 from methods import TrainingStep
@@ -95,7 +96,7 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
         test_set = load_images(trial.data, "test", trial.dataset)
         key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
         if key not in rates:
-            rates[key] = measure(trial, train_set.num_classes, torch.Size(train_set.images.shape[1:]), device)
+            rates[key] = measure(trial, train_set, device)
         passes = count_passes(trial, len(train_set), len(test_set), certify=certify)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)
@@ -221,11 +222,14 @@ class _Counter:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(trial: Trial, num_classes: int, shape: torch.Size, device: torch.device) -> Rates:
-    """How fast this machine passes images through the trial's network, without its linear decomposition."""
+def measure(trial: Trial, data: ImageSet, device: torch.device) -> Rates:
+    """How fast this machine passes such images through the trial's network, without its linear decomposition."""
     compute_reproducibly()
     torch.manual_seed(0)
-    model: nn.Module = build_model(trial.model, num_classes=num_classes, width=trial.width)
+    shape, normalisation = torch.Size(data.images.shape[1:]), data.normalisation or usual(data.channels)
+    model: nn.Module = build_model(
+        trial.model, num_classes=data.num_classes, width=trial.width, normalisation=normalisation
+    )
     engine = Engine(model, device, resolve_precision(trial.certify.precision, device))
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     low = resolve_precision(trial.train.precision, device) == "bf16"

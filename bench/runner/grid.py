@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
 from bench.runner.stages import unfinished
 from bench.settings.options import RunOptions
+from bench.settings.registries import check_network
 from results.report.update import Report, update_report
 from results.store.folder import RunFolder
 
@@ -152,11 +153,12 @@ def _with_data(grid: Grid) -> tuple[Grid, str]:
     Raises:
         DataError, BenchError: the data is wrong or too little, which is refused before anything starts.
     """
-    from bench.data import count_images, dataset_name, resolve_data
+    from bench.data import count_channels, count_images, dataset_name, resolve_data
     from results.store.shards import evenly_spaced
 
     data = resolve_data(grid.data)
     dataset = dataset_name(data)
+    check_network(grid.model, grid.width, count_channels(data))
     evenly_spaced(count_images(data, "train"), grid.train.images)
     evenly_spaced(count_images(data, "test"), grid.certify.images)
     return grid.model_copy(update={"data": data}), dataset

@@ -26,7 +26,10 @@ class RunOptions(Record):
     """The options of a run. Their descriptions are their help on the command line."""
 
     grid: Annotated[str, Field(description="smoke, lite, thesis, paper, ablation, or a .toml file.")]
-    data: Annotated[str | None, Field(description="synthetic, cifar10, or a folder of images.")] = None
+    data: Annotated[
+        str | None,
+        Field(description="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
+    ] = None
     out: Annotated[str | None, Field(description="Folder or URL (s3://…) of the run; runs/GRID if not given.")] = None
     workers: Annotated[int | None, Field(ge=1, description="Workers of a trial; one per GPU, or two on CPUs.")] = None
     cpus_per_worker: Annotated[float | None, Field(ge=0.1, description="CPUs of a worker.")] = None

@@ -1,7 +1,7 @@
 """Names of networks and data sets, apart from what they stand for: settings are checked without torch.
 
 @register_network("wide")
-def wide(num_classes: int, width: int = 16) -> nn.Module: ...
+def wide(num_classes: int, width: int = 16, channels: int = 3) -> nn.Module: ...
 
 @register_dataset("stripes")
 def stripes(split: str) -> ImageSet: ...
@@ -19,34 +19,54 @@ from methods import METHODS, Registry
 from results.errors import BenchError
 
 DEFAULT_WIDTH = 16
+CHANNELS = 3
+"""Of the images that a network takes which says nothing else."""
 RESNET = r"resnet\d*"
 
 NETWORKS: Registry[Callable[..., Any]] = Registry(
     "network", "bench.networks", ours={"tiny": "bench.models.networks"}, family=RESNET
 )
-"""Builders `(num_classes, width=16) -> torch.nn.Module`, or classes of modules; and every resnet{6n+2}."""
+"""Builders `(num_classes, width=16, channels=3) -> torch.nn.Module`, or classes of modules; and every resnet{6n+2}."""
 DATASETS: Registry[Callable[[Any], Any]] = Registry(
     "data set",
     "bench.datasets",
-    ours={"synthetic": "bench.data.synthetic", "cifar10": "bench.data.cifar10"},
+    ours={
+        "synthetic": "bench.data.synthetic",
+        **dict.fromkeys(("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"), "bench.data.downloaded"),
+    },
 )
 """Loaders `(split) -> bench.data.ImageSet`; the split is "train" or "test"."""
 register_network = NETWORKS.register
 register_dataset = DATASETS.register
 
 
-def check_network(name: str, width: int = DEFAULT_WIDTH) -> None:
-    """Raise BenchError where there is no network of that name, or it has no other width than the default."""
+def check_network(name: str, width: int = DEFAULT_WIDTH, channels: int = CHANNELS) -> None:
+    """Raise BenchError where there is no network of that name, or none of that width or for so many channels."""
     if name not in NETWORKS:
         residual_blocks(name)
-    elif NETWORKS.code(name) and width != DEFAULT_WIDTH and not takes_width(NETWORKS.find(name)):
-        raise BenchError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+    elif NETWORKS.code(name):
+        chosen_arguments(name, NETWORKS.find(name), width, channels)
 
 
-def takes_width(builder: Callable[..., Any]) -> bool:
-    """Whether a builder of networks has a parameter `width`."""
+def chosen_arguments(name: str, builder: Callable[..., Any], width: int, channels: int) -> dict[str, int]:
+    """What a network's builder is called with beside the number of classes: `channels` only where they are not three,
+    so that a builder which means something else by the word goes on doing so.
+
+    Raises:
+        BenchError: it has no parameter for what is asked of it.
+    """
     parameters = inspect.signature(builder).parameters.values()
-    return any(parameter.name == "width" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    takes = {parameter.name for parameter in parameters}
+    takes |= {"width", "channels"} if any(each.kind is each.VAR_KEYWORD for each in parameters) else set()
+    if width != DEFAULT_WIDTH and "width" not in takes:
+        raise BenchError(f"width = {width}: the network {name} has no width: leave it at {DEFAULT_WIDTH}")
+    if channels != CHANNELS and "channels" not in takes:
+        raise BenchError(
+            f"model = {name!r}: takes images of {CHANNELS} channels, and those of the data have {channels}: give its "
+            "builder a parameter `channels`"
+        )
+    chosen = {"width": width} if "width" in takes else {}
+    return chosen if channels == CHANNELS else chosen | {"channels": channels}
 
 
 def residual_blocks(name: str) -> int:

@@ -35,6 +35,7 @@ from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model
 from bench.models.decomposition import Spectrum, spectrum_of
+from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
 from bench.train.batches import batches
@@ -133,7 +134,7 @@ def _run_training(
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
     memory = {name: values.to(device) for name, values in state.memory.items()}
-    train_data, test_data = TrainData(*_on(device, train_set), memory), _on(device, test_set)
+    train_data, test_data = TrainData(*_on(device, train_set), train_set.flip, memory), _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
@@ -205,6 +206,8 @@ class TrainData:
     """(count, channel, height, width), uint8."""
     labels: Tensor
     """(count,)."""
+    flip: bool = True
+    """Whether they may be mirrored."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """(count, …) each."""
 
@@ -235,7 +238,7 @@ def train_epoch(
     for batch in batches(trial, epoch, len(data.images), tuple(data.images.shape[1:]), accelerator, data.memory):
         x = data.images[batch.indices]
         if trial.train.augment:  # bytes are moved in a quarter of the time of floats
-            x = crop_and_flip(x, batch.offsets, batch.flips)
+            x = crop_and_flip(x, batch.offsets, batch.flips & data.flip)
         step = TrainingStep(
             images=x.float() / 255,
             labels=data.labels[batch.indices],
@@ -264,8 +267,8 @@ def train_epoch(
 def noisy_accuracy(
     trial: Trial, epoch: int, model: nn.Module, data: tuple[Tensor, Tensor], accelerator: Accelerator
 ) -> float:
-    """Share of the data, images (count, 3, height, width), uint8, and labels (count,), that the base classifier itself
-    gets right on one noise sample each."""
+    """Share of the data, images (count, channel, height, width), uint8, and labels (count,), that the base classifier
+    itself gets right on one noise sample each."""
     images, labels = data
     model.eval()
     draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
@@ -329,7 +332,11 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
-            trial.model, num_classes=train_set.num_classes, width=trial.width, decomposition=decomposition
+            trial.model,
+            num_classes=train_set.num_classes,
+            width=trial.width,
+            normalisation=train_set.normalisation or usual(train_set.channels),
+            decomposition=decomposition,
         )
     return State(model, {}, variances, progress, memory)
 

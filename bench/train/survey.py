@@ -16,13 +16,15 @@ SURVEY_BATCH = 256
 """Noise samples of a forward pass."""
 
 
-def shifted(trial: Trial, images: Tensor, *indices: int) -> Tensor:
-    """Training images (count, channel, height, width), each in one random crop and flip, the same for all its noise
-    samples; as they are where the trial trains on them so. Indices tell this survey from others of the trial."""
+def shifted(trial: Trial, data: ImageSet, device: torch.device, *indices: int) -> Tensor:
+    """The training images (count, channel, height, width), uint8, each in one random crop and flip, the same for all
+    its noise samples; as they are where the trial trains on them so. Indices tell this survey from others of the
+    trial."""
+    images = torch.from_numpy(data.images).to(device)
     if not trial.train.augment:
         return images
-    moves = generator(images.device, trial.seed, Role.SURVEY_SHIFTS, *indices)
-    return crop_and_flip(images, *random_shifts(len(images), moves))
+    offsets, flips = random_shifts(len(images), generator(device, trial.seed, Role.SURVEY_SHIFTS, *indices))
+    return crop_and_flip(images, offsets, flips & data.flip)
 
 
 @torch.no_grad()
@@ -35,7 +37,7 @@ def survey(trial: Trial, epoch: int, copies: int, model: nn.Module, data: ImageS
     """
     model.eval()
     device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    pixels = shifted(trial, torch.from_numpy(data.images).to(device), epoch, copies)
+    pixels = shifted(trial, data, device, epoch, copies)
     counts = torch.zeros((len(pixels), data.num_classes), dtype=torch.int64, device=device)
     mine = torch.arange(rank * len(pixels) // ranks, (rank + 1) * len(pixels) // ranks, device=device)
     for part in mine.split(max(1, SURVEY_BATCH // copies)):

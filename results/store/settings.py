@@ -42,7 +42,7 @@ class TrainSettings(Record):
     batch: PositiveInt = 256
     """Global batch, over all workers."""
     augment: bool = True
-    """Random crop with padding 4 and horizontal flip."""
+    """Random crop with padding 4, and horizontal flip unless the data are digits or say that they must not be."""
     precision: Precision = "auto"
     """auto: bf16 autocast where the hardware computes in it, otherwise fp32. The row says which it was."""
     images: PositiveInt | None = None
@@ -136,7 +136,7 @@ class CertifiedTrial(TrialSettings):
     """A trial whose model is certified here."""
 
     data: str = "synthetic"
-    """synthetic, cifar10, or a folder; not part of the identity, for it may move."""
+    """The name of a data set, or a folder; not part of the identity, for it may move."""
     certify: CertifySettings = CertifySettings()
 
     @cached_property

@@ -285,7 +285,8 @@ def test_a_head_without_tokens_is_refused_unless_allowed(cluster: Cluster, progr
         (["--grid", "smoke", "--out", "run"], "--out run: must be an absolute path"),
         (
             ["--grid", "smoke", "--out", "/run", "--data", "images"],
-            "data images: must be synthetic, cifar10, a URL, or an absolute path on every node",
+            "data images: must be synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, a URL, or an absolute path "
+            "on every node",
         ),
         (["--grid", "smoke", "--out", "s3://key:secret@bucket/run"], "no place for credentials"),
         (["--follow", "a", "--stop", "b"], "--follow and --stop take the name of a job and nothing else"),

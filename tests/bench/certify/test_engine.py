@@ -11,6 +11,7 @@ from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model, kind_of
+from bench.models.decomposition import LinearDecomposition
 from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
@@ -60,6 +61,32 @@ def test_a_model_that_tracing_would_change_is_left_as_it_is() -> None:
 
     model = Fickle().eval()
     assert fold_batch_norm(model, torch.rand(2, *SHAPE)) is model
+
+
+class Normalised(nn.Module):
+    """Without batch norm to fold: the engine takes the model itself."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images * self.mean)
+        return logits
+
+
+def test_gradients_for_the_image_go_through_whatever_could_not_be_folded() -> None:
+    plain = trained("tiny")
+    basis = torch.linalg.qr(torch.randn(3072, 7)).Q
+    decomposed = Classifier(plain.network, LinearDecomposition(torch.rand(3072), basis), plain.mean, plain.std)
+    for model in (plain, decomposed, Normalised()):
+        images = torch.rand(2, *SHAPE, requires_grad=True)
+        logits = Engine(model, CPU, "fp32").differentiable(SHAPE)(images)
+        [gradient] = torch.autograd.grad(logits.square().sum(), images)
+        assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])

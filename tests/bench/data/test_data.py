@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.train.augment import crop_and_flip, random_shifts
-from bench.data import DataError, ImageSet, count_images, dataset_name, load_images, resolve_data
+from bench.data import DataError, ImageSet, Normalisation, count_images, dataset_name, load_images, resolve_data
 from bench.models.decomposition import spectrum_of
 from bench.settings.registries import DATASETS, register_dataset
+from bench.train.augment import crop_and_flip, random_shifts
 from methods import RegistryError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -87,7 +87,10 @@ def test_image_folder(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
 def test_wrong_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder; allowed: synthetic, cifar10"):
+    with pytest.raises(
+        DataError,
+        match="is not a folder; allowed: synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder",
+    ):
         load_images(str(tmp_path / "none"), "train")
     with pytest.raises(DataError, match="found neither train-"):
         load_images(str(tmp_path), "train")
@@ -155,8 +158,20 @@ def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
     assert names[0] == names[1]
     assert len(set(names)) == 3
     assert [dataset_name(name) for name in ("synthetic", "cifar10")] == ["synthetic", "cifar10"]
-    with pytest.raises(RegistryError, match="data set 'synthetic' is registered already, by bench.data.synthetic"):
+    with pytest.raises(RegistryError, match=r"data set 'synthetic' is registered already, by bench\.data\.synthetic"):
         register_dataset("synthetic")(stripes)
+
+
+@pytest.mark.usefixtures("_own_data_sets")
+def test_what_a_data_set_of_ones_own_says_for_training_is_in_its_fingerprint() -> None:
+    said = {"normalisation": Normalisation((0.5,) * 3, (0.2,) * 3)}
+    names = []
+    sets = [stripes(**changes) for changes in ({}, {"normalisation": None, "flip": True}, said, {"flip": False})]
+    for number, found in enumerate(sets):
+        register_dataset(f"said{number}")(lambda _split, found=found: found)  # type: ignore[misc]
+        names.append(dataset_name(f"said{number}").partition("@")[2])
+    assert names[0] == names[1] == "60f94382"  # as before either could be said
+    assert len(set(names)) == 3
 
 
 @pytest.mark.usefixtures("_own_data_sets")
@@ -166,14 +181,20 @@ def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
         (lambda _: 1 / 0, "its loader fails on 'train': ZeroDivisionError: division by zero"),
         (lambda _: [1], "must return a bench.data.ImageSet, gave list"),
         (lambda _: stripes(images=np.zeros((4, 3, 8, 8))), r"uint8, not \(4, 3, 8, 8\), float64"),
-        (lambda _: stripes(images=np.zeros((4, 8, 8, 3), np.uint8)), r"images must be \(count, 3, height, width\)"),
+        (lambda _: stripes(images=np.zeros((4, 2, 8, 8), np.uint8)), r"uint8, not \(4, 2, 8, 8\), uint8"),
+        (
+            lambda _: stripes(normalisation=Normalisation((0.5,), (0.2,))),
+            "means and stds as its images have channels, 3, not 1",
+        ),
+        (
+            lambda _: stripes(images=np.zeros((4, 8, 8, 3), np.uint8)),
+            r"images must be \(count, 1 or 3, height, width\)",
+        ),
         (lambda _: stripes(labels=np.zeros(3, np.int64)), r"labels must be \(4,\), int64, not \(3,\), int64"),
         (lambda _: stripes(labels=np.full(4, 7)), "labels must be from 0 to 1, found 7"),
     ],
 )
-def test_a_registered_data_set_that_gives_no_images_is_refused(
-    loader: Callable[[str], ImageSet], message: str
-) -> None:
+def test_a_registered_data_set_that_gives_no_images_is_refused(loader: Callable[[str], ImageSet], message: str) -> None:
     register_dataset("mine")(loader)
     with pytest.raises(DataError, match=message):
         load_images("mine", "train")

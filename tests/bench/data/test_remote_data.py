@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bench.data import DataError, dataset_name, load_images, resolve_data
-from bench.data.files import BATCHES
+from bench.data.known import KNOWN
 from results.store.folder import location
 from results.store.remote import StorageError
 from tests.bench.data.test_data import png, random_pixels, write_parquet
@@ -107,14 +107,16 @@ def test_cifar10_is_looked_for_where_the_folder_of_the_driver_is_not(
 ) -> None:
     looked: list[str] = []
 
-    def download(root: str, **_: object) -> None:
+    def made(_: object, root: str, *, train: bool = True, download: bool = False) -> None:
+        if not download:
+            raise RuntimeError(f"no good files of {train = }")
         looked.append(root)
         folder = Path(root) / "cifar-10-batches-py"
         folder.mkdir()
-        for name in BATCHES:
+        for name in KNOWN["cifar10"].marks:
             (folder / name).write_text("of no use")
 
-    monkeypatch.setattr("bench.data.cifar10.CIFAR10.__init__", lambda _, root, **rest: download(root, **rest))
+    monkeypatch.setattr("bench.data.downloaded.CIFAR10.__init__", made)
     with pytest.raises(DataError, match="is not a folder"):
         load_images("/on/the/driver/alone", "train", "mine@12345678")
     assert looked == []

@@ -9,8 +9,9 @@ from torch import nn
 
 from bench.certify.smoothing import Smoothed
 from bench.models.checkpoint import CheckpointError, restore_classifier
-from bench.models.classifier import CIFAR10_MEAN, CIFAR10_STD, MeanLogits, build_model
+from bench.models.classifier import MeanLogits, build_model, channels_of
 from bench.models.decomposition import LinearDecomposition
+from bench.settings.normalisation import CIFAR10, GREY, Normalisation, usual
 from bench.settings.registries import NETWORKS, check_network, register_network
 from methods import RegistryError
 from tests.conftest import small_trial
@@ -41,8 +42,53 @@ def test_width_scales_every_stage() -> None:
 def test_normalisation_is_the_first_layer() -> None:
     model = build_model("tiny", num_classes=3).eval()
     images = torch.rand(2, 3, 32, 32)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CIFAR10_MEAN, CIFAR10_STD))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CIFAR10.mean, CIFAR10.std))
     assert torch.equal(model(images), model.network((images - mean) / std))
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet8"])
+@pytest.mark.parametrize(
+    "normalisation", [GREY, Normalisation((0.1307,), (0.3081,)), Normalisation((0.5,) * 3, (0.2,) * 3)]
+)
+def test_the_first_convolution_takes_as_many_channels_as_are_normalised(
+    name: str, normalisation: Normalisation
+) -> None:
+    model = build_model(name, num_classes=3, width=4, normalisation=normalisation).eval()
+    images = torch.rand(2, normalisation.channels, 28, 28)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalisation.mean, normalisation.std))
+    assert torch.equal(model(images), model.network((images - mean) / std))
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert first.in_channels == normalisation.channels == channels_of(model)
+    assert channels_of(MeanLogits([model, model])) == normalisation.channels
+
+
+def test_data_that_says_nothing_is_normalised_as_cifar10() -> None:
+    assert usual(3) == CIFAR10
+    assert usual(1) == GREY
+    for values, grey in ((CIFAR10.mean, GREY.mean), (CIFAR10.std, GREY.std)):
+        assert grey[0] == pytest.approx(sum(values) / 3, abs=5e-5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((), ()), ((0.5,), (0.2, 0.2)), ((0.5,), (0.0,)), ((math.nan,), (1.0,))])
+def test_a_normalisation_that_is_none_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="a normalisation must have"):
+        Normalisation(mean, std)
+
+
+@pytest.mark.parametrize(
+    "normalisation", [CIFAR10, GREY, Normalisation((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))]
+)
+def test_weights_bring_their_normalisation(normalisation: Normalisation) -> None:
+    torch.manual_seed(1)
+    model = build_model("tiny", num_classes=3, width=4, normalisation=normalisation).eval()
+    restored = restore_classifier(small_trial(), model.state_dict(), 3, Path("somewhere")).eval()
+    images = torch.rand(2, normalisation.channels, 28, 28)
+    assert torch.equal(restored(images), model(images))
+    assert torch.equal(restored.without_decomposition()(images), model(images))
+    for missing in ("mean", "std"):
+        rest = {name: tensor for name, tensor in model.state_dict().items() if name != missing}
+        with pytest.raises(CheckpointError, match=f"somewhere: has no tensor '{missing}'"):
+            restore_classifier(small_trial(), rest, 3, Path("somewhere"))
 
 
 def test_decomposition_comes_before_normalisation() -> None:
@@ -106,6 +152,32 @@ def test_a_network_of_ones_own_initialises_itself_and_may_have_a_width() -> None
     for refuse in (lambda: check_network("linear", 8), lambda: build_model("linear", num_classes=7, width=8)):
         with pytest.raises(ValueError, match="width = 8: the network linear has no width: leave it at 16"):
             refuse()
+
+
+@pytest.mark.usefixtures("_own_networks")
+def test_a_network_of_ones_own_is_told_of_channels_where_they_are_not_three() -> None:
+    told: list[dict[str, int]] = []
+
+    def told_of(num_classes: int, **chosen: int) -> nn.Module:
+        told.append(chosen)
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+    register_network("any")(told_of)
+    register_network("wide")(lambda num_classes, width=16: nn.Linear(width, num_classes))
+    for normalisation in (CIFAR10, GREY):
+        build_model("any", num_classes=7, width=5, normalisation=normalisation)
+    assert told == [{"width": 5}, {"width": 5, "channels": 1}]
+    for refuse in (
+        lambda: check_network("wide", 5, 1),
+        lambda: build_model("wide", num_classes=7, normalisation=GREY),
+    ):
+        with pytest.raises(
+            ValueError, match="model = 'wide': takes images of 3 channels, and those of the data have 1"
+        ):
+            refuse()
+    check_network("wide", 5, 3)
+    check_network("tiny", 5, 1)
+    check_network("resnet8", 5, 1)
 
 
 @pytest.mark.usefixtures("_own_networks")

@@ -21,7 +21,7 @@ from results.store.run import Run
     [
         ("cifar10", True), ("cifar10-jpeg@0aa89b6a", True), ("CIFAR-10@1", True), ("cifar10-exact-6k@1f21c531", True),
         ("cifar100", False), ("cifar10-c@1", False), ("cifar10.1@1", False), ("cifar10_c-fog@1", False),
-        ("svhn", False),
+        ("svhn", False), ("mnist", False), ("fashion_mnist", False), ("CIFAR-100@1", False),
     ],
 )  # fmt: skip
 def test_what_is_the_data_of_the_published_numbers(dataset: str, same: bool) -> None:

@@ -1,0 +1,153 @@
+"""The data sets that are had by name: what belongs to each, and how it lies in a folder.
+
+Without torchvision, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.data.imageset import DataError
+from bench.settings.normalisation import CIFAR10, Normalisation
+
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+"""The files of MNIST, and of others in its form: images and labels for training, then for the test."""
+CHECKSUMS = {
+    "mnist": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    "fashion_mnist": (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+}
+"""MD5 of the files `IDX`, unpacked; torchvision checks the packed ones, and these only where it downloads."""
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A data set as its authors serve it."""
+
+    title: str
+    folder: str
+    """Where it is under $BENCH_DATA or ./data."""
+    archives: tuple[str, ...]
+    """What is downloaded, or fetched by hand."""
+    num_classes: int
+    normalisation: Normalisation
+    flip: bool = True
+    """As `bench.data.ImageSet` has it."""
+    marks: tuple[str, ...] = ()
+    """Files by which a folder is known to hold it; none where `CHECKSUMS` tell."""
+    place: str = ""
+    """Where under $BENCH_DATA or ./data torchvision looks for the archives."""
+
+    def wanted(self, root: Path) -> str:
+        """What to put where by hand."""
+        if self.place:
+            return f"{', '.join(self.archives)} into {root / self.place}"
+        return f"the python version's folder {self.folder} into {root}"
+
+
+KNOWN = {
+    "cifar10": KnownSet(
+        title="CIFAR-10",
+        folder="cifar-10-batches-py",
+        archives=("cifar-10-python.tar.gz",),
+        num_classes=10,
+        normalisation=CIFAR10,
+        marks=("data_batch_1", "batches.meta"),
+    ),
+    "cifar100": KnownSet(
+        title="CIFAR-100",
+        folder="cifar-100-python",
+        archives=("cifar-100-python.tar.gz",),
+        num_classes=100,
+        normalisation=Normalisation(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+        marks=("train", "test", "meta"),
+    ),
+    "svhn": KnownSet(
+        title="SVHN",
+        folder="svhn",
+        archives=("train_32x32.mat", "test_32x32.mat"),
+        num_classes=10,
+        normalisation=Normalisation(mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970)),
+        flip=False,
+        marks=("train_32x32.mat", "test_32x32.mat"),
+        place="svhn",
+    ),
+    "mnist": KnownSet(
+        title="MNIST",
+        folder="MNIST",
+        archives=tuple(f"{file}.gz" for file in IDX),
+        num_classes=10,
+        normalisation=Normalisation(mean=(0.1307,), std=(0.3081,)),
+        flip=False,
+        place="MNIST/raw",
+    ),
+    "fashion_mnist": KnownSet(
+        title="FashionMNIST",
+        folder="FashionMNIST",
+        archives=tuple(f"{file}.gz" for file in IDX),
+        num_classes=10,
+        normalisation=Normalisation(mean=(0.2860,), std=(0.3530,)),
+        place="FashionMNIST/raw",
+    ),
+}
+
+
+def name_in(folder: Path) -> str | None:
+    """The data set that a folder holds as its authors serve it, if it holds one.
+
+    Raises:
+        DataError: files of MNIST's form that are neither MNIST's nor FashionMNIST's.
+    """
+    for name, known in KNOWN.items():
+        if known.marks and all((folder / mark).is_file() for mark in known.marks):
+            return name
+    some = False
+    for number, file in reversed([*enumerate(IDX)]):  # the smallest first
+        for content in idx_contents(folder, file):
+            some, checksum = True, md5(content)
+            for name, checksums in CHECKSUMS.items():
+                if checksums[number] == checksum:
+                    return name
+    if not some:
+        return None
+    raise DataError(
+        f"{folder}: files such as {IDX[0]} are neither MNIST's nor FashionMNIST's: they are damaged, or of a data set "
+        "that must be registered or given as a folder of images"
+    )
+
+
+def idx_contents(folder: Path, file: str) -> Iterator[bytes]:
+    """What a folder has under the name of one of `IDX`: packed or not, and in raw/, where torchvision puts it, or
+    not."""
+    for place in (folder, folder / "raw"):
+        for path in (place / f"{file}.gz", place / file):
+            if path.is_file():
+                yield _unpacked(path)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a file; nothing where it is damaged, as its checksum then says."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def md5(content: bytes) -> str:
+    """As the authors of data sets have it."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

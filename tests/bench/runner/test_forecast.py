@@ -1,0 +1,96 @@
+"""`bench run --dry-run`: passes by hand, and that the measured rates are those of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bench.cli.base import app
+from bench.data import load_images
+from bench.runner import forecast
+from bench.runner.forecast import Passes, Rates, count_passes
+from tests.conftest import small_trial
+
+TRAIN = {"epochs": 4, "decay_epochs": [3], "batch": 64, "images": 200}
+HAND: list[tuple[str, dict[str, Any], Passes]] = [
+    ("gaussian", {}, Passes(train=4 * 200)),
+    ("consistency", {"copies": 3}, Passes(train=4 * 200 * 3)),
+    ("macer", {"copies": 5}, Passes(train=4 * 200 * 5)),
+    ("stability", {}, Passes(train=4 * 200 * 2, graphs=2)),
+    ("smoothadv", {"copies": 2, "steps": 3}, Passes(train=4 * 200 * 2, attack=4 * 200 * 2 * 3)),
+    ("smoothmix", {"copies": 2, "steps": 3}, Passes(train=4 * 200 * 2 * 2, attack=4 * 200 * 2 * 3, graphs=2)),
+    ("cat_rs", {"copies": 2, "steps": 3}, Passes(train=4 * 200 * 2 * 2, attack=4 * 200 * 2 * 3, graphs=2)),
+    (
+        "sun",  # from epoch 1 on: attacked in three epochs, surveyed before the first of them and before epoch 3
+        {"copies": 2, "steps": 3, "start_epoch": 1, "reweight_epochs": 2, "keep_copies": 10, "weight_copies": 16},
+        Passes(train=4 * 200 * 2, attack=3 * 200 * 2 * 3, survey=200 * (10 + 16 + 16)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "expected"), HAND, ids=[case[0] for case in HAND])
+def test_passes_by_hand(method: str, options: dict[str, Any], expected: Passes) -> None:
+    trial = small_trial(method, options=options, train=TRAIN)
+    found = count_passes(trial, 200, 500, certify=True)
+    accuracy = 4 * 500  # noisy, after each epoch
+    certified = 12 * (10 + 40)
+    assert found == Passes(
+        expected.train, expected.attack, expected.survey + accuracy, certified, graphs=expected.graphs
+    )
+    assert count_passes(trial, 200, 500, certify=False).certify == 0
+
+
+def test_an_ensemble_is_certified_by_all_its_members_and_trained_by_none() -> None:
+    assert count_passes(small_trial("ensemble", train=TRAIN), 200, 500, certify=True) == Passes(certify=3 * 12 * 50)
+
+
+def test_the_activations_that_are_held_are_those_of_the_network() -> None:
+    """The input (3072 numbers an image) and the output of the last layer (10)."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10), torch.nn.Sigmoid())
+    images = torch.rand(2, 3, 32, 32)
+    held = forecast._held(lambda: model(images).sum(), model)
+    assert held == 2 * (3072 + 10) * 4
+
+
+def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "SECONDS", 0.4)
+    found = forecast.measure(small_trial(), load_images("synthetic", "train").evenly(20), torch.device("cpu"))
+    assert 10 < found.train < found.survey < 1e7
+    assert found.train < 1.5 * found.attack
+    assert found.certify > found.train
+    assert 1e3 < found.activation_bytes < 1e6
+
+
+def dry_run(*options: str) -> str:
+    result = CliRunner().invoke(app, ["run", "--grid", "smoke", "--dry-run", *options])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_dry_run_lists_what_it_would_do_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(train=100.0, attack=200.0, survey=400.0, certify=500.0, activation_bytes=1000, model_bytes=10)
+    monkeypatch.setattr(forecast, "measure", lambda *_: rates)
+    monkeypatch.chdir(tmp_path)
+    chosen = ("--methods", "ensemble,consistency,cat_rs,gaussian", "--set", "rows.cat_rs.options.teacher_copies=10")
+    found = json.loads(dry_run("--json", *chosen))
+    assert not list(tmp_path.iterdir())
+    trials = {(each["name"], each["sigma"], each["seed"]): each for each in found["trials"]}
+    assert len(trials) == 8 + 4  # two more members of either ensemble; the teacher is the Gaussian trial
+    assert trials["gaussian", 0.25, 0]["shared"] == ["teacher of cat_rs at σ = 0.25", "teacher of cat_rs at σ = 0.5"]
+    assert trials["consistency", 0.5, 2]["shared"] == ["member of ensemble at σ = 0.5"]
+    gaussian = trials["gaussian", 0.5, 0]
+    assert gaussian["passes"]["train"] == 10 * 2000
+    assert gaussian["seconds"] == pytest.approx(20_000 / 100 + 10 * 500 / 400 + 100 * 1032 / 500)
+    # the teacher votes once, for the first that asks
+    first, second = (trials["cat_rs", sigma, 0]["passes"]["survey"] for sigma in (0.25, 0.5))
+    assert first - second == 2000 * 10
+    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["trials"]))
+    text = dry_run(*chosen)
+    assert "trained once: gaussian seed 0 at σ = 0.25, teacher of cat_rs" in text
+    assert "12 trials, together about" in text
+    assert not list(tmp_path.iterdir())
