@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -219,15 +219,36 @@ def perf_certify(
     with user_errors():
         if "/" not in model:
             check_network(model)  # refuses a wrong name before torch is imported
-        from bench.audit.perf import measure
+        from bench.audit.perf_certify import measure
 
         found = measure(model, sigma=sigma, rounds=rounds, images=images)
+    _print_contest(found, "samples_per_second", as_json=as_json)
+
+
+@perf_app.command("train")
+def perf_train(
+    model: Annotated[str, typer.Option(help="resnet20 or another of ours.")] = "resnet20",
+    rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Training beside a plain loop as published, with what bounds it: same model, same machine, one run."""
+    from bench.settings.registries import check_network
+
+    with user_errors():
+        check_network(model)
+        from bench.audit.perf_train import measure_training
+
+        found = measure_training(model, rounds=rounds)
+    _print_contest(found, "images_per_second", as_json=as_json)
+
+
+def _print_contest(found: dict[str, Any], rates: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     single = {key: value for key, value in found.items() if not isinstance(value, dict)}
     console.print(Sheet([Heading(""), Heading("")], [[key, _short(value)] for key, value in single.items()]))
-    for key in ("samples_per_second", "ratios"):
+    for key in (rates, "ratios"):
         rows = [[name, f"{value:.0f}" if value >= 100 else f"{value:.3g}"] for name, value in found[key].items()]
         console.print(f"\n{key.replace('_', ' ')}", Sheet([Heading(""), Heading("")], rows))
 

@@ -150,7 +150,7 @@ def without_work(shop: Workshop) -> Iterator[None]:
             patch("cluster.connected", begin_work),
             patch("bench.runner.single.run_single", begin_work),
             patch("bench.runner.single.certify_source", begin_work),
-            patch("bench.audit.perf.measure", begin_work),
+            patch("bench.audit.perf_certify.measure", begin_work),
             patch("bench.audit.attack.attack_run", begin_work),
         ):
             yield

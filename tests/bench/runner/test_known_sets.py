@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench.audit.perf import compare_precisions
+from bench.audit.perf_certify import compare_precisions
 from bench.data import load_images
 from bench.models.checkpoint import load_model
 from bench.models.sources import open_model

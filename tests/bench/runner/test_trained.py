@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, save
 
 from bench.audit.attack import Attack, attack_run, smoothed_pgd
-from bench.audit.perf import compare_precisions
+from bench.audit.perf_certify import compare_precisions
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
 from bench.machine.hardware import peak_memory_bytes, resolve_precision, restart_peak_memory
@@ -285,6 +285,14 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     with pytest.raises(SourceError, match="its training is not finished"):
         open_model(name_of(run))
     assert merge_run(run) == trial_ids(run)
+
+
+@pytest.mark.slow
+def test_perf_of_training_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("perf", "train", "--model", "tiny", "--rounds", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(rate > 0 for rate in found["images_per_second"].values())
+    assert 0 < found["ratios"]["train_fp32 / its convolutions alone"] < 1.2
 
 
 @pytest.mark.slow

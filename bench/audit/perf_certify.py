@@ -6,13 +6,12 @@ import copy
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians
 from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
 from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
@@ -30,11 +29,6 @@ PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
 COPIES_OF_A_ROUND = 512
 KEPT = 447
 """Directions of a linear decomposition as the thesis keeps them at σ = .25."""
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-Timed = tuple[Callable[[], object], float]
-"""A piece of work, and how many noise samples it classifies."""
 
 
 def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int) -> Tensor:
@@ -148,11 +142,11 @@ def measure_certify(
             contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
             contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
     contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], DTYPES[own])
-    flops = _flops(model, image.to(device))
+    flops = forward_flops(model, image.to(device))
     for precision in precisions:
-        contestants[f"matrix_products_{precision}"] = _matrix_products(flops, DTYPES[precision], device)
+        contestants[f"matrix_products_{precision}"] = matrix_products(flops, DTYPES[precision], device)
     with torch._dynamo.config.patch(recompile_limit=1000):  # more kinds of convolution than it keeps by default
-        rates = _medians(contestants, rounds, device)
+        rates = medians(contestants, rounds, device)
     best = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_{batch}"])
     ours = rates[f"certify_{own}"]
     return {
@@ -197,19 +191,9 @@ def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, d
 def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype) -> Timed:
     """Every convolution of the model once, one after another, channels-last, compiled and frozen like the engine.
     Layers of the same shape share one compilation; each runs as often as the model has it."""
-    layers: list[tuple[nn.Conv2d, torch.Size]] = []
-    hooks = [
-        module.register_forward_hook(lambda layer, inputs, _: layers.append((layer, inputs[0].shape[1:])))
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
     device = next(model.parameters()).device
-    with torch.inference_mode():
-        model(image[None].to(device))
-    for hook in hooks:
-        hook.remove()
     kinds: dict[object, tuple[Callable[[Tensor], Tensor], Tensor, int]] = {}
-    for layer, shape in layers:
+    for layer, shape in layers_of(model, image):
         key = (shape, layer.weight.shape, layer.stride)
         if key not in kinds:
             alone = copy.deepcopy(layer).to(kind).requires_grad_(False).to(memory_format=torch.channels_last)
@@ -226,36 +210,3 @@ def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype
                 fast(example)
 
     return work, batch
-
-
-def _medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -> dict[str, float]:
-    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, (work, _) in contestants.items():
-            wait()
-            started = time.perf_counter()
-            work()
-            wait()
-            if number:  # the first round warms up: compiled code is loaded, algorithms are chosen
-                seconds[name].append(time.perf_counter() - started)
-    return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
-
-
-def _flops(model: nn.Module, image: Tensor) -> float:
-    """Floating-point operations of one forward pass of one sample, a multiplication and an addition being two."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(image[None])
-    return float(counter.get_total_flops())
-
-
-def _matrix_products(flops: float, kind: torch.dtype, device: torch.device) -> Timed:
-    """Large matrix products, counted as the samples that take as many operations: the roof, measured and not quoted."""
-    size, repeats = (8192, 8) if device.type == "cuda" else (2048, 8)
-    matrix = torch.randn(size, size, device=device, dtype=kind)
-
-    def work() -> None:
-        for _ in range(repeats):
-            matrix @ matrix  # the time is what counts
-
-    return work, repeats * 2 * size**3 / flops

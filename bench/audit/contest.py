@@ -1,0 +1,65 @@
+"""Contestants on one machine in one run: rounds in which each runs once, medians, and the roof that none can pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Timed = tuple[Callable[[], object], float]
+"""A piece of work, and how many images it passes."""
+
+
+def medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -> dict[str, float]:
+    """Images per second of each; the first round warms up and counts for nothing."""
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, (work, _) in contestants.items():
+            wait()
+            started = time.perf_counter()
+            work()
+            wait()
+            if number:  # the first round warms up: compiled code is loaded, algorithms are chosen
+                seconds[name].append(time.perf_counter() - started)
+    return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
+
+
+def forward_flops(model: nn.Module, image: Tensor) -> float:
+    """Floating-point operations of one forward pass of one image, a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(image[None])
+    return float(counter.get_total_flops())
+
+
+def matrix_products(flops: float, kind: torch.dtype, device: torch.device) -> Timed:
+    """Large matrix products, counted as the images that take as many operations: the roof, measured and not quoted."""
+    size, repeats = (8192, 8) if device.type == "cuda" else (2048, 8)
+    matrix = torch.randn(size, size, device=device, dtype=kind)
+
+    def work() -> None:
+        for _ in range(repeats):
+            matrix @ matrix  # the time is what counts
+
+    return work, repeats * 2 * size**3 / flops
+
+
+def layers_of(model: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, torch.Size]]:
+    """Every convolution as often as a pass takes it, with the shape of what it is given, without the batch."""
+    layers: list[tuple[nn.Conv2d, torch.Size]] = []
+    hooks = [
+        module.register_forward_hook(lambda layer, inputs, _: layers.append((layer, inputs[0].shape[1:])))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.inference_mode():
+        model(image[None].to(next(model.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    return layers
