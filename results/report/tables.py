@@ -196,7 +196,9 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
     workers = distinct(run.trials["workers"])
     sentences = [
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
-        "Runtime: training, wall clock.",
+        *_size_sentence(columns),
+        "Runtime: training, wall clock. Certification: the seconds of all certificates added up, so the hours that one "
+        "device would take for all test images.",
         "Train and certify: noise samples per second, of all workers in training and of one in certification.",
         f"{_hours(run)}: training and certification, summed over workers.",
     ]
@@ -241,7 +243,10 @@ def _cost_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
         "train_rate": trials["train_samples_per_second"],
         "certify_rate": trials["certify_samples_per_second"],
         "worker_hours": worker_hours(trials),
+        Column("parameters_millions", "Parameters", None, "min", "million", on_terminal=False),
+        Column("model_mb", "Weights", None, "min", "MB", on_terminal=False),
     }
+        Column("certify_hours", "Certification", None, "min", "h", on_terminal=False),
     if (trials["memory_bytes"] > trials["member_memory_bytes"]).any():
         costs["member_memory_gb"] = trials["member_memory_bytes"] / 1e9
     if trials["train_joules"].notna().all() and trials["certify_joules"].notna().all():
@@ -271,6 +276,15 @@ def _row(
     same_data = bool(of_published_data(group.trials).all())
     if same_data:
         differences = {
+def _size_sentence(columns: list[Column]) -> list[str]:
+    if not any(column.key == "parameters_millions" for column in columns):
+        return []
+    return [
+        "Parameters: the numbers that training changes; Weights: the files of the model, with what is fixed, such as a "
+        "decomposition's basis; both summed over an ensemble's members."
+    ]
+
+
             key: difference_interval(
                 measured[key],
                 intervals[key],
@@ -305,7 +319,11 @@ def _published_interval(
         return _percent(Interval(float(lower), float(upper)))
     scale, own = np.sqrt(own_images / images), intervals[key]
     return Interval(number - scale * (measured[key] - own.lower), number + scale * (own.upper - measured[key]))
+        "certify_hours": trials["certify_seconds"] / 3600,
 
+    if trials[["parameters", "model_bytes"]].notna().all(axis=None):
+        costs["parameters_millions"] = trials["parameters"] / 1e6
+        costs["model_mb"] = trials["model_bytes"] / 1e6
 
 def _setting(group: Group, *names: str) -> tuple[object, ...]:
     """Of the group's trials, which agree in it."""
