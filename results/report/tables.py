@@ -244,7 +244,7 @@ def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
         Column("parameters_millions", "Parameters", None, "min", "million", on_terminal=False),
         Column("model_mb", "Weights", None, "min", "MB", on_terminal=False),
         Column("runtime_hours", "Runtime", None, "min", "h"),
-        Column("certify_hours", "Certification", None, "min", "h", on_terminal=False),
+        Column("certify_hours", "Certification", None, "", "h", on_terminal=False),
         Column("train_rate", "train", None, "max", "/s"),
         Column("certify_rate", "certify", None, "max", "/s"),
         Column("worker_hours", _hours(run), None, "min"),
@@ -265,7 +265,8 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
         *_size_sentence(columns),
         "Runtime: training, wall clock. Certification: the seconds of all certificates added up, so the hours that one "
-        "device would take for all test images.",
+        "device would take for all test images; fewer where more of them are misclassified, for which nothing is "
+        "estimated.",
         "Train and certify: noise samples per second, of all workers in training and of one in certification.",
         f"{_hours(run)}: training and certification, summed over workers.",
     ]

@@ -67,10 +67,10 @@ def _draw(panel: Axes, sweep: Sweep, place: int) -> Line2D:
     values = [value for value, _ in sweep.rows]
     radii = [(group.certificates["radius"] * group.certificates["correct"]).mean() for _, group in sweep.rows]
     intervals = [acr_interval(group.certificates, np.random.default_rng(SEED)) for _, group in sweep.rows]
-    known = [(value, end) for value, end in zip(values, intervals, strict=True) if end]
-    if known:
-        at, ends = zip(*known, strict=True)
-        panel.vlines(at, [end.lower for end in ends], [end.upper for end in ends], colors=colour, linewidth=1)
+    for value, interval in zip(values, intervals, strict=True):
+        if interval:
+            middle, half = (interval.upper + interval.lower) / 2, (interval.upper - interval.lower) / 2
+            panel.errorbar(value, middle, half, fmt="none", ecolor=colour, elinewidth=1, capsize=3)
     look: dict[str, Any] = {"color": colour, "linestyle": DASHES[place % len(DASHES)], "marker": marker}
     [line] = panel.plot(values, radii, **look, markerfacecolor="white", markeredgewidth=1.1)
     base = values.index(sweep.base)
