@@ -20,10 +20,10 @@ from results.store.run import Run
 CONSISTENCY, GENERALISED = "consistency", "generalised"
 MAXIMISING = ("macer", "direct")
 MAXIMISING_NOTE = (
-    "The third contribution of the thesis (section 3.2) says that the threshold of 0.99 and the softmax greatly "
-    "accelerate the optimisation; no number or figure of it shows that. Gradient: of the loss with respect to all "
-    "parameters, mean of its ℓ2 norm over the steps of an epoch. The bound that the softmax alone gives is in the "
-    "figure of the gradient of the robustness item; the table of convergence has the epochs to a common level."
+    "The third contribution of the thesis (section 3.2) says that a threshold, 0.99, greatly accelerates the "
+    "optimisation; no number or figure of it shows that. Gradient: of the loss with respect to all parameters, mean of "
+    "its ℓ2 norm over the steps of an epoch. The bound that the softmax alone gives is in the figure of the gradient "
+    "of the robustness item; the table of convergence has the epochs to a common level."
 )
 WIDE = 10.0
 """Where the largest gradient is so many times the smallest, their axis is logarithmic."""
