@@ -128,6 +128,8 @@ def fake_training(trial: Trial, sha256: str, images: int) -> TrainingRecord:
         train_images=200,
         test_images=images,
         copies=trial.objective.copies,
+        parameters=1_500_000,
+        model_bytes=6_100_000,
         train_seconds=36.0,
         train_samples_per_second=100.0,
         memory_bytes=2_000_000_000,

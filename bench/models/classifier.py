@@ -122,6 +122,16 @@ def channels_of(model: nn.Module) -> int | None:
     return first.mean.shape[1] if isinstance(first, Classifier) else None
 
 
+def count_parameters(model: nn.Module) -> int:
+    """The numbers that training changes; those that several layers share count once, buffers do not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """What parameters and buffers take in memory."""
+    return sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
+
+
 def kind_of(model: nn.Module) -> str:
     """How the classifier is made of networks, for the rows of its certificates."""
     if isinstance(model, Consensus):

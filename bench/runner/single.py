@@ -19,7 +19,7 @@ from bench.certify.shard import OpenedModel, certify_images
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
-from bench.models.classifier import kind_of
+from bench.models.classifier import count_bytes, count_parameters, kind_of
 from bench.models.sources import Source
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
@@ -168,8 +168,12 @@ def _keep_record(
         source=source.where,
         answers=answers,
     )
-    own = known.model_dump(include=known.model_fields_set)
-    (source.training.model_copy(update=own) if source.training else known).write(path)
+    if source.training:
+        record = source.training.model_copy(update=known.model_dump(include=known.model_fields_set))
+    else:  # a frozen program has constants in place of parameters and buffers
+        size = {"parameters": count_parameters(source.model) or None, "model_bytes": count_bytes(source.model) or None}
+        record = known.model_copy(update=size)
+    record.write(path)
 
 
 @contextmanager

@@ -185,6 +185,8 @@ def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
             "colour_group": trial.objective.colour_group,
             "checkpoint_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "members": [member.trial_id for member in trial.members],
+            "parameters": _sum([record.parameters for record in records]),
+            "model_bytes": _sum([record.model_bytes for record in records]),
             "train_seconds": seconds,
             "train_samples_per_second": sum(copies) / seconds if seconds else None,
             "train_joules": _sum([record.train_joules for record in records]),

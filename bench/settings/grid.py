@@ -18,7 +18,7 @@ from results.store.record import Record, explain, nearest, validated
 from results.store.settings import CertifySettings, Option, PositiveInt, Sigma, TrainSettings
 
 Item = TypeVar("Item", str, int, float)
-SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation")
+SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation", "contribution3", "sensitivity")
 
 
 class GridError(BenchError):

@@ -25,7 +25,9 @@ AS_ONE = ("methods", "sigmas")
 class RunOptions(Record):
     """The options of a run. Their descriptions are their help on the command line."""
 
-    grid: Annotated[str, Field(description="smoke, lite, thesis, paper, ablation, or a .toml file.")]
+    grid: Annotated[
+        str, Field(description="smoke, lite, thesis, paper, ablation, contribution3, sensitivity, or a .toml file.")
+    ]
     data: Annotated[
         str | None,
         Field(description="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),

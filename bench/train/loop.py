@@ -33,7 +33,7 @@ from bench.machine.hardware import (
 )
 from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import save_tensors
-from bench.models.classifier import build_model
+from bench.models.classifier import build_model, count_parameters
 from bench.models.decomposition import Spectrum, spectrum_of
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
@@ -44,7 +44,7 @@ from bench.train.resume import Progress, State, last_state, save_checkpoint, sta
 from bench.train.survey import survey
 from methods.base import TrainingStep
 from results.errors import BenchError
-from results.store.folder import RunFolder, TrialFolder, refresh, sha256_of
+from results.store.folder import RunFolder, TrialFolder, refresh
 from results.store.records import TrainedOn, TrainingRecord
 from results.store.rows import EpochRow
 
@@ -414,13 +414,14 @@ def _finish(
     if state.variances is not None:
         write_spectrum(trial, folder, state.variances, len(train_set))
     save_tensors(folder.model, model.state_dict(), {"training_id": trial.training_id})
+    weights = folder.model.read_bytes()
     decomposition = getattr(model, "decomposition", None)
     record = TrainingRecord(
         training_id=trial.training_id,
         title=objective.title,
         variant_of=objective.variant_of,
         colour_group=objective.colour_group,
-        checkpoint_sha256=sha256_of(folder.model),
+        checkpoint_sha256=hashlib.sha256(weights).hexdigest(),
         num_classes=train_set.num_classes,
         classes=None if train_set.classes is None else list(train_set.classes),
         train_images=len(train_set),
@@ -429,6 +430,8 @@ def _finish(
         teacher=trial.teacher.trial_id if trial.teacher else None,
         teacher_seconds=progress.teacher_seconds if trial.teacher else None,
         decomposition_kept=None if decomposition is None else decomposition.basis.shape[1],
+        parameters=count_parameters(model),
+        model_bytes=len(weights),
         train_seconds=progress.seconds,
         train_samples_per_second=trial.train.epochs
         * len(train_set)

@@ -23,9 +23,9 @@ _SUFFIXES = (
 
 
 def number(value: float | None, column: Column) -> str:
-    """A value as readers see it; empty where there is none."""
+    """A value as readers see it; `column.absent` where there is none."""
     if value is None:
-        return ""
+        return column.absent
     if column.decimals is not None:
         return f"{value:.{column.decimals}f}"
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
@@ -91,7 +91,7 @@ def to_latex(table: ResultTable) -> str:
             lines.append(r"\midrule")
         cells = []
         for column in table.columns:
-            value = number(row.measured.get(column.key), column)
+            value = _escape(number(row.measured.get(column.key), column))
             bold = rf"\textbf{{{value}}}" if table.best(row, column) else value
             cells.append(f"{bold} {_escape(spread(row, column))}".strip())
         lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
@@ -109,19 +109,20 @@ def to_latex(table: ResultTable) -> str:
 
 def to_terminal(table: ResultTable) -> RenderableType:
     """Measured, below it the wider half of its interval, below that the published number, so that the table fits 80
-    columns; differences, exact intervals and the setting, the same for every table of a run, are in the files."""
+    columns; differences, exact intervals, what else a table has, and the setting, the same for every table of a run,
+    are in the files."""
+    columns = [column for column in table.columns if column.on_terminal]
     headings = [Heading("σ", once=True), Heading("method", least=SHORTEST_TITLE)]
     headings += [
-        Heading(_heading(column).replace(" ", "\n"), _heading(column, column.alone), right=True)
-        for column in table.columns
+        Heading(_heading(column).replace(" ", "\n"), _heading(column, column.alone), right=True) for column in columns
     ]
     # Where a † stands in a column, the other lines keep its place free.
-    marked = {column.key: any(row.is_outside(column.key) for row in table.rows) for column in table.columns}
+    marked = {column.key: any(row.is_outside(column.key) for row in table.rows) for column in columns}
     rows: list[list[str | Text]] = [
         [
             f"{row.sigma:.2f}",
             row.title,
-            *(_terminal_cell(table, row, column, " " * marked[column.key]) for column in table.columns),
+            *(_terminal_cell(table, row, column, " " * marked[column.key]) for column in columns),
         ]
         for row in table.rows
     ]
@@ -147,7 +148,8 @@ def _terminal_legend(table: ResultTable) -> list[str]:
     legend = [f"Below each number: {', then '.join(below)}."] if below else []
     if any(row.seeds for row in table.rows):
         legend.append("Numbers are means over the training seeds, whose spread is in the files.")
-    return legend
+    more = [column.heading for column in table.columns if not column.on_terminal]
+    return [*legend, *([f"Only in the files: {', '.join(more)}."] if more else [])]
 
 
 def _terminal_notes(table: ResultTable) -> list[str]:
@@ -256,6 +258,7 @@ LATEX |= {
     "±": r"$\pm$",
     "†": r"$^\dagger$",
     "−": r"$-$",
+    "–": "--",
     ">": r"$>$",
     "á": r"\'a",
 }

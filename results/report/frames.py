@@ -10,7 +10,8 @@ from results.store.run import Run
 
 
 def tables(run: Run, source: str | None = None) -> dict[str, pd.DataFrame]:
-    """The tables that the run has data for: `certified_accuracy`, `cost`, `beyond_acr`; a row is a method at a σ.
+    """The tables that the run has data for: `certified_accuracy`, `cost`, `beyond_acr`, `convergence`; a row is a
+    method at a σ.
 
     Args:
         run: with at least one finished trial.

@@ -22,6 +22,10 @@ class Column:
     unit: str = ""
     alone: str = ""
     """The heading where no other column stands beside it; empty: the same."""
+    on_terminal: bool = True
+    """False: only in the files and on the page, where there is more room."""
+    absent: str = ""
+    """What stands where a row has no number."""
 
 
 @dataclass(frozen=True)

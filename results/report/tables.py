@@ -10,6 +10,7 @@ import pandas as pd
 
 from results.analysis import published
 from results.analysis.budget import BUDGETS, MOST, at_budget
+from results.analysis.convergence import LEVEL, common_level, epochs_to_level, final_accuracies
 from results.analysis.groups import SAME, Group, certified_groups, of_published_data
 from results.analysis.metrics import (
     RADII,
@@ -32,6 +33,14 @@ BEYOND_ACR = (
     "of an image's samples that are classified as its label; the columns give the share of images above; where nothing "
     "was estimated, it counts as 0."
 )
+NOT_REACHED = "–"
+CONVERGENCE = (
+    "Accuracy: of the base classifier on one noise sample of each test image, after an epoch; final: after the last. "
+    f"Level: {100 * LEVEL:g}\u00a0% of the best final accuracy among the rows of the same σ and data, one for all of "
+    "them. Epochs to level: the first epoch, counted from 1, after which the accuracy is at least the level; "
+    f"{NOT_REACHED}: not reached, by one of the seeds at least. Means over the seeds; an ensemble has no epochs of its "
+    "own. An epoch of a row with more noise samples per image takes more time: the table of costs has hours."
+)
 SHARES = (0.5, 0.9, 0.99, 0.999)
 """Of an image's noise samples: a column each, of how many images have more of their label."""
 SEED = 0  # of the bootstrap and of the thinning; every table draws from generators of its own
@@ -46,6 +55,8 @@ def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
         yield table_cost(run, source)
     if run.certificates["count_top"].notna().any():
         yield table_beyond_acr(run)
+    if can_compare_training(run):
+        yield table_convergence(run)
 
 
 def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable:
@@ -152,6 +163,59 @@ def table_beyond_acr(run: Run) -> ResultTable:
     return ResultTable("beyond_acr", title, columns, rows, caption(run), [BEYOND_ACR])
 
 
+def can_compare_training(run: Run) -> bool:
+    """Whether several rows at one σ were trained in the run, so that one may be said to converge faster."""
+    trained = run.trials[run.trials["trial_id"].isin(run.epochs["trial_id"])]
+    rows = trained.drop_duplicates(["sigma", "dataset", "method"])
+    return bool(rows.duplicated(["sigma", "dataset"]).any())
+
+
+def table_convergence(run: Run) -> ResultTable:
+    """How fast training converges: epochs to a level of accuracy that the rows at a σ have in common.
+
+    Args:
+        run: with at least two rows at one σ that were trained in it.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
+    rows = []
+    for (sigma, dataset), groups in _trained_together(certified_groups(run), run.epochs).items():
+        level = common_level([epochs for _, epochs in groups])
+        for group, epochs in groups:
+            seeds = {
+                "final_percent": [100 * accuracy for accuracy in final_accuracies(epochs)],
+                "epochs": [float(count) for count in epochs.groupby("trial_id", sort=False).size()],
+            }
+            reached = epochs_to_level(epochs, level)
+            if None not in reached:
+                seeds["epochs_to_level"] = [float(epoch) for epoch in reached if epoch is not None]
+            measured = {key: sum(values) / len(values) for key, values in seeds.items()}
+            measured["level_percent"] = 100 * level
+            several = seeds if len(reached) > 1 else {}
+            rows.append(Row(sigma, group.method, group.title, measured, seeds=several, setting=(dataset,)))
+    columns = [
+        Column("final_percent", "final accuracy", 1, "max", "%"),
+        Column("epochs", "epochs", 0),
+        Column("level_percent", "level", 1, "", "%"),
+        Column("epochs_to_level", "epochs to level", int(any(row.seeds for row in rows)), "min", absent=NOT_REACHED),
+    ]
+    title = f"Convergence: epochs to {LEVEL:.0%} of the best final accuracy".replace("%", "\u00a0%")
+    return ResultTable("convergence", title, columns, rows, caption(run), [CONVERGENCE])
+
+
+def _trained_together(
+    groups: list[Group], epochs: pd.DataFrame
+) -> dict[tuple[float, str], list[tuple[Group, pd.DataFrame]]]:
+    """The groups that were trained in the run, each with its own trials' epochs, by σ and data."""
+    found: dict[tuple[float, str], list[tuple[Group, pd.DataFrame]]] = {}
+    for group in groups:
+        own = epochs[epochs["trial_id"].isin(group.trials["trial_id"])]
+        if len(own):
+            found.setdefault((group.sigma, group.trials["dataset"].iloc[0]), []).append((group, own))
+    return found
+
+
 def _published_alone(rows: list[Row], reference: Numbers) -> list[Row]:
     """Rows of the published numbers of methods that the run lacks, at those of its σ where the data is theirs."""
     measured = {(row.sigma, row.method) for row in rows}
@@ -177,7 +241,10 @@ def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
         Column("accuracy_percent", "ACC", 1, "max", "%"),
         Column("memory_gb", "Memory", None, "min", "GB"),
         Column("member_memory_gb", "one member", None, "", "GB", "Memory of one member"),
+        Column("parameters_millions", "Parameters", None, "min", "million", on_terminal=False),
+        Column("model_mb", "Weights", None, "min", "MB", on_terminal=False),
         Column("runtime_hours", "Runtime", None, "min", "h"),
+        Column("certify_hours", "Certification", None, "", "h", on_terminal=False),
         Column("train_rate", "train", None, "max", "/s"),
         Column("certify_rate", "certify", None, "max", "/s"),
         Column("worker_hours", _hours(run), None, "min"),
@@ -196,7 +263,10 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
     workers = distinct(run.trials["workers"])
     sentences = [
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
-        "Runtime: training, wall clock.",
+        *_size_sentence(columns),
+        "Runtime: training, wall clock. Certification: the seconds of all certificates added up, so the hours that one "
+        "device would take for all test images; fewer where more of them are misclassified, for which nothing is "
+        "estimated.",
         "Train and certify: noise samples per second, of all workers in training and of one in certification.",
         f"{_hours(run)}: training and certification, summed over workers.",
     ]
@@ -205,6 +275,15 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
             "Energy: training and certification, by the accelerators' own counters, whatever else used them."
         )
     return sentences
+
+
+def _size_sentence(columns: list[Column]) -> list[str]:
+    if not any(column.key == "parameters_millions" for column in columns):
+        return []
+    return [
+        "Parameters: the numbers that training changes; Weights: the files of the model, with what is fixed, such as a "
+        "decomposition's basis; both summed over an ensemble's members."
+    ]
 
 
 def _hours(run: Run) -> str:
@@ -241,7 +320,11 @@ def _cost_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
         "train_rate": trials["train_samples_per_second"],
         "certify_rate": trials["certify_samples_per_second"],
         "worker_hours": worker_hours(trials),
+        "certify_hours": trials["certify_seconds"] / 3600,
     }
+    if trials[["parameters", "model_bytes"]].notna().all(axis=None):
+        costs["parameters_millions"] = trials["parameters"] / 1e6
+        costs["model_mb"] = trials["model_bytes"] / 1e6
     if (trials["memory_bytes"] > trials["member_memory_bytes"]).any():
         costs["member_memory_gb"] = trials["member_memory_bytes"] / 1e9
     if trials["train_joules"].notna().all() and trials["certify_joules"].notna().all():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from results.errors import BenchError
-from results.report.figures import figures_of, save_figure
+from results.report.figures import drawn, figures_of, save_figure
+from results.report.figures.style import words_of
 from results.report.formats import to_csv, to_latex, to_markdown
-from results.report.page import write_page
+from results.report.page import Picture, write_page
 from results.report.table import ResultTable
 from results.report.tables import tables_of
 from results.store.folder import RunFolder, listing, remove_leftovers, write_text
@@ -16,6 +17,9 @@ FORMER_NAMES = (
     *("figure_3_1", "figure_4_3", "figure_5_1", "figure_5_2", "figure_5_3", "p_a_ecdf"),
 )
 """Under which earlier versions wrote tables and figures. A report removes those files: they would look like its own."""
+
+WITHOUT_CHART = ("gradient_by_epoch", "sensitivity", "robustness_gradient", "sample_weights", "class_overlap")
+"""Figures that the page shows as pictures; it draws the others itself."""
 
 
 def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
@@ -36,13 +40,19 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
     tables, figures = list(tables_of(run, source)), list(figures_of(run, source or "thesis"))
     for place in (folder.path, folder.tables, folder.figures):
         remove_leftovers(place)
+    files = {name: drawn(figure) for name, figure in figures}
+    pictures = [
+        Picture(figure.get_suptitle(), words_of(figure), files[name]["png"])
+        for name, figure in figures
+        if name in WITHOUT_CHART
+    ]
     # What can still be refused comes before the first file is written.
-    write_page(run, tables, read_thumbnails(folder.path), folder.page)
+    write_page(run, tables, read_thumbnails(folder.path), folder.page, pictures)
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)
-    for name, figure in figures:
-        save_figure(figure, folder.figures, name)
+    for name, content in files.items():
+        save_figure(content, folder.figures, name)
     _remove_former(folder)
     return tables
 

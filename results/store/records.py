@@ -89,6 +89,10 @@ class TrainingRecord(FileRecord):
     """m, noise samples of an image in a training step."""
     decomposition_kept: Positive | None = None
     """Directions that the linear decomposition keeps, of channel × height × width."""
+    parameters: Count | None = None
+    """Numbers that training changes, summed over members."""
+    model_bytes: Count | None = None
+    """Of the files of weights, summed over members; of an external model, of its parameters and buffers in memory."""
     train_seconds: Amount | None = None
     """Wall clock, summed over members."""
     train_samples_per_second: Amount | None = None

@@ -115,6 +115,11 @@ class TrialRow(Record):
     """Directions, of channel × height × width."""
     members: list[str]
     """Trial ids of an ensemble's members."""
+    parameters: Natural | None = None
+    """Numbers that training changes, summed over members; null: imported."""
+    model_bytes: Natural | None = None
+    """Of the files of weights, buffers such as a decomposition's basis included, summed over members; of an external
+    model, of its parameters and buffers in memory; null: imported."""
     train_seconds: Amount | None = None
     """Wall clock, summed over members."""
     train_samples_per_second: Amount | None = None

@@ -40,7 +40,7 @@ def inputs(kind: str, few: int, many: int, accepted: float, sentences: int) -> l
         *inputs("grid", 2000, 5500, 0.1, 100),
         *inputs("arguments", 1500, 3500, 0.1, 60),
         *inputs("log", 150, 600, 0.1, 30),
-        *inputs("records", 30, 200, 0.2, 25),
+        *inputs("records", 40, 200, 0.2, 25),
         *inputs("weights", 50, 200, 0.2, 15),
     ],
 )

@@ -1,7 +1,7 @@
-"""Five figures after the thesis and two more, of the Parquet files of a run; matplotlib without its global state.
+"""Seven figures after the thesis and four more, of the Parquet files of a run; matplotlib without its global state.
 
 for name, figure in figures_of(run):
-    save_figure(figure, folder, name)
+    save_figure(drawn(figure), folder, name)
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
+from results.analysis.groups import certified_groups
+from results.analysis.sweeps import find_sweeps
 from results.report.figures.curves import (
     BASELINE,
     baselines,
@@ -17,13 +19,22 @@ from results.report.figures.curves import (
     figure_decomposition,
     figure_p_a,
 )
+from results.report.figures.illustrations import figure_class_overlap, figure_sample_weights
+from results.report.figures.sensitivity import figure_sensitivity
 from results.report.figures.steps import curve
-from results.report.figures.style import save_figure
+from results.report.figures.style import drawn, save_figure
 from results.report.figures.theory import figure_principal_variances, figure_robustness_gradient
-from results.report.figures.training import CONSISTENCY, compared, figure_accuracy_by_epoch, figure_cost
+from results.report.figures.training import (
+    CONSISTENCY,
+    compared,
+    figure_accuracy_by_epoch,
+    figure_cost,
+    figure_gradient_by_epoch,
+    maximising,
+)
 from results.store.run import Run
 
-__all__ = ["curve", "figures_of", "save_figure"]
+__all__ = ["curve", "drawn", "figures_of", "save_figure"]
 
 
 def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]:
@@ -43,7 +54,14 @@ def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]
     gaussian = baselines(run)
     if BASELINE in gaussian and len(gaussian) > 1:
         yield "decomposition_curves", figure_decomposition(run, source)
+    if maximising(run):
+        yield "gradient_by_epoch", figure_gradient_by_epoch(run)
+    sweeps = find_sweeps(certified_groups(run))
+    if sweeps:
+        yield "sensitivity", figure_sensitivity(sweeps)
     yield "robustness_gradient", figure_robustness_gradient()
+    yield "sample_weights", figure_sample_weights()
+    yield "class_overlap", figure_class_overlap()
     if len(run.spectra):
         yield "principal_variances", figure_principal_variances(run)
     yield "p_a_distribution", figure_p_a(run)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +129,9 @@ def _look(place: int) -> Look:
     return Look(COLOURS[place % len(COLOURS)], DASHES[again % len(DASHES)], MARKERS[again % len(MARKERS)])
 
 
-def panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with a title and `count` panels, at most three beside each other."""
-    columns = min(count, COLUMNS)
+def panels(title: str, count: int, beside: int = COLUMNS) -> tuple[Figure, list[Axes]]:
+    """A figure with a title and `count` panels, at most `beside` of them beside each other."""
+    columns = min(count, beside)
     rows = -(-count // columns)
     figure = Figure(figsize=(PANEL_WIDTH * columns, TITLE_HEIGHT + PANEL_HEIGHT * rows))
     figure.suptitle(title)
@@ -162,8 +164,10 @@ def legend_below(figure: Figure, entries: dict[str, Artist], note: str = "") -> 
 
 
 def note_below(figure: Figure, note: str) -> None:
-    """A sentence in small print at the foot of a figure without a legend there."""
-    figure.supxlabel(_wrapped(note, figure), **SMALL_PRINT)
+    """Small print at the foot of a figure without a legend there; the figure grows by all lines but the first."""
+    note = _wrapped(note, figure)
+    figure.set_figheight(figure.get_figheight() + 0.15 * note.count("\n"))
+    figure.supxlabel(note, **SMALL_PRINT)
 
 
 def _wrapped(note: str, figure: Figure) -> str:
@@ -179,18 +183,27 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save_figure(figure: Figure, folder: AnyPath, name: str) -> None:
-    """Write NAME.png (150 dpi) and NAME.pdf into the folder; equal figures give equal files."""
+def words_of(figure: Figure) -> str:
+    """What stands in small print under a figure."""
+    titles = [legend.get_title().get_text() for legend in figure.legends]
+    return " ".join(" ".join([*titles, figure.get_supxlabel()]).split())
+
+
+def drawn(figure: Figure) -> dict[str, bytes]:
+    """The figure as "png" (150 dpi) and "pdf"; equal figures give equal bytes."""
+    found = {}
     for kind in ("png", "pdf"):
+        file = io.BytesIO()
         # The date would make two equal figures differ.
         metadata = {"CreationDate": None} if kind == "pdf" else None
-        write_whole(folder / f"{name}.{kind}", _writer(figure, kind, metadata))
-
-
-def _writer(figure: Figure, kind: str, metadata: dict[str, None] | None) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
         with styled():
-            figure.savefig(path, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
         figure.set_layout_engine("none")  # it is laid out now, which takes as long as to draw it
+        found[kind] = file.getvalue()
+    return found
 
-    return write
+
+def save_figure(files: Mapping[str, bytes], folder: AnyPath, name: str) -> None:
+    """Write what `drawn` gave, as NAME.png and NAME.pdf, into the folder."""
+    for kind, content in files.items():
+        write_whole(folder / f"{name}.{kind}", partial(Path.write_bytes, data=content))

@@ -3,6 +3,7 @@ Figures 3.1 and 4.3 of the thesis."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ from results.store.run import Run
 Floats = NDArray[np.float64]
 THRESHOLD = 0.99
 """Above which the thesis lets the robustness item have no gradient (section 3.2)."""
+SOFTMAX_BOUND = math.sqrt(2 * math.pi) / 4
+"""The largest value of `softmax_gradient`, at p = 1/2."""
+GRADIENT_NOTE = (
+    "As Figure 3.1 of the thesis. √(2π) exp(Φ⁻¹(p)²/2): its Eq. 3.4 without the σ² in the exponent. The bound in (c): "
+    "where p is the mean over an image's noise samples, the sum over them of |∂Φ⁻¹(p) / ∂ label's logit| is at most "
+    "p (1 − p) / φ(Φ⁻¹(p)) ≤ √(2π)/4, reached at p = 1/2. So the softmax alone already keeps the gradient from "
+    "exploding, without a threshold; only in floating point does Φ⁻¹ still become infinite where p rounds to 1."
+)
 RATIOS = (1.0, 1 / 5, 1 / 10)
 """Of a direction's variance to σ²: the noise itself, the threshold of section 4.2, and that of section 5.4."""
 RANGES = {0.25: (100, 500), 0.5: (50, 450)}
@@ -50,7 +59,7 @@ def softmax_gradient(p: ArrayLike) -> Floats:
 
 
 def figure_robustness_gradient() -> Figure:
-    """The gradient of the robustness item, raw, with a threshold, and through the softmax as well."""
+    """The gradient of the robustness item, raw, with a threshold, and through the softmax as well, with its bound."""
     p = np.concatenate([np.linspace(0.001, THRESHOLD, 400), np.linspace(np.nextafter(THRESHOLD, 1), 0.999, 100)])
     with styled():
         figure, axes = panels("Gradient of the robustness item", 3)
@@ -66,8 +75,14 @@ def figure_robustness_gradient() -> Figure:
             panel.set_ylim(bottom=0)
         for panel in axes[:2]:
             panel.set_ylim(top=1.3 * float(robustness_gradient(THRESHOLD)))  # both go on to infinity
-        note = "√(2π) exp(Φ⁻¹(p)²/2): Eq. 3.4 of the thesis without the σ² in its exponent."
-        note_below(figure, f"As Figure 3.1 of the thesis. {note}")
+        bound: dict[str, Any] = {"color": COLOURS[1], "linestyle": DASHES[1], "linewidth": 1.2}
+        axes[2].axhline(SOFTMAX_BOUND, **bound)
+        axes[2].annotate(
+            f"√(2π)/4 = {SOFTMAX_BOUND:.3f}", (0.5, SOFTMAX_BOUND), (0, 3), textcoords="offset points", ha="center",
+            va="bottom", color=COLOURS[1],
+        )  # fmt: skip
+        axes[2].set_ylim(top=1.25 * SOFTMAX_BOUND)
+        note_below(figure, GRADIENT_NOTE)
     return figure
 
 

@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 
@@ -44,7 +46,19 @@ SCRIPTS = (
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: AnyPath) -> None:
+@dataclass(frozen=True)
+class Picture:
+    """A figure that the page shows as it is."""
+
+    title: str
+    words: str
+    """What stands in small print under it, for who cannot see it."""
+    png: bytes
+
+
+def write_page(
+    run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: AnyPath, pictures: Sequence[Picture] = ()
+) -> None:
     """Write the page.
 
     Args:
@@ -52,6 +66,7 @@ def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, pa
         tables: those to show, in order; one without rows is left out.
         thumbnails: columns `dataset`, `index`, `png`, each picture at most 64 pixels wide and high; may have no rows.
         path: of the file; an existing one is replaced.
+        pictures: figures without a chart of their own, in order.
 
     Raises:
         ValueError: as `certified_groups`.
@@ -59,11 +74,13 @@ def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, pa
     groups = certified_groups(run)
     packed, images = packed_images(run, groups)
     sheets, tiles = sprite_sheets(thumbnails, images)
+    files = {f"picture-{place}": picture.png for place, picture in enumerate(pictures)}
     content: Content = {
         "summary": summary(run, tables),
         "tables": [table_content(table) for table in tables if table.rows],
         "methods": methods(run, groups),
         "charts": charts(run, groups, tables),
+        "pictures": [{"title": picture.title, "words": picture.words} for picture in pictures],
         "images": images,
         "tiles": tiles,
         "settings": settings(groups),
@@ -73,7 +90,7 @@ def write_page(run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, pa
     data = [_data("content", "application/json", _json(content))]
     data += [
         _data(name, "application/octet-stream", base64.b64encode(block).decode())
-        for name, block in {"certificates": packed, **sheets}.items()
+        for name, block in {"certificates": packed, **sheets, **files}.items()
     ]
     head, script = _file("theme.js"), "\n".join(_file(f"{name}.js") for name in SCRIPTS)
     parts = {

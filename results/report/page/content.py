@@ -119,6 +119,13 @@ class Charts(TypedDict):
     cost: list[CostPanel]
 
 
+class PictureContent(TypedDict):
+    """A figure that the page shows as it is; its bytes are in a block of its own, called by its place: picture-0, …"""
+
+    title: str
+    words: str
+
+
 class Packed(TypedDict):
     """Where an array is in the block of all: the type of its numbers, its first byte, and how many they are."""
 
@@ -193,6 +200,7 @@ class Content(TypedDict):
     tables: list[TableContent]
     methods: list[MethodLook]
     charts: Charts
+    pictures: list[PictureContent]
     images: list[DatasetImages]
     tiles: dict[str, Tiles]
     settings: Settings

@@ -14,6 +14,10 @@ function buildWords(content) {
       : "",
     pairs(facts),
     html("p", { class: "caption" }, caption.join(" ")));
+  section("figures").append(...content.pictures.map(({ title, words }, place) => {
+    const file = section(`picture-${place}`).textContent;
+    return html("img", { class: "picture", src: `data:image/png;base64,${file}`, alt: `${title}. ${words}` });
+  }));
   buildSettings(content.settings);
   section("environment").append(
     ...content.environment.flatMap(({ title, entries }) => [html("h3", {}, title), pairs(entries)]));

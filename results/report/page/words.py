@@ -77,7 +77,7 @@ def caveats(run: Run) -> list[str]:
 def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
     value = row.measured.get(column.key, math.nan)
     if math.isnan(value):
-        return {"value": None, "text": "", "published": formats.reference(row, column)}
+        return {"value": None, "text": column.absent, "published": formats.reference(row, column)}
     return {
         "value": value,
         "text": formats.number(value, column),

@@ -53,6 +53,9 @@ def test_any_model_from_a_factory() -> None:
     assert bench(*command) == 0
     rows = read_run("runs/good").certificates
     assert len(rows) == 12
+    [size] = read_run("runs/good").trials[["parameters", "model_bytes"]].to_dict("records")
+    parameters = (8 * 3 * 9 + 8) + 2 * 8 + (1800 * 10 + 10)
+    assert size == {"parameters": parameters, "model_bytes": 4 * (parameters + 2 * 8) + 8}  # running mean, variance, n
     shards = {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")}
     assert bench(*command) == 0  # again: nothing is done twice
     assert {path: path.stat().st_mtime_ns for path in Path("runs/good").rglob("shards/*")} == shards

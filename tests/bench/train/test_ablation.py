@@ -13,9 +13,13 @@ from bench.models.decomposition import spectrum_of
 from bench.settings.grid import load_grid
 from bench.settings.trial import Trial
 from bench.train.loop import train
+from results.analysis.groups import certified_groups
+from results.analysis.sweeps import find_sweeps
 from results.store.folder import RunFolder, read_json
+from results.store.merge import merge_run
+from results.store.run import read_run
 from results.store.schema import SPECTRA, check_schema
-from tests.conftest import small_trial
+from tests.conftest import small_trial, write_fake_run
 
 
 def test_each_part_of_the_method_stands_alone_and_in_its_variants() -> None:
@@ -57,6 +61,41 @@ def test_the_ablation_can_be_run_small() -> None:
     assert {(trial.model, trial.data, trial.train.epochs, trial.certify.n) for trial in trials} == {
         ("tiny", "synthetic", 2, 100)
     }
+
+
+def test_the_third_contribution_is_compared_in_one_recipe() -> None:
+    trials = {(trial.name, trial.sigma): trial for trial in load_grid("contribution3").trials()}
+    assert len(trials) == 6
+    thesis = {(trial.name, trial.sigma): trial for trial in load_grid("thesis").trials()}
+    for sigma in (0.25, 0.5):
+        thresholded, plain, macer = (trials[name, sigma] for name in ("direct", "direct_unthresholded", "macer"))
+        assert macer.trial_id == thesis["macer", sigma].trial_id
+        assert (thresholded.options["threshold"], plain.options["threshold"]) == (0.99, 1.0)
+        assert {**thresholded.options, "threshold": 1.0} == plain.options
+        assert thresholded.options["strength"] == macer.options["strength"] * sigma  # type: ignore[operator]
+        assert len({(trial.images_per_step, trial.objective.copies) for trial in (thresholded, plain, macer)}) == 1
+        assert len({trial.train.model_copy(update={"batch": 1}).model_dump_json() for trial in trials.values()}) == 1
+
+
+def test_the_rows_of_the_sensitivity_grid_are_sweeps(tmp_path: Path) -> None:
+    trials = load_grid("sensitivity").trials()
+    folder = write_fake_run(tmp_path, load_grid("sensitivity", ["certify.images=3"]).trials(), images=3)
+    merge_run(folder)
+    found = {
+        (sweep.method, sweep.option, sweep.sigma): sweep for sweep in find_sweeps(certified_groups(read_run(tmp_path)))
+    }
+    values = {
+        ("generalised_ld", "strength"): [1, 2, 5, 10, 20], ("generalised_ld", "entropy_weight"): [0, 0.25, 0.5, 1],
+        ("generalised_ld", "copies"): [2, 4, 8], ("macer", "inverse_temperature"): [1, 4, 16],
+        ("macer", "margin"): [2, 4, 8], ("direct", "strength"): [0.25, 1, 4],
+    }  # fmt: skip
+    assert {key: [value for value, _ in sweep.rows] for key, sweep in found.items()} == {
+        (*key, sigma): each for key, each in values.items() for sigma in (0.25, 0.5)
+    }
+    assert {trial.model for trial in trials} == {"resnet20"}
+    lite = {(trial.name, trial.sigma): trial for trial in load_grid("lite").trials()}
+    shared = [trial for trial in trials if trial.name == "macer"]
+    assert [trial.trial_id for trial in shared] == [lite["macer", trial.sigma].trial_id for trial in shared]
 
 
 @pytest.fixture

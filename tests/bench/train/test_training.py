@@ -23,7 +23,7 @@ from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches
 from results.store.folder import RunFolder, read_json, sha256_of
-from tests.conftest import small_trial
+from tests.conftest import here, small_trial
 
 
 def ranks(count: int) -> list[Accelerator]:
@@ -93,6 +93,11 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
     record = read_json(folder.training)
     assert record["checkpoint_sha256"] == sha256_of(folder.model)
     assert record["train_seconds"] > 0
+    assert record["model_bytes"] == here(folder.model).stat().st_size
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "mean", "std")
+    tensors = load_file(here(folder.model))
+    learned = [tensor.numel() for name, tensor in tensors.items() if not name.endswith(buffers)]
+    assert record["parameters"] == sum(learned) < sum(tensor.numel() for tensor in tensors.values())
     assert 2e8 < record["memory_bytes"] < 4e9
     assert record["train_samples_per_second"] == pytest.approx(4 * 1000 / record["train_seconds"])
     assert is_trained(trial, run)
@@ -174,6 +179,8 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     assert record["memory_bytes"] == sum(part["memory_bytes"] for part in parts)
     assert record["member_memory_bytes"] == max(part["memory_bytes"] for part in parts)
     assert record["train_seconds"] == sum(part["train_seconds"] for part in parts)
+    assert record["parameters"] == 3 * parts[0]["parameters"] > 0
+    assert record["model_bytes"] == sum(part["model_bytes"] for part in parts)
     images = torch.from_numpy(load_images("synthetic", "test").images[:4]).float() / 255
     logits = [load_model(run, member, 10)(images) for member in ensemble.members]
     assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)

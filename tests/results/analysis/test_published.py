@@ -28,6 +28,30 @@ def test_every_source_has_numbers_and_a_citation() -> None:
         assert source.setting
 
 
+def test_what_is_said_of_the_thesiss_numbers_follows_from_them_and_is_said_once() -> None:
+    sentences = [*published.ACCURACY_NOTES, *published.COST_NOTES]
+    assert len(set(sentences)) == len(sentences)
+    said = " ".join(sentences)
+    numbers, costs = published.reference(), published.costs()
+    ours, theirs, ensemble = (numbers[0.5, name] for name in ("generalised_ld", "consistency", "ensemble"))
+    assert f"is {ours['r0.00'] - theirs['r0.00']:.1f} at" in said
+    assert f"ACR gains {ours['acr'] - theirs['acr']:.3f}" in said
+    assert f"is {numbers[0.25, 'generalised_ld']['acr'] - numbers[0.25, 'consistency']['acr']:.3f} by" in said
+    hours = costs[0.25, "generalised_ld"]["runtime_hours"] / costs[0.25, "ensemble"]["runtime_hours"]
+    assert f"= {100 * hours:.0f} %" in said
+    assert numbers[0.25, "ensemble"]["r0.50"] > numbers[0.25, "generalised_ld"]["r0.50"]
+    assert [key for key, value in ensemble.items() if value > ours[key]] == ["r1.00", "r1.25"]
+    assert [key for key, value in theirs.items() if value > ours[key]] == ["r1.75"]
+    for sigma, best in ((0.25, "gaussian_ld"), (0.5, "gaussian")):
+        accuracies = {name: row["r0.00"] for (at, name), row in numbers.items() if at == sigma}
+        assert max(accuracies, key=accuracies.__getitem__) == best
+    topics = (
+        "0.535 0.34 24.3 MNIST 0.556 seeds σ²/10 5-fold 2.6 3.3 3.4 0.627 4.1 centre 38 0.5\u00a0h approximated 55.4"
+    )
+    missing = [word for word in topics.split(" ") if word.replace("\u00a0", " ") not in said]
+    assert missing == []
+
+
 def test_a_reference_is_of_one_recipe() -> None:
     rows = published.published_numbers()
     plain = (rows["variant"] == "") & (rows["network"] == "resnet110") & (rows["trained_sigma"] == rows["sigma"])

@@ -19,26 +19,44 @@ from statsmodels.stats.proportion import proportion_confint
 from results.analysis.metrics import label_probabilities, worker_hours
 from results.analysis.statistics import accuracy_interval
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.report.figures import curve, figures_of, save_figure
+from results.report.figures import curve, drawn, figures_of, save_figure
 from results.report.figures.curves import figure_certified_accuracy, figure_decomposition, figure_p_a
+from results.report.figures.illustrations import (
+    DIMENSIONS,
+    distance_density,
+    distance_moments,
+    figure_class_overlap,
+    figure_sample_weights,
+    overlap_accuracy,
+    sample_weights,
+)
 from results.report.figures.steps import CELLS, band, distribution, thinned
-from results.report.figures.style import looks
+from results.report.figures.style import looks, words_of
 from results.report.figures.theory import (
+    SOFTMAX_BOUND,
     component_range,
     figure_principal_variances,
+    figure_robustness_gradient,
     kept_components,
     robustness_gradient,
     softmax_gradient,
     threshold_name,
     thresholded_gradient,
 )
-from results.report.figures.training import figure_accuracy_by_epoch, figure_cost
+from results.report.figures.training import (
+    figure_accuracy_by_epoch,
+    figure_cost,
+    figure_gradient_by_epoch,
+    maximising,
+)
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 
 N, ALPHA = 1000, 0.001
 CURVES, EPOCHS_FIGURE, DECOMPOSITION = "certified_accuracy_curves", "accuracy_by_epoch", "decomposition_curves"
 GRADIENT, VARIANCES, P_A = "robustness_gradient", "principal_variances", "p_a_distribution"
+WEIGHTS, OVERLAP, MAXIMISING, SENSITIVITY = "sample_weights", "class_overlap", "gradient_by_epoch", "sensitivity"
+FORMULAS = [GRADIENT, WEIGHTS, OVERLAP]
 VARIANTS = {"gaussian": "gaussian", "generalised": "generalised", "generalised_ld": "generalised_ld"}
 TITLES = {"gaussian_ld": "Gaussian+LD", "generalised_ld": "Ours", "generalised_per_sample": "Generalised consistency"}
 
@@ -81,6 +99,7 @@ def make_run(
                         "decomposition_ratio": ratio,
                         "decomposition_kept": 1000 * ratio * sigma, "train_seconds": 3600.0 * len(method),
                         "workers": 2, "certify_seconds": 1800.0, "memory_kind": "resident",
+                        "settings": '{"options": {}}',
                     }
                 )  # fmt: skip
                 epochs += [{**same, "epoch": epoch, "noisy_test_accuracy": 0.1 * epoch + 0.01} for epoch in range(5)]
@@ -249,7 +268,7 @@ def test_a_colour_group_has_one_colour_and_the_others_theirs() -> None:
 def test_imported_rows_are_nobodys_variants_and_have_colours() -> None:
     run = imported(make_run(["gaussian", "gaussian_ld", "generalised_ld"]))
     run.trials["variant_of"] = None
-    assert [name for name, _ in figures_of(run)] == [CURVES, GRADIENT, P_A]
+    assert [name for name, _ in figures_of(run)] == [CURVES, *FORMULAS, P_A]
     assert len({look.colour for look in looks(run).values()}) == 3
 
 
@@ -301,7 +320,7 @@ def test_imported_certificates_show_their_lower_bounds_and_say_so() -> None:
     [line] = lines_of(figure.axes[0], looks(run)["generalised_ld"].colour)
     assert line[0, 1] == pytest.approx(100 * (1 - run.certificates["correct"].mean()))
     assert "Imported certificates have no counts" in texts_of(figure)
-    assert [name for name, _ in figures_of(run)] == [CURVES, GRADIENT, P_A]
+    assert [name for name, _ in figures_of(run)] == [CURVES, *FORMULAS, P_A]
 
 
 def test_accuracy_by_epoch_shows_percent_by_finished_epochs() -> None:
@@ -333,6 +352,85 @@ def test_the_gradient_is_the_derivative() -> None:
     assert softmax_gradient(p) == pytest.approx((around[0] - around[1]) / (2 * step), rel=1e-4)
     assert softmax_gradient(0.5) == pytest.approx(np.sqrt(2 * np.pi) / 4)
     assert ndtr(0) == 0.5
+
+
+def test_the_softmax_alone_bounds_the_gradient_and_the_bound_is_drawn() -> None:
+    p = np.linspace(1e-6, 0.99, 9999)
+    assert softmax_gradient(p).max() <= SOFTMAX_BOUND
+    assert softmax_gradient(0.5) == pytest.approx(SOFTMAX_BOUND) == pytest.approx(0.6267, abs=1e-4)
+    random, copies = np.random.default_rng(0), 5
+    for _ in range(50):  # of the mean of several softmaxes: the derivatives by each label's logit, summed
+        logits = random.normal(0, 3, (copies, 4))
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        mean = shares[:, 0].mean()
+        derivatives = robustness_gradient(mean) * shares[:, 0] * (1 - shares[:, 0]) / copies
+        assert derivatives.sum() <= robustness_gradient(mean) * mean * (1 - mean) + 1e-12 <= SOFTMAX_BOUND + 2e-12
+    figure = figure_robustness_gradient()
+    levels = [float(np.asarray(line.get_ydata())[0]) for line in figure.axes[2].lines if len(line.get_xdata()) == 2]  # type: ignore[arg-type]
+    assert SOFTMAX_BOUND in levels
+    assert "√(2π)/4 = 0.627" in texts_of(figure)
+    assert "σ² in the exponent" in words_of(figure)
+
+
+def test_weights_of_noise_samples_by_hand() -> None:
+    probability, logit = sample_weights([0, 1, 2, 3])
+    assert logit.tolist() == [6, 3, 0, -3]
+    assert probability == pytest.approx(1 / (1 + np.exp([-6, -3, 0, 3])))
+    assert distance_moments(2) == pytest.approx((np.sqrt(np.pi / 2), np.sqrt(2 - np.pi / 2)))  # Rayleigh's
+    assert np.round(distance_moments(DIMENSIONS), 1).tolist() == [55.4, 0.7]
+    drawn_distances = np.linalg.norm(np.random.default_rng(0).normal(size=(500, DIMENSIONS)), axis=1)
+    assert (drawn_distances.mean(), drawn_distances.std()) == pytest.approx(distance_moments(DIMENSIONS), rel=0.1)
+    r = np.linspace(0, 70, 70_001)
+    assert distance_density(r, 2) == pytest.approx(r * np.exp(-(r**2) / 2))
+    assert distance_density(r, DIMENSIONS).sum() * 0.001 == pytest.approx(1)
+    words = words_of(figure_sample_weights())
+    assert "gives no formula" in words
+    assert "σ (55.4 ± 0.7)" in words
+
+
+def test_overlap_of_two_classes_by_hand() -> None:
+    assert overlap_accuracy([1, 5, 10]) == pytest.approx([0.841345, 0.672640, 0.624085], abs=1e-6)
+    random = np.random.default_rng(0)
+    side = random.choice([-1, 1], 100_000)
+    assert (np.sign(side + np.sqrt(10) * random.normal(size=len(side))) == side).mean() == pytest.approx(
+        0.624, abs=5e-3
+    )
+    figure = figure_class_overlap()
+    assert [panel.get_title()[-6:] for panel in figure.axes[1:]] == ["62.4 %", "67.3 %"]
+    assert all(word in words_of(figure) for word in ("10-fold variance in the caption", "of 5-fold in the text"))
+
+
+def with_gradients(run: Run, methods: dict[str, float]) -> Run:
+    """The run with a gradient norm of so much / (epoch + 1) of these methods."""
+    norms = run.epochs["method"].map(methods) / (run.epochs["epoch"] + 1)
+    return replace(run, epochs=run.epochs.assign(gradient_norm=norms.astype("float64")))
+
+
+def test_gradients_are_drawn_of_the_methods_that_maximise_the_robustness_item() -> None:
+    run = make_run(["direct", "direct_unthresholded", "macer", "gaussian"], seeds=2)
+    run.trials.loc[run.trials["method"] == "direct_unthresholded", "variant_of"] = "direct"
+    assert maximising(run) == []
+    assert MAXIMISING not in dict(figures_of(run))
+    run = with_gradients(run, {"direct": 8.0, "macer": 2.0, "gaussian": 1.0})
+    assert maximising(run) == ["direct", "direct_unthresholded", "macer"]
+    figure = figure_gradient_by_epoch(run)
+    assert [panel.get_title() for panel in figure.axes] == ["σ = 0.25"] * 2 + ["σ = 0.5"] * 2
+    accuracy, gradient = figure.axes[:2]
+    assert [len(panel.lines) for panel in (accuracy, gradient)] == [3, 2]  # one has no gradients
+    [line] = lines_of(gradient, looks(run)["direct"].colour)
+    assert np.allclose(line, np.array([[1, 8], [2, 4], [3, 8 / 3], [4, 2], [5, 8 / 5]]))
+    assert gradient.get_yscale() == "log"  # from 8 to 2/5
+    assert "no number or figure" in words_of(figure)
+
+
+def test_gradients_of_one_epoch_and_gradients_of_zero_are_drawn() -> None:
+    run = make_run(["direct"], (0.25,))
+    once = replace(run, epochs=run.epochs[run.epochs["epoch"] == 0].assign(gradient_norm=3.0))
+    for each in (once, with_gradients(run, {"direct": 0.0})):
+        [_, gradient] = figure_gradient_by_epoch(each).axes
+        assert gradient.get_yscale() == "linear"
+        assert gradient.get_ylim()[0] == 0
+        assert drawn(dict(figures_of(each))[MAXIMISING])["png"]
 
 
 def test_principal_variances_mark_as_many_components_as_exceed_each_threshold() -> None:
@@ -384,7 +482,15 @@ def test_costs_are_of_the_trials_trained_here() -> None:
 
 def test_a_figure_says_above_what_it_shows_and_below_where_the_thesis_has_it() -> None:
     run = make_run(["gaussian", "gaussian_ld", "consistency", "generalised"], components=30)
-    numbers = {GRADIENT: "3.1", VARIANCES: "4.3", CURVES: "5.1", EPOCHS_FIGURE: "5.2", DECOMPOSITION: "5.3"}
+    numbers = {
+        GRADIENT: "3.1",
+        WEIGHTS: "4.1",
+        OVERLAP: "4.2",
+        VARIANCES: "4.3",
+        CURVES: "5.1",
+        EPOCHS_FIGURE: "5.2",
+        DECOMPOSITION: "5.3",
+    }
     for name, figure in figures_of(run):
         title = figure.get_suptitle()
         assert title
@@ -396,13 +502,13 @@ def test_a_figure_says_above_what_it_shows_and_below_where_the_thesis_has_it() -
 @pytest.mark.parametrize(
     ("methods", "components", "names"),
     [
-        (["own_method"], 0, [CURVES, GRADIENT, P_A, "cost"]),
-        (["generalised"], 0, [CURVES, GRADIENT, P_A, "cost"]),
-        (["gaussian_ld"], 30, [CURVES, GRADIENT, VARIANCES, P_A, "cost"]),
+        (["own_method"], 0, [CURVES, *FORMULAS, P_A, "cost"]),
+        (["generalised"], 0, [CURVES, *FORMULAS, P_A, "cost"]),
+        (["gaussian_ld"], 30, [CURVES, *FORMULAS, VARIANCES, P_A, "cost"]),
         (
             ["gaussian", "gaussian_ld", "consistency", "generalised_per_sample"],
             30,
-            [CURVES, EPOCHS_FIGURE, DECOMPOSITION, GRADIENT, VARIANCES, P_A, "cost"],
+            [CURVES, EPOCHS_FIGURE, DECOMPOSITION, *FORMULAS, VARIANCES, P_A, "cost"],
         ),
     ],
 )
@@ -415,13 +521,13 @@ def test_pictures_are_written_not_blank_and_equal_when_written_again(tmp_path: P
     run = make_run(["gaussian", "gaussian_ld", "consistency", "generalised"], components=30)
     for folder in ("a", "b"):
         for name, figure in figures_of(run):
-            save_figure(figure, tmp_path / folder, name)
+            save_figure(drawn(figure), tmp_path / folder, name)
     written = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(written) == 14
+    assert len(written) == 18
     for name in written:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         if name.endswith(".png"):
             picture = imread(tmp_path / "a" / name)
-            assert picture.shape[1] == 2 * 660 if name != "robustness_gradient.png" else 3 * 660
+            assert picture.shape[1] == (3 if name.removesuffix(".png") in FORMULAS else 2) * 660
             assert picture.std() > 0.02
     assert dict(mpl.rcParams) == settings  # other people's figures keep their style

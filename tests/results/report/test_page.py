@@ -20,7 +20,7 @@ from PIL import Image
 from results import certified_accuracy
 from results.analysis.groups import certified_groups
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.report.page import write_page
+from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
 from results.report.page.images import STATUSES
 from results.report.page.words import summary
@@ -337,6 +337,17 @@ def test_settings_say_what_differs_and_whose_it_is(tmp_path: Path) -> None:
     content = Parts(write(random_run(title="First"), tmp_path / "report.html")).content["settings"]
     assert content["shared"] == [["dataset", "cifar10"]]
     assert content["differing"] == [{"key": "options.of", "values": [["First", "First"], ["Gaussian", "Gaussian"]]}]
+
+
+def test_a_picture_is_in_the_page_with_its_words(tmp_path: Path) -> None:
+    run, path = random_run(), tmp_path / "report.html"
+    pictures = [Picture("First", "what it shows", b"png 1"), Picture(HOSTILE, HOSTILE, b"png 2")]
+    write_page(run, list(tables_of(run)), NO_THUMBNAILS, path, pictures)
+    parts = Parts(path)
+    assert parts.content["pictures"][0] == {"title": "First", "words": "what it shows"}
+    assert parts.content["pictures"][1]["title"] == HOSTILE
+    assert [base64.b64decode(parts.data(f"picture-{place}")) for place in (0, 1)] == [b"png 1", b"png 2"]
+    assert Parts(write(run, path)).content["pictures"] == []
 
 
 def test_a_page_says_what_is_missing(tmp_path: Path) -> None:

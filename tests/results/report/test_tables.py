@@ -21,6 +21,9 @@ from results.store.merge import merge_run
 from results.store.run import Run
 from tests.conftest import edit_record, here, small_trial, trial_ids, write_fake_run
 
+FORMULAS = ("robustness_gradient", "sample_weights", "class_overlap")
+"""Figures that every run has."""
+
 
 @pytest.fixture
 def run(fake_run: RunFolder) -> Run:
@@ -79,6 +82,9 @@ def test_the_cost_table_is_at_the_smallest_sigma(run: Run) -> None:
     assert table.rows[0].measured["runtime_hours"] == pytest.approx(0.01)
     assert table.rows[0].measured["memory_gb"] == pytest.approx(2)
     assert table.rows[0].published["memory_gb"] == 2.9
+    assert table.rows[0].measured["parameters_millions"] == pytest.approx(1.5)
+    assert table.rows[0].measured["model_mb"] == pytest.approx(6.1)
+    assert table.rows[0].measured["certify_hours"] == pytest.approx(12 * 0.5 / 3600)  # twelve images of half a second
     assert any("resident" in sentence for sentence in table.caption)
 
 
@@ -117,7 +123,7 @@ def test_formats_hold_the_same_numbers(run: Run) -> None:
 
 def test_a_table_as_a_data_frame_is_its_csv(run: Run) -> None:
     frames = results.tables(run)
-    assert list(frames) == ["certified_accuracy", "cost", "beyond_acr"]
+    assert list(frames) == ["certified_accuracy", "cost", "beyond_acr", "convergence"]
     for table in tables_of(run):
         parsed = pd.read_csv(io.StringIO(to_csv(table)))
         made = frames[table.name].astype(object).where(frames[table.name].notna(), np.nan)
@@ -152,11 +158,13 @@ def test_report_writes_every_file(fake_run: RunFolder) -> None:
     write_report(fake_run)
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
     tables = [
-        f"{table}.{kind}" for table in ("certified_accuracy", "cost", "beyond_acr") for kind in ("csv", "md", "tex")
+        f"{table}.{kind}"
+        for table in ("certified_accuracy", "cost", "beyond_acr", "convergence")
+        for kind in ("csv", "md", "tex")
     ]
     figures = [
         f"{figure}.{kind}"
-        for figure in ("certified_accuracy_curves", "robustness_gradient", "p_a_distribution", "cost")
+        for figure in ("certified_accuracy_curves", *FORMULAS, "p_a_distribution", "cost")
         for kind in ("pdf", "png")
     ]
     assert names == sorted(tables + figures)
@@ -408,7 +416,7 @@ def test_the_caption_names_what_is_missing(fake_run: RunFolder) -> None:
 
 
 def test_latex_compiles_without_what_latex_does_not_know(run: Run) -> None:
-    for table in (table_certified_accuracy(run, "aces2022_logs"), table_cost(run), table_beyond_acr(run)):
+    for table in (*tables_of(run), table_certified_accuracy(run, "aces2022_logs")):
         text = to_latex(table)
         assert text.isascii()
         columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
