@@ -51,16 +51,16 @@ class MACER(Method):
         return cross_entropy.mean() + self.strength * robustness
 
     def _hinge(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """γ − ξ of the images that count, (kept,)."""
+        """γ − ξ of each image that counts, 0 of the others, (batch,)."""
         import torch
 
         mean = (self.inverse_temperature * logits).softmax(dim=-1).mean(dim=0)
         top, classes = mean.topk(2, dim=-1)
-        top = top[classes[:, 0] == labels]
-        # Where p1 rounds to 1 or p2 to 0, Φ⁻¹ is infinite and its gradient NaN: select before differentiating.
         with torch.no_grad():
             xi = torch.special.ndtri(top[:, 0]) - torch.special.ndtri(top[:, 1])
-            kept = xi.isfinite() & (xi.abs() <= self.margin)
-        top = top[kept]
+            kept = (classes[:, 0] == labels) & xi.isfinite() & (xi.abs() <= self.margin)
+        # Where p1 rounds to 1 or p2 to 0, Φ⁻¹ is infinite and its gradient NaN: something harmless stands there before
+        # it is differentiated. To pick the images that count would be to wait for an accelerator to say how many.
+        top = torch.where(kept[:, None], top, 0.5)
         hinge: Tensor = self.margin - (torch.special.ndtri(top[:, 0]) - torch.special.ndtri(top[:, 1]))
-        return hinge
+        return torch.where(kept, hinge, 0)

@@ -115,7 +115,9 @@ def finish_grid(
 
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
-            size = default_group(options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources())
+            size = default_group(
+                options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources(), len(left)
+            )
         details: dict[str, Any] = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
         add_trials(folder, trials, grid=loaded.model_dump(), **details)
         if left or not folder.thumbnails.exists():

@@ -16,14 +16,17 @@ from results.store.records import StateRecord
 
 
 def default_group(
-    workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]]
+    workers: int | None, cpus: float | None, gpus: float | None, nodes: Sequence[tuple[float, float]], trials: int
 ) -> GroupSize:
-    """The worker group of every trial: by default one worker per GPU of the largest node, or two that share its cores.
+    """The worker group of every trial: by default one GPU where there are as many trials as GPUs, else as many as each
+    may have, of one node; without GPUs two workers that share the cores of the largest node.
 
-    A worker's CPUs are by default its share of the cores, such that workers of other groups find theirs too.
+    Trials side by side never wait for one another, the GPUs of a trial do, many times a step. A worker's CPUs are by
+    default its share of the cores, such that workers of other groups find theirs too.
 
     Args:
         nodes: CPUs and GPUs of every node.
+        trials: how many are left to run.
 
     Raises:
         ResourceError: several workers on parts of GPUs, between which there is no DDP.
@@ -33,7 +36,8 @@ def default_group(
         gpus = float(accelerators > 0)
     if workers is None:
         # On a part of a GPU trials are alone, side by side.
-        workers = max(1, accelerators) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
+        each = sum(int(gpus) for _, gpus in nodes) // max(1, trials)
+        workers = max(1, min(accelerators, each)) if gpus == 1 else 1 if gpus else max(1, min(2, cores))
     refuse_parts_of_gpus(workers, gpus)
     # A group of more workers than the node has GPUs goes over several nodes.
     sharers = max(1, int(accelerators / gpus)) if gpus else min(workers, max(1, cores))

@@ -33,7 +33,10 @@ class RunOptions(Record):
         Field(description="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
     ] = None
     out: Annotated[str | None, Field(description="Folder or URL (s3://…) of the run; runs/GRID if not given.")] = None
-    workers: Annotated[int | None, Field(ge=1, description="Workers of a trial; one per GPU, or two on CPUs.")] = None
+    workers: Annotated[
+        int | None,
+        Field(ge=1, description="Workers of a trial; its share of the GPUs, or two on CPUs."),
+    ] = None
     cpus_per_worker: Annotated[float | None, Field(ge=0.1, description="CPUs of a worker.")] = None
     gpus_per_worker: Annotated[float | None, Field(ge=0, description="GPUs of a worker.")] = None
     shard_size: Annotated[int, Field(ge=1, description="Test images of a shard.")] = 16

@@ -1,7 +1,8 @@
 """One training loop for every method, under accelerate: as one process, or as one rank of DDP.
 
 Noise, order and augmentation of the global batch are drawn alike on every rank, which then takes its part; so the
-run does not depend on the number of workers (batch norm's statistics apart, where workers cannot share them).
+run does not depend on the number of workers, batch norm's statistics apart: each rank normalises by its own part of a
+batch, and the running ones are averaged once an epoch.
 """
 
 from __future__ import annotations
@@ -126,8 +127,6 @@ def _run_training(
     state = _start_or_continue(trial, folder, train_set, accelerator, teach)
     model: nn.Module = state.model
     progress = state.progress
-    if device.type == "cuda" and accelerator.num_processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _make_optimizer(trial, model, state.momentum)
     with warnings.catch_warnings():
@@ -368,7 +367,8 @@ def _make_optimizer(trial: Trial, model: nn.Module, momentum: dict[str, Tensor])
     )
     for name, parameter in model.named_parameters():
         if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+            # in the layout of the parameter: in another, every later step would take a slow way
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
     return optimizer
 
 

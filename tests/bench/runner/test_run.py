@@ -78,32 +78,38 @@ def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_no
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked", "expected"),
+    ("nodes", "asked", "trials", "expected"),
     [
-        ([(2, 0)], (None, None, None), (2, 1, 0)),
-        ([(16, 0)], (None, None, None), (2, 8, 0)),
-        ([(1, 0)], (None, None, None), (1, 1, 0)),
-        ([(64, 8)], (None, None, None), (8, 8, 1)),
-        ([(64, 8)], (1, None, 1.0), (1, 8, 1)),  # eight such groups fit
-        ([(16, 1)], (1, None, 0.25), (1, 4, 0.25)),
-        ([(64, 8)], (4, 2.0, 0.0), (4, 2, 0)),
-        ([(4, 0), (64, 8), (64, 8)], (None, None, None), (8, 8, 1)),  # a head without GPUs
-        ([(64, 8), (64, 8)], (16, None, None), (16, 8, 1)),  # over two nodes
-        ([(0, 0), (1, 0), (1, 0), (1, 0)], (3, None, None), (3, 1, 0)),
+        ([(2, 0)], (None, None, None), 12, (2, 1, 0)),
+        ([(16, 0)], (None, None, None), 12, (2, 8, 0)),
+        ([(1, 0)], (None, None, None), 12, (1, 1, 0)),
+        ([(64, 8)], (None, None, None), 12, (1, 8, 1)),  # eight trials side by side
+        ([(64, 8)], (None, None, None), 8, (1, 8, 1)),
+        ([(64, 8)], (None, None, None), 3, (2, 8, 1)),
+        ([(64, 8)], (None, None, None), 1, (8, 8, 1)),
+        ([(64, 8)], (8, None, None), 12, (8, 8, 1)),
+        ([(64, 8)], (1, None, 1.0), 1, (1, 8, 1)),  # eight such groups fit
+        ([(16, 1)], (1, None, 0.25), 12, (1, 4, 0.25)),
+        ([(64, 8)], (4, 2.0, 0.0), 12, (4, 2, 0)),
+        ([(4, 0), (64, 8), (64, 8)], (None, None, None), 1, (8, 8, 1)),  # a head without GPUs; of one node
+        ([(4, 0), (64, 8), (64, 8)], (None, None, None), 5, (3, 8, 1)),
+        ([(64, 8), (64, 8)], (16, None, None), 1, (16, 8, 1)),  # over two nodes
+        ([(0, 0), (1, 0), (1, 0), (1, 0)], (3, None, None), 12, (3, 1, 0)),
     ],
 )
 def test_defaults_are_read_from_the_largest_node(
     nodes: list[tuple[float, float]],
     asked: tuple[int | None, float | None, float | None],
+    trials: int,
     expected: tuple[int, float, float],
 ) -> None:
-    size = jobs.default_group(*asked, nodes)
+    size = jobs.default_group(*asked, nodes, trials)
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
 
 
 def test_parts_of_gpus_are_refused_for_several_workers() -> None:
     with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
-        jobs.default_group(2, None, 0.5, [(64, 8)])
+        jobs.default_group(2, None, 0.5, [(64, 8)], 12)
 
 
 def test_a_containers_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from bench.runner.state import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches
+from bench.train.resume import last_state
 from results.store.folder import RunFolder, read_json, sha256_of
 from tests.conftest import here, small_trial
 
@@ -140,6 +141,21 @@ def test_an_interrupted_training_continues_exactly(
     assert sha256_of(folder.model) == sha256_of(undisturbed.model)
     keep = ["epoch", "learning_rate", "loss", "noisy_test_accuracy"]
     assert pq.read_table(folder.epochs, columns=keep) == pq.read_table(undisturbed.epochs, columns=keep)
+
+
+def test_momentum_has_the_layout_of_its_parameter_after_a_restart(tmp_path: Path) -> None:
+    """In another layout than channels-last every later step would take a slow way."""
+    trial = small_trial()
+    run = train(trial, tmp_path)
+    state = last_state(trial, run.trial(trial.trial_id), 10)
+    assert state is not None
+    model = state.model.to(memory_format=torch.channels_last)
+    optimizer = loop._make_optimizer(trial, model, state.momentum)
+    kept = [(parameter, optimizer.state[parameter]["momentum_buffer"]) for parameter in model.parameters()]
+    assert any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter, _ in kept)
+    for parameter, momentum in kept:
+        assert momentum.stride() == parameter.stride()
+        assert momentum.abs().sum() > 0
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
