@@ -204,3 +204,9 @@ def fake_run(tmp_path: Path) -> RunFolder:
         for method in ("generalised_ld", "gaussian")
     ]
     return write_fake_run(tmp_path / "run", trials)
+
+
+@pytest.fixture
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take longer than all the rest, for tests that look at rows and tables alone."""
+    monkeypatch.setattr("results.report.write.figures_of", lambda *_: iter(()))

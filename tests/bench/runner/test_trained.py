@@ -59,6 +59,7 @@ def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
     assert rows.loc[rows["status"] == "certified", "radius"].nunique() > 5
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_deleted_shards_come_back_identical_with_other_threads_and_shard_sizes(
     trained: RunFolder, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
     assert abs(found["acr_difference"]) < 0.002
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_path: Path) -> None:
     arguments = ["--n", "400", "--n0", "30", "--images", "30", "--precision", "fp32", "--name", "same"]
     for folder, more in (("skipped", []), ("full", ["--full"])):
@@ -123,6 +125,7 @@ def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_pat
     )
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_stored_model_keeps_the_record_of_its_training(trained: RunFolder, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert bench("certify", "--model", name_of(trained), "--n", "100", "--images", "5", "--out", out) == 0
