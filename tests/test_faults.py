@@ -19,7 +19,7 @@ from tests.faults import damage, plan
 from tests.faults.comparison import differences
 from tests.faults.report import as_text
 from tests.faults.watch import Ledger
-from tests.faults.whole import disturb
+from tests.faults.whole import FEWER, disturb
 
 FAULTS = 110
 
@@ -48,7 +48,7 @@ def test_the_shortest_run_of_each_kind_ends_as_if_undisturbed(tmp_path: Path, se
     endings = [("kill command", "training"), ("kill command", "certification"), ("fill disk", "certification")]
     local = [*(plan.Act(last=plan.Fault(*ending)) for ending in endings), plan.Act()]
     cluster = [plan.Act(during=[plan.Fault("kill node", "certification")]), plan.Act()]
-    outcome = disturb(tmp_path / "faults", seed, local, cluster, poisoned=False)
+    outcome = disturb(tmp_path / "faults", seed, local, cluster, poisoned=False, grid=FEWER)
     print(as_text(outcome))
     assert not outcome.problems
     happened = {(fault.kind, fault.stage) for fault in outcome.faults}

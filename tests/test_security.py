@@ -261,6 +261,7 @@ def test_a_received_run_runs_no_code(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "theirs.py").write_text(MODULE)
     run = RunFolder(tmp_path / "run")
+    sys.modules.pop("theirs", None)  # of another test
     certify = ["certify", "--model", "theirs:factory", "--data", "synthetic", "--sigma", ".5", "--n", "20", "--n0", "5"]
     assert bench(*certify, "--images", "4", "--out", "run") == 0
     marks = [tmp_path / "imported", tmp_path / "called"]

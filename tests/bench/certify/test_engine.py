@@ -89,16 +89,22 @@ def test_gradients_for_the_image_go_through_whatever_could_not_be_folded() -> No
         assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_compiled_classifiers_answer_like_eager_ones(precision: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("tiny", "fp32"),
+        *(pytest.param("resnet8", precision, marks=pytest.mark.slow) for precision in ("fp32", "bf16")),
+    ],
+)
+def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) -> None:
     """Two networks of one architecture, compiled one after the other: what is kept on disk must not mix them up."""
     images = torch.rand(2, *SHAPE)
     for seed in (0, 1):
-        engine = Engine(trained(seed=seed), CPU, precision)
-        eager, name = engine.classifier(SHAPE, 1)
-        assert name == "eager"
-        fast, name = engine.classifier(SHAPE, COMPILE_FROM)
-        assert name == "inductor"
+        engine = Engine(trained(name, seed), CPU, precision)
+        eager, how = engine.classifier(SHAPE, 1)
+        assert how == "eager"
+        fast, how = engine.classifier(SHAPE, COMPILE_FROM)
+        assert how == "inductor"
         batch = images[:1] + 0.5 * torch.randn(
             (engine.batch(SHAPE), *SHAPE), generator=torch.Generator().manual_seed(seed)
         )

@@ -40,6 +40,7 @@ def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Pat
     assert (tmp_path / "tables" / "certified_accuracy.md").exists()
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_what_was_stated_of_a_log_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, out = write_log(tmp_path, GOOD), tmp_path / "run"
     for n in ("100000", "1000"):
@@ -50,6 +51,7 @@ def test_what_was_stated_of_a_log_can_be_corrected(tmp_path: Path, capsys: pytes
     assert "give another name or --out" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_published_folder_is_reported_and_loses_nothing(
     fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

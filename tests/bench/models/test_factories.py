@@ -117,6 +117,7 @@ class Dark(nn.Module):
 """
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_changed_constant_is_another_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +195,7 @@ def test_a_models_own_traceback_is_shown_where_it_is_wanted(capsys: pytest.Captu
     assert "torch/nn/modules/linear.py" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("factories")
+@pytest.mark.usefixtures("factories", "_no_figures")
 def test_the_batch_stays_that_of_the_first_command() -> None:
     command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "100", "--images", "20", "--shard-size", "10"]

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from bench.data import load_images
 from bench.models.checkpoint import CheckpointError, load_model, save_tensors
@@ -211,64 +212,65 @@ def test_members_with_only_one_file_missing_are_trained_again(tmp_path: Path) ->
     assert not is_trained(trial, run)
 
 
-MORE_PASSES = ("stability", "smoothadv", "smoothmix", "cat_rs", "sun")
 GROUP = """
-import sys, torch
-from torch import nn
-from accelerate import Accelerator
-from safetensors.torch import save_file
-from bench.data import load_images
-from bench.train.loop import TrainData, make_accelerator, train_epoch
+import sys
 from bench.runner.work import leave_group
-from tests.conftest import small_trial
+from tests.bench.train.test_training import ALONE_AND_TOGETHER, train_small
+for method in ALONE_AND_TOGETHER:
+    train_small(method, sys.argv[1])
+leave_group()
+"""
+ALONE_AND_TOGETHER = ("consistency", "macer", "stability", "smoothadv", "smoothmix", "cat_rs", "sun")
+IMAGES = 101
+"""In batches of 24 or 48: the last is ragged."""
 
-def main():
-    options = {"copies": 2, "start_epoch": 0} if sys.argv[1] == "sun" else {}
-    trial = small_trial(sys.argv[1], options=options, train={"batch": 48, "precision": "fp32"})
-    accelerator = make_accelerator(trial)
-    images = load_images("synthetic", "train").evenly(int(sys.argv[2]))
+
+def train_small(method: str, folder: str | Path) -> None:
+    """Two epochs of a network without batch norm, by all processes of a group; the first writes folder/METHOD."""
+    options = {"copies": 2, "start_epoch": 0} if method == "sun" else {}
+    trial = small_trial(method, options=options, train={"batch": 48, "precision": "fp32"})
+    accelerator = loop.make_accelerator(trial)
+    images = load_images("synthetic", "train").evenly(IMAGES)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
+    data = loop.TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
     data.memory["votes"] = torch.randint(0, 9, (len(images), 10), generator=torch.Generator().manual_seed(1)) + 1
-    losses = [train_epoch(trial, epoch, parallel, optimizer, data, accelerator).loss for epoch in (0, 1)]
+    losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, accelerator).loss for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors | {"losses": torch.tensor(losses), "ranks": torch.tensor(took_part)}, sys.argv[3])
-
-main()
-leave_group()
-"""
+        save_file(tensors | {"losses": torch.tensor(losses), "ranks": torch.tensor(took_part)}, Path(folder, method))
 
 
-def train_in_group(workers: int, method: str, images: int, file: Path) -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes trained together, one method after the other."""
+    folder = tmp_path_factory.mktemp("together")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", GROUP, method, str(images), str(file)],
-            env={**os.environ, **(group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if workers > 1 else {})},
+            [sys.executable, "-c", GROUP, str(folder)],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=Path(__file__).parents[3],
         )
-        for rank in range(workers)
+        for rank in range(2)
     ]
-    assert [process.wait(120) for process in processes] == [0] * workers
-    tensors: dict[str, torch.Tensor] = load_file(file)
-    return tensors
+    assert [process.wait(120) for process in processes] == [0, 0]
+    return folder
 
 
-@pytest.mark.parametrize(
-    "method", ["consistency", "macer", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_PASSES)]
-)
-def test_two_workers_equal_one_without_batch_norm(method: str, tmp_path: Path) -> None:
-    """A ragged last batch included: 101 images in batches of 24 or 48."""
-    one = train_in_group(1, method, 101, tmp_path / "one")
-    two = train_in_group(2, method, 101, tmp_path / "two")
+@pytest.mark.parametrize("method", ALONE_AND_TOGETHER)
+def test_two_workers_equal_one_without_batch_norm(method: str, together: Path, tmp_path: Path) -> None:
+    try:
+        train_small(method, tmp_path)
+    finally:
+        work.leave_group()
+    one, two = load_file(tmp_path / method), load_file(together / method)
     assert one.pop("ranks").tolist() == [0]
     assert two.pop("ranks").tolist() == [0, 1]
     for name, tensor in one.items():

@@ -10,13 +10,13 @@ from results.analysis.agreement import ALARM, disagreement, fewest_flips, homoge
 from results.store.rows import CertificateRow
 from tests.conftest import fake_row, small_trial
 
+ROW = fake_row(small_trial(), "0" * 64, 0, 0)
+
 
 def row(counts: list[int], selection: list[int] | None = None) -> CertificateRow:
     """With these counts, of a class 0 that was selected."""
     selection = [0] * len(counts) if selection is None else selection
-    return fake_row(small_trial(), "0" * 64, 0, 0).model_copy(
-        update={"counts": counts, "selection_counts": selection, "selected": 0, "precision": "fp32"}
-    )
+    return ROW.model_copy(update={"counts": counts, "selection_counts": selection, "selected": 0, "precision": "fp32"})
 
 
 def probabilities(top: float) -> list[float]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,13 +73,6 @@ def test_the_sign_flips_of_acr_agree_with_a_paired_t_test_where_both_hold() -> N
     )
 
 
-@pytest.fixture
-def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """statsmodels collects garbage, a fifth of a second, before every correction."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
-
-
-@pytest.mark.usefixtures("_no_collection")
 def test_equal_methods_do_not_differ_and_are_rarely_told_apart() -> None:
     random = np.random.default_rng(1)
     same = random.uniform(0, 0.9, 200)
@@ -182,7 +174,6 @@ def test_the_interval_of_an_accuracy_difference_covers() -> None:
     assert 0.93 <= inside / 600 <= 0.98
 
 
-@pytest.mark.usefixtures("_no_collection")
 def test_the_p_value_of_acr_agrees_with_its_interval_and_has_no_floor() -> None:
     random = np.random.default_rng(5)
     contradictions = 0

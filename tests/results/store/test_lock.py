@@ -164,7 +164,7 @@ from results.store.lock import LockedError, RunLock
 run, inside, rounds = RunFolder(location(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 held = 0
 for round in range(rounds):
-    while time.time() % 0.5 > 0.02:  # all at the same instant
+    while time.time() % 0.2 > 0.02:  # all at the same instant
         time.sleep(0.001)
     try:
         with RunLock(run):
