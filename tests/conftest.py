@@ -71,6 +71,11 @@ def _collected_garbage() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Some libraries report as leaked what is not collected at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--seed"))
