@@ -99,7 +99,7 @@ class Sun(Method):
         since = epoch - self.start_epoch
         if since < 0 or since % self.reweight_epochs:
             return memory
-        kept = hits(self.keep_copies) >= self.keep_above * self.keep_copies if since == 0 else memory["kept"]
+        kept = hits(self.keep_copies).double() / self.keep_copies >= self.keep_above if since == 0 else memory["kept"]
         if not kept.any():
             raise ValueError(
                 f"of no training image a share of {self.keep_above:g} of the noise samples is classified correctly: "

@@ -585,6 +585,14 @@ def test_hard_images_leave_once_and_weights_are_renewed() -> None:
     assert torch.allclose(many, weights / weights.sum(), atol=0.003)
 
 
+@pytest.mark.parametrize("hits", range(101))
+def test_a_share_that_is_just_reached_stays(hits: int) -> None:
+    """Also where .55 × 100 is above 55 in floating point."""
+    votes, _ = surveys({100: [hits, 100], 16: [16, 16]}, [0, 1])
+    method = get_method("sun", start_epoch=0, keep_above=hits / 100)
+    assert method.before_epoch(0, {}, torch.tensor([0, 1]), votes)["kept"].all()
+
+
 def test_half_the_images_with_every_hit_get_88_percent_of_the_draws() -> None:
     memory = {"kept": torch.ones(1000, dtype=torch.bool), "hits": torch.tensor([16, 12]).repeat(500)}
     order = get_method("sun").order(200_000, memory, torch.Generator().manual_seed(1))
