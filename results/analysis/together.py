@@ -1,0 +1,44 @@
+"""The certificates of a table as a whole: each is false with probability at most alpha, and so of many some are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+
+from results.bounds.radius import certified_radius, lower_confidence_bound
+
+CONFIDENCE = 0.95
+
+
+def false_at_most(certificates: int, alpha: float) -> int:
+    """How many of so many certificates are false at most, with probability `CONFIDENCE`: the quantile of
+    Binomial(certificates, alpha), since each has noise of its own and is false with probability at most alpha."""
+    return int(binom.ppf(CONFIDENCE, certificates, alpha))
+
+
+def holding_together(certificates: pd.DataFrame) -> pd.DataFrame:
+    """The certificates of a trial such that all hold at once with probability `CONFIDENCE`: each at (1 − CONFIDENCE)
+    divided by the number of its images (Bonferroni), or at its own alpha where that is less, from the counts there are.
+
+    Args:
+        certificates: rows of one trial with the columns of `results.store.schema.CERTIFICATES` and counts.
+
+    Returns:
+        The rows with `alpha, p_lower, radius, predicted, status, correct` anew. What is no certificate stays none.
+    """
+    was = (certificates["status"] == "certified").to_numpy()
+    level = np.minimum(certificates["alpha"].to_numpy(), (1 - CONFIDENCE) / len(certificates))
+    top, n = certificates["count_top"].to_numpy().astype(np.int64), certificates["n"].to_numpy()
+    p_lower = np.where(was, lower_confidence_bound(top, np.maximum(n, 1), level), 0.0)
+    certified = p_lower >= 0.5
+    predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
+    status = certificates["status"].to_numpy()
+    return certificates.assign(
+        alpha=level,
+        p_lower=p_lower,
+        radius=certified_radius(p_lower, certificates["sigma"].to_numpy()),
+        predicted=predicted,
+        status=np.where(certified, "certified", np.where(was, "abstained", status)),
+        correct=predicted == certificates["label"].to_numpy(),
+    )
