@@ -1,4 +1,4 @@
-"""Commands about finished certificates: `bench report`, `compare`, `import`, `published`.
+"""Commands about finished certificates: `bench report`, `audit`, `compare`, `import`, `published`.
 
 They need no model, no data and no cluster.
 """
@@ -6,6 +6,7 @@ They need no model, no data and no cluster.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,17 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from bench.cli.base import RunArgument, app, console, errors, merge_and_report, merged_run, names, user_errors
+from bench.cli.base import (
+    RunArgument,
+    UserError,
+    app,
+    console,
+    errors,
+    merge_and_report,
+    merged_run,
+    names,
+    user_errors,
+)
 from results.bounds import ALPHA, N0, N
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
@@ -34,6 +45,31 @@ def report(
     """Merge the shards, then write tables, figures and report.html again."""
     with user_errors():
         merge_and_report(RunFolder(location(run)), published)
+
+
+@app.command()
+def audit(run: RunArgument) -> None:
+    """Check a finished run from its files alone, by a program of its own: counts, bounds, radii, tables, digests."""
+    from bench.audit.independent import AuditError
+    from bench.audit.independent import audit as check
+
+    with user_errors():
+        if find_spec("flint") is None:
+            raise UserError("bench audit needs python-flint: pip install 'smoothing-bench[audit]'")
+        folder = location(run)
+        if not isinstance(folder, Path):
+            raise UserError(f"{run}: bench audit reads folders of this machine: copy the run here first")
+        try:
+            found = check(folder)
+        except AuditError as error:
+            raise UserError(str(error)) from None
+    counted = f" ({found['imported']} of them imported, without counts)" if found["imported"] else ""
+    console.print(
+        f"{found['rows']} certificates{counted} of {found['trials']} trials: counts, bounds, radii, images, weights "
+        "and the table of certified accuracy follow from one another",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -1,0 +1,263 @@
+"""An independent reading of a finished run: files, counts, bounds, radii, tables, with nothing of this program.
+
+    python independent.py RUN        (or: bench audit RUN)
+
+It can be read in five minutes and shares no code with what it checks. Bounds and radii are decided in interval
+arithmetic (Arb, by python-flint), whose roundings always go outwards, and so is the order of two numbers: a radius R
+with n samples of which k gave the class is accepted where P(Binomial(n, Φ(R/σ)) ≥ k) ≤ alpha certainly holds, and fails
+certainly for a radius larger by a part in a million: R is sound, and it is the one that the counts give.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pyarrow.parquet as pq
+
+ROUNDING = 1e-9
+"""Relative: stored numbers are doubles, and their last digits are nobody's."""
+SLACK = 1e-6
+"""By how much a radius may be below the one that its counts give."""
+Row = dict[str, Any]
+
+
+class AuditError(ValueError):
+    """What does not follow, with the row or file; the message is one sentence."""
+
+
+def audit(run: Path) -> dict[str, int]:
+    """Check everything; how many trials, rows, and rows without counts (imported) were found in order.
+
+    Raises:
+        AuditError: the first thing that does not follow.
+        OSError: a file is not there.
+    """
+    listed = json.loads((run / "run.json").read_text(encoding="utf-8"))["trials"]
+    rows = pq.read_table(run / "certificates.parquet").to_pylist()
+    merged = {trial["trial_id"]: trial for trial in pq.read_table(run / "trials.parquet").to_pylist()}
+    by_trial: dict[str, list[Row]] = {name: [] for name in merged}
+    for row in rows:
+        if row["trial_id"] not in by_trial:
+            raise AuditError(
+                f"certificates.parquet: image {row['index']} is of {row['trial_id']}, not in trials.parquet"
+            )
+        by_trial[row["trial_id"]].append(row)
+    imported = 0
+    for name, own in by_trial.items():
+        if name not in listed:
+            raise AuditError(f"trials.parquet: {name} is not a trial of run.json")
+        settings = json.loads((run / "trials" / name / "trial.json").read_text(encoding="utf-8"))
+        _check_shards(run / "trials" / name, own)
+        if settings["kind"] == "imported":
+            imported += len(own)
+            continue
+        training = _sealed(run / "trials" / name / "training.json")
+        _check_weights(run, name, settings, training)
+        _check_images(name, settings, training, own)
+        for row in own:
+            _check_row(f"{name}, image {row['index']}", settings, training, row)
+    _check_table(run / "tables" / "certified_accuracy.csv", by_trial)
+    return {"trials": len(merged), "rows": len(rows), "imported": imported}
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    """A record that carries a digest of itself."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    written = values.pop("sha256", None)
+    if written != hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest():
+        raise AuditError(f"{path}: its contents are not those that its digest is of")
+    return values
+
+
+def _check_shards(folder: Path, rows: list[Row]) -> None:
+    """What was merged is what the shards hold."""
+    there = [row for path in sorted((folder / "shards").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    for kept, merged in zip(sorted(there, key=lambda row: row["index"]), rows, strict=False):
+        if kept != merged:
+            names = [name for name in merged if kept.get(name) != merged[name]]
+            raise AuditError(f"{folder.name}, image {merged['index']}: {', '.join(names)} is another in its shard")
+    if len(there) != len(rows):
+        raise AuditError(f"{folder.name}: its shards hold {len(there)} images, certificates.parquet {len(rows)}")
+
+
+def _check_weights(run: Path, name: str, settings: dict[str, Any], training: dict[str, Any]) -> None:
+    """The weights on disk are those that were trained, and those that the rows are of."""
+    if settings["kind"] == "external":
+        return
+    if training["members"]:
+        digests = [
+            _sealed(run / "trials" / member / "training.json")["checkpoint_sha256"] for member in training["members"]
+        ]
+        for member in training["members"]:
+            _check_weights(run, member, settings, _sealed(run / "trials" / member / "training.json"))
+        found = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    else:
+        found = hashlib.sha256((run / "trials" / name / "model.safetensors").read_bytes()).hexdigest()
+    if found != training["checkpoint_sha256"]:
+        raise AuditError(f"{name}: the weights are not those of its training.json")
+
+
+def _check_images(name: str, settings: dict[str, Any], training: dict[str, Any], rows: list[Row]) -> None:
+    """Every image that the trial certifies is there, once and in order: all, or so many evenly spaced ones."""
+    available, wanted = training["test_images"], settings["certify"]["images"]
+    expected = [i * available // wanted for i in range(wanted)] if wanted else list(range(available))
+    if [row["index"] for row in rows] != expected:
+        raise AuditError(f"{name}: its rows are not of the {len(expected)} images that its settings name")
+
+
+# --- one row --------------------------------------------------------------------------------------------------------
+
+
+def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], row: Row) -> None:
+    certify = settings["certify"]
+    estimate = _misclassified if row["status"] == "misclassified" else _estimated
+    faults = chain(_identity(settings, training, row), _selection(row), estimate(certify, row), _claim(certify, row))
+    for fault in faults:
+        raise AuditError(f"{place}: {fault}")
+
+
+def _identity(settings: dict[str, Any], training: dict[str, Any], row: Row) -> Iterator[str]:
+    certify = settings["certify"]
+    expected = {key: settings[key] for key in ("sigma", "seed")} | {key: certify[key] for key in ("alpha", "n0")}
+    for key, value in expected.items():
+        if row[key] != value:
+            yield f"{key} = {row[key]}, its trial has {value}"
+    if row["checkpoint_sha256"] != training["checkpoint_sha256"]:
+        yield "is of other weights than its trial's"
+    if row["estimator"] != certify["estimator"]:
+        yield f"estimator {row['estimator']}, its trial has {certify['estimator']}"
+
+
+def _selection(row: Row) -> Iterator[str]:
+    counts = row["selection_counts"]
+    if sum(counts) != row["n0"] or row["selected"] != counts.index(max(counts)):
+        yield f"class {row['selected']} is not the first of the most frequent of {row['n0']} selection samples"
+
+
+def _misclassified(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    if row["selected"] == row["label"] or not certify["skip_misclassified"] or row["n"] or any(row["counts"]):
+        yield "says misclassified, and the selection does not"
+
+
+def _estimated(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """The n rule: as many samples as were decided beforehand, or fewer where these could not be enough any more."""
+    alpha, n, k, counts = certify["alpha"], row["n"], row["count_top"], row["counts"]
+    planned = certify["n"]
+    if row["estimator"] == "two-stage":
+        planned = _planned(max(row["selection_counts"]), row["n0"], planned, alpha)
+    if min(counts) < 0 or sum(counts) != n or k != counts[row["selected"]]:
+        yield f"counts {counts} are not of {n} samples with {k} of class {row['selected']}"
+    if n > planned or (n < planned and _certifies(k + planned - n, planned, alpha)):
+        yield f"n = {n}: {planned} samples were to be drawn, and abstention was not certain"
+    if (row["status"] == "certified") != (n == planned and _certifies(k, n, alpha)):
+        yield f"is {row['status']}, with {k} of {n} samples"
+
+
+def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    radius, k, n = row["radius"], row["count_top"], row["n"]
+    if row["correct"] != (row["predicted"] == row["label"]):
+        yield f"correct = {row['correct']}: predicted {row['predicted']}, label {row['label']}"
+    if row["status"] != "certified":
+        if radius or row["predicted"] != -1:
+            yield f"has radius {radius} and class {row['predicted']} without a certificate"
+        return
+    if row["predicted"] != row["selected"]:
+        yield f"predicts {row['predicted']}, certified was {row['selected']}"
+    if not _is_radius(radius / row["sigma"], k, n, certify["alpha"]):
+        yield f"radius {radius} does not follow from {k} of {n} samples at alpha = {certify['alpha']:g}"
+    if abs(NormalDist().cdf(radius / row["sigma"]) - row["p_lower"]) > ROUNDING:
+        yield f"p_lower = {row['p_lower']} is not that of radius {radius}"
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def _tail(k: int, n: int, p: Any) -> Any:
+    """P(Binomial(n, p) ≥ k) = I_p(k, n − k + 1), as an interval."""
+    from flint import arb
+
+    return arb(1) if k == 0 else arb(p).beta_lower(k, n - k + 1, regularized=True)
+
+
+def _phi(x: float) -> Any:
+    """Φ(x), as an interval."""
+    from flint import arb
+
+    return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2
+
+
+@cache
+def _certifies(k: int, n: int, alpha: float) -> bool:
+    """Whether p_lower ≥ 1/2, which is whether k of n samples have probability at most alpha at p = 1/2."""
+    return bool(_tail(k, n, 0.5) <= alpha)
+
+
+@cache
+def _is_radius(r: float, k: int, n: int, alpha: float) -> bool:
+    """Whether r = R/σ is sound, and within SLACK the largest that is."""
+    sound = _tail(k, n, _phi(r)) <= alpha * (1 + ROUNDING)
+    return bool(sound) and bool(_tail(k, n, _phi(r * (1 + SLACK) + SLACK)) > alpha)
+
+
+@cache
+def _planned(count: int, n0: int, n: int, alpha: float) -> int:
+    """Two-stage: the fewest of n, n/2, … n/32 samples whose radius falls short of that of n by at most .03 σ times the
+    share saved, were the class as frequent as in the selection."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    def radius(size: int) -> float:
+        k = math.floor(count / n0 * size)
+        p = float(proportion_confint(k, size, 2 * alpha, method="beta")[0]) if k else 0.0
+        return NormalDist().inv_cdf(p) if p >= 0.5 else 0.0
+
+    sizes = [-(-n // 2**halving) for halving in range(6)]
+    return min(int(size) for size in sizes if radius(n) - radius(size) <= 0.03 * (1 - size / n))
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _check_table(path: Path, by_trial: dict[str, list[Row]]) -> None:
+    """ACR and certified accuracies of the table are the means over the rows, and then over the seeds."""
+    groups: dict[tuple[float, str], list[list[Row]]] = {}
+    for rows in by_trial.values():
+        groups.setdefault((rows[0]["sigma"], rows[0]["method"]), []).append(rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            own = groups.pop((float(line["sigma"]), line["method"]), [])
+            for key, text in line.items():
+                if own and (key == "acr" or (key.startswith("r") and key.count("_") == 0)) and text:
+                    seeds = [_mean(rows, None if key == "acr" else float(key[1:])) for rows in own]
+                    expected = sum(seeds) / len(seeds)
+                    if abs(float(text) - expected) > ROUNDING * max(1.0, abs(expected)):
+                        raise AuditError(
+                            f"{path}: {key} of {line['method']} at {line['sigma']} is {text}, not {expected}"
+                        )
+    if groups:
+        raise AuditError(f"{path}: lacks {next(iter(groups))}")
+
+
+def _mean(rows: list[Row], radius: float | None) -> float:
+    if radius is None:
+        return float(sum(row["radius"] * row["correct"] for row in rows) / len(rows))
+    return 100.0 * sum(bool(row["correct"] and row["radius"] >= radius) for row in rows) / len(rows)
+
+
+if __name__ == "__main__":
+    try:
+        print(audit(Path(sys.argv[1])))
+    except AuditError as error:
+        sys.exit(str(error))
