@@ -59,6 +59,11 @@ def _collected_garbage() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """At its end the process may take everything apart: some libraries complain of what is left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--seed"))
