@@ -71,8 +71,8 @@ def _collected_garbage() -> None:
     gc.freeze()
 
 
-def pytest_sessionfinish() -> None:
-    """Some libraries report as leaked what is not collected at the end."""
+def pytest_unconfigure() -> None:
+    """At its end the process may take everything apart: some libraries complain of what is left."""
     gc.unfreeze()
 
 

@@ -35,8 +35,10 @@ n0 = 20
 n = 5000
 images = 80
 """
-FEWER = GRID.replace('"generalised_ld", "ensemble", "consistency", "gaussian"', '"generalised_ld", "ensemble"')
-"""All files of a run, of four trainings in place of five, and two trials in place of four."""
+FEWER = GRID.replace('"generalised_ld", "ensemble", "consistency", "gaussian"', '"generalised_ld", "ensemble"').replace(
+    "n = 5000", "n = 2000"
+)
+"""All kinds of files of a run, of four trainings in place of five, and two trials in place of four."""
 DISK_MEGABYTES = 64
 MOST_RUNS = 4
 """On one machine, and on a cluster: further ones take the faults that found no moment in the first."""

@@ -260,7 +260,11 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for rank in range(2)
     ]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     return folder
 
 
