@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.audit.verify import open_certified, rows_with_a_model
@@ -20,10 +21,14 @@ from bench.machine.randomness import Role, generator
 from bench.models.external import guarded
 from results.analysis.metrics import RADII
 from results.store.folder import RunFolder
-from results.store.settings import CertifiedTrial
+from results.store.settings import CertifiedTrial, CertifySettings
 
 INSIDE = 0.999
 """An attack at the certified radius goes to this share of it: the guarantee is for what is strictly inside."""
+TOO_LARGE = (1.05, 1.1, 1.2)
+"""Shares of their radii at which the same images are attacked as well: what the attack would find of such radii."""
+JUDGING_SAMPLES = 100_000
+"""Fresh samples that decide whether an image that seems to have fallen has."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +86,46 @@ def attack_run(
     seed: int,
     data: str | None = None,
     factories: Collection[str] = (),
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Attack `images` random test images of every trial of a merged run.
 
     Returns:
-        Two tables. One row per trial and certified image: `trial_id, index, radius` (certified), `answer` (of PREDICT
-        on the image moved to just inside its radius), `fallen` (the answer is another class; abstaining is none).
+        Three tables. One row per trial and certified image: `trial_id, index, radius` (certified), `answer` (of PREDICT
+        on the image moved to just inside its radius), `fallen`: the answer is another class, and `JUDGING_SAMPLES`
+        fresh samples say so too, at PREDICT's alpha divided by the number of certified images attacked (Bonferroni);
+        `radius_again`: what an image that fell is certified for with as many fresh samples, at that alpha.
         One row per trial and radius: `certified` and `empirical` robust accuracy in percent on the same images; an
         image is robust if it is answered correctly after the attack, and not attacked where it is certified.
+        One row per share of `TOO_LARGE`: how many of the certified images fell at that share of their radius, of how
+        many.
 
     Raises:
         FileNotFoundError, SchemaError, DataError, SourceError, CheckpointError: as `bench.audit.verify.verify_run`.
     """
     certificates = rows_with_a_model(run)
-    inside, accuracy = [], []
-    for trial_id, rows in certificates.groupby("trial_id", sort=False):
-        picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+    inside, accuracy, power = [], [], dict.fromkeys(TOO_LARGE, 0)
+    chosen = {
+        trial_id: rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
+        for trial_id, rows in certificates.groupby("trial_id", sort=False)
+    }
+    claims = sum(int((picked["predicted"] != ABSTAIN).sum()) for picked in chosen.values())
+    for trial_id, picked in chosen.items():
         source, settings, smoothed = open_certified(run, picked, data, factories)
         pixels = load_images(settings.data, "test", settings.dataset).images
         engine = Engine(source.model, smoothed.device, "fp32")
         engine.limit(int(picked["batch"].iloc[0]))
-        model = engine.differentiable(torch.Size(pixels.shape[1:]))
+        model = engine.differentiable(torch.Size(pixels.shape[1:]), attack.samples)
         attacker = _Attacker(model, smoothed, settings, attack, seed, pixels)
         for index, radius, predicted in picked.loc[
             picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
         ].itertuples(index=False, name=None):
-            answer = attacker.answer(index, predicted, INSIDE * radius)
-            inside.append((trial_id, index, radius, answer, answer not in (predicted, ABSTAIN)))
+            moved = attacker.moved(index, predicted, INSIDE * radius)
+            answer = attacker.judged(index, moved)
+            fallen = attacker.has_fallen(index, moved, predicted, answer, PREDICT_ALPHA / claims)
+            again = attacker.radius_again(index, PREDICT_ALPHA / claims) if fallen else np.nan
+            inside.append((trial_id, index, radius, answer, fallen, again))
+            for share in TOO_LARGE:
+                power[share] += attacker.answer(index, predicted, share * radius) not in (predicted, ABSTAIN)
         for radius in [r for r in RADII if r <= max(RADII[0], picked["radius"].max())]:
             certified = picked["correct"] & (picked["radius"] >= radius)
             open_ = picked.loc[~certified & (picked["status"] != "misclassified"), ["index", "label"]]
@@ -116,8 +134,9 @@ def attack_run(
             )
             accuracy.append((trial_id, radius, 100 * certified.mean(), 100 * (certified.sum() + held) / len(picked)))
     return (
-        pd.DataFrame(inside, columns=["trial_id", "index", "radius", "answer", "fallen"]),
+        pd.DataFrame(inside, columns=["trial_id", "index", "radius", "answer", "fallen", "radius_again"]),
         pd.DataFrame(accuracy, columns=["trial_id", "radius", "certified", "empirical"]),
+        pd.DataFrame([(share, fell, claims) for share, fell in power.items()], columns=["share", "fell", "attacked"]),
     )
 
 
@@ -138,6 +157,30 @@ class _Attacker:
 
     def answer(self, index: int, label: int, radius: float) -> int:
         """What the smoothed classifier says to the attacked image: a class, or −1."""
+        return self.judged(index, self.moved(index, label, radius))
+
+    def judged(self, index: int, moved: Tensor) -> int:
+        """What the smoothed classifier says to a moved image: a class, or −1."""
+        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)
+
+    def has_fallen(self, index: int, moved: Tensor, predicted: int, answer: int, alpha: float) -> bool:
+        """Whether `answer` is more probable than `predicted` at the moved image, by fresh samples."""
+        if answer in (predicted, ABSTAIN):
+            return False
+        counts = self.smoothed.class_counts(moved, JUDGING_SAMPLES, self.settings.noise_seed, Role.JUDGE, index)
+        for_answer, for_predicted = int(counts[answer]), int(counts[predicted])
+        test = binomtest(for_answer, for_answer + for_predicted, 0.5, alternative="greater")
+        return bool(test.pvalue <= alpha)
+
+    def radius_again(self, index: int, alpha: float) -> float:
+        """What the image itself is certified for by fresh samples; 0: for nothing."""
+        settings = CertifySettings(n=JUDGING_SAMPLES, alpha=alpha)
+        image = torch.from_numpy(self.images[index : index + 1]).float() / 255
+        [certificate] = self.smoothed.certify(image, settings, seed=self.settings.noise_seed + 1, indices=[index])
+        return certificate.radius
+
+    def moved(self, index: int, label: int, radius: float) -> Tensor:
+        """The attacked image."""
         device = self.smoothed.device
         key = (index, round(1e6 * radius))
         draw = generator(device, self.seed, Role.ATTACK, *key)
@@ -147,5 +190,4 @@ class _Attacker:
             drawn = torch.randn((self.attack.samples, *image.shape), generator=draw, device=device)
             return self.settings.sigma * drawn
 
-        moved = smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)
-        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)
+        return smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)

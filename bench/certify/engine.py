@@ -95,14 +95,24 @@ class Engine:
         compiled = self._compiled[1]
         return (eager, "eager") if compiled is None else (compiled, "inductor")
 
-    def differentiable(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    def differentiable(self, shape: torch.Size, batch: int | None = None) -> Callable[[Tensor], Tensor]:
         """As `classifier`, for batches of any length, in fp32, and with gradients for the images.
+
+        Args:
+            batch: the usual number of images, in passes of which the model is asked if it takes so few.
 
         Raises:
             ModelError: as `classifier`.
         """
         size, channels_last = self.passes(shape), self._opened(shape).channels_last
-        return _Passes(_InPrecision(self._model, self.device.type, "fp32"), size, channels_last)
+        whole = _Passes(_InPrecision(self._model, self.device.type, "fp32"), size, channels_last)
+        few = replace(whole, size=min(size, batch or size))
+        try:
+            with torch.no_grad():
+                few(self._noise(few.size, shape))
+        except ModelError:  # it takes passes of one size only
+            return whole
+        return few
 
     def _opened(self, shape: torch.Size) -> _Passes:
         if shape not in self._eager:

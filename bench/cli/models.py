@@ -191,7 +191,7 @@ def attack(
         load_plugins(plugin or ())
         from bench.audit.attack import Attack, attack_run
 
-        inside, accuracy = attack_run(
+        inside, accuracy, power = attack_run(
             folder, images, Attack(steps, samples, n), seed=seed, data=data, factories=model or ()
         )
     console.print("Accuracy (%) at a radius: certified, and empirical under the attack")
@@ -202,7 +202,27 @@ def attack(
     console.print(f"{len(fallen)} of {len(inside)} certified images fell inside their radius", highlight=False)
     if len(fallen):
         _print(fallen)
+    _print_power(power)
     raise typer.Exit(1 if len(fallen) else 0)
+
+
+def _print_power(power: pd.DataFrame) -> None:
+    """What the attack would have found, had all radii been too large."""
+    from results.analysis.statistics import wilson
+
+    console.print(
+        "What it would have found: the same images, attacked at a share of their radius beyond 1", highlight=False
+    )
+    rows = []
+    for share, fell, attacked in power.itertuples(index=False, name=None):
+        lower, upper = (100 * float(bound) for bound in wilson(fell, attacked))
+        rows.append([f"{share:g}", f"{fell} of {attacked}", f"{lower:.1f} to {upper:.1f} %"])
+    headings = [
+        Heading("share of the radius"),
+        Heading("fell", right=True),
+        Heading("of each image (95 %)", right=True),
+    ]
+    console.print(Sheet(headings, rows))
 
 
 @perf_app.command("certify")

@@ -28,6 +28,8 @@ class Role(IntEnum):
     SURVEY = 11
     """Noise under which a model votes on its training images."""
     SURVEY_SHIFTS = 12
+    JUDGE = 13
+    """Samples that decide whether an attacked image has fallen."""
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

@@ -274,7 +274,9 @@ def test_verify_names_labels_that_the_data_has_not(
 
 
 def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
-    inside, accuracy = attack_run(trained, 30, Attack(steps=8, samples=8, n=1000), seed=0)
+    inside, accuracy, power = attack_run(trained, 30, Attack(steps=8, samples=8, n=1000), seed=0)
+    assert power["attacked"].tolist() == [len(inside)] * 3
+    assert power["fell"].is_monotonic_increasing or power["fell"].sum() == 0
     rows = read_run(trained.path).certificates
     assert len(inside) == (rows["status"] == "certified").sum()
     assert not inside["fallen"].any()
@@ -293,6 +295,33 @@ def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) 
         assert float((moved_far - image).norm()) <= 2.0 * (1 + 1e-5)
         fallen += smoothed.predict_moved(moved_far, n=1000, seed=0, index=int(index)) not in (label, -1)
     assert fallen >= 3
+
+
+def test_radii_that_are_far_too_large_fall_and_are_certified_again(
+    forged: Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.audit.attack.JUDGING_SAMPLES", 2000)
+    folder = RunFolder(forged(lambda row: {"radius": 6 * row["radius"]}))
+    inside, _, power = attack_run(folder, 10, Attack(steps=4, samples=8, n=1000), seed=0)
+    fallen = inside[inside["fallen"]]
+    assert len(fallen) >= 2
+    assert (fallen["radius_again"] < fallen["radius"]).all()
+    assert inside.loc[~inside["fallen"], "radius_again"].isna().all()
+    assert power["fell"].min() >= len(fallen)
+
+
+def test_a_wrong_answer_of_predict_is_no_fall(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREDICT errs with probability alpha; fresh samples decide."""
+    monkeypatch.setattr("bench.audit.attack.JUDGING_SAMPLES", 2000)
+    monkeypatch.setattr("bench.certify.smoothing.Smoothed.predict_moved", lambda *_, **__: 9)
+    inside, _, power = attack_run(trained, 8, Attack(steps=2, samples=4, n=1000), seed=0)
+    wrong = (
+        inside["answer"]
+        != read_run(trained.path).certificates.set_index("index")["predicted"].loc[inside["index"]].to_numpy()
+    )
+    assert wrong.any()
+    assert not inside["fallen"].any()
+    assert power["fell"].min() == wrong.sum()
 
 
 def images() -> torch.Tensor:
