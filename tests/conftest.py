@@ -16,7 +16,7 @@ from results.bounds.radius import certified_radius, lower_confidence_bound, two_
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_json, write_json
 from results.store.record import DIGEST, digest_of
 from results.store.records import RunRecord, TrainingRecord
-from results.store.rows import CertificateRow
+from results.store.rows import NOISE, CertificateRow
 from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_table
 from results.store.shards import write_shard
 
@@ -209,6 +209,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
         batch=64,
         device="a machine",
         device_kind="cpu",
+        noise=NOISE,
         torch_version="0",
         checkpoint_sha256=sha256,
     )

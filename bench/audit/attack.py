@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from bench.audit.verify import open_certified, rows_with_a_model
 from bench.certify.engine import Engine
 from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
 from bench.data import load_images
-from bench.machine.randomness import Role, generator
+from bench.machine.normals import NormalStream
+from bench.machine.randomness import Role
 from bench.models.external import guarded
 from results.analysis.metrics import RADII
 from results.store.folder import RunFolder
@@ -183,11 +185,11 @@ class _Attacker:
         """The attacked image."""
         device = self.smoothed.device
         key = (index, round(1e6 * radius))
-        draw = generator(device, self.seed, Role.ATTACK, *key)
+        stream, steps = NormalStream(self.seed, Role.ATTACK, *key), count()
         image = torch.from_numpy(self.images[index]).float().to(device) / 255
 
         def noise() -> Tensor:
-            drawn = torch.randn((self.attack.samples, *image.shape), generator=draw, device=device)
-            return self.settings.sigma * drawn
+            samples = self.attack.samples
+            return self.settings.sigma * stream.draw(next(steps) * samples, (samples, *image.shape), device)
 
         return smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)

@@ -35,7 +35,7 @@ class Verdict:
     trial_id: str
     index: int
     outcome: str
-    """identical, within rounding, within binomial error, or different."""
+    """identical, within rounding, or different."""
     reason: str
     """What differs between the two certifications besides the counts, and why the counts cannot be right; empty where
     nothing does."""
@@ -80,7 +80,7 @@ class Verification:
         return f"{sentence}: {shows}"
 
 
-OUTCOMES = ("identical", "within rounding", "within binomial error", "different")
+OUTCOMES = ("identical", "within rounding", "different")
 
 
 def verify_run(
@@ -88,10 +88,9 @@ def verify_run(
 ) -> Verification:
     """Certify `images` random rows of a merged run again, each from the stored weights of its trial.
 
-    On like hardware and versions all counts must be equal to the last sample. On a device of the same kind the noise is
-    the same, and few samples may be classified otherwise; elsewhere the counts must be those of one distribution
-    (`results.analysis.agreement`). All rows of the run must follow from their counts, and their labels be those of the
-    data.
+    On like hardware and versions all counts must be equal to the last sample. On any other the noise is still the same,
+    and few samples may be classified otherwise (`results.analysis.agreement`). All rows of the run must follow from
+    their counts, and their labels be those of the data.
 
     Args:
         seed: of the choice of rows. Whoever can foresee it can forge the others.
@@ -180,17 +179,13 @@ def _compare(stored: CertificateRow, found: CertificateRow, level: float) -> Ver
     then, now = (row.model_dump(include={"device", "torch_version", "engine", "batch"}) for row in (stored, found))
     unlike = [key for key in then if then[key] != now[key]]
     reason = ", ".join(f"{key} {then[key]} then, {now[key]} now" for key in unlike)
-    # CUDA draws by the number of its multiprocessors, CPUs all alike.
-    same_noise = stored.device_kind == found.device_kind and (
-        found.device_kind == "cpu" or stored.device == found.device
-    )
     if (stored.selection_counts, stored.counts) == (found.selection_counts, found.counts):
         outcome = "identical"
     elif not unlike:
         outcome = "different"
     else:
-        outcome = "within rounding" if same_noise else "within binomial error"
-        if problem := disagreement(stored, found, level, same_noise=same_noise):
+        outcome = "within rounding"
+        if problem := disagreement(stored, found, level):
             outcome, reason = "different", f"{problem}; {reason}"
     return Verdict(stored.trial_id, stored.index, outcome, reason, stored, found)
 

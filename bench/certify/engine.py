@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from bench.certify.noise import block_size
 from bench.machine.hardware import compute_reproducibly
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
@@ -24,6 +23,8 @@ or about a measured time, the same image could get other counts in another shard
 
 BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}
 """Noise samples of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
+LEAST = {"cpu": 64, "cuda": 256}
+"""Noise samples of a forward pass, however large the images are, by kind of device."""
 
 logger = logging.getLogger("bench")
 
@@ -52,10 +53,10 @@ class Engine:
 
     def batch(self, shape: torch.Size) -> int:
         """Noise samples that are classified together; every batch is a whole one, so that all have one shape. Larger
-        images come in smaller batches, down to one block of noise."""
-        usual = BATCH.get((self.device.type, self.precision), BATCH["cpu", self.precision])
-        block = block_size(self.device)
-        return max(block, min(usual, usual * 3072 // shape.numel()) // block * block)
+        images come in smaller batches, in steps and down to a least one."""
+        kind = self.device.type if self.device.type in LEAST else "cpu"
+        usual, least = BATCH[kind, self.precision], LEAST[kind]
+        return max(least, min(usual, usual * 3072 // shape.numel()) // least * least)
 
     def passes(self, shape: torch.Size) -> int:
         """Images of one forward pass: as many as the model takes and memory holds, at most `batch(shape)`. Roundings

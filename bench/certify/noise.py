@@ -9,21 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.machine.randomness import Role, generator
+from bench.machine.normals import NormalStream, prepare
+from bench.machine.randomness import Role
 from bench.models.decomposition import LinearDecomposition, check_orthonormal
-
-BLOCK = {"cpu": 64, "cuda": 256}
-"""Noise samples per random stream, by kind of device. Part of every published count, like the streams themselves."""
-
-
-def block_size(device: torch.device) -> int:
-    """Noise samples per random stream on `device`."""
-    return BLOCK.get(device.type, BLOCK["cpu"])
 
 
 class NoiseSamples:
-    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. Block b of samples of an image has a random stream of
-    its own, (seed, role, index, b)."""
+    """Draws x + ε, ε ~ N(0, σ²I), on a device; never clipped. ε depends on (seed, role, index), on the number of the
+    sample and on the pixel, and on nothing else: it is the same on every device."""
 
     def __init__(
         self,
@@ -43,6 +36,7 @@ class NoiseSamples:
         """
         if decomposition is not None:
             check_orthonormal(decomposition.basis)  # weights may have been loaded into it
+        prepare(device)  # not within the seconds of the first image
         self.sigma = sigma
         self.device = device
         self._decomposition = decomposition
@@ -50,11 +44,7 @@ class NoiseSamples:
         self._kept_pixels: tuple[torch.Size, LinearDecomposition] | None = None
 
     def batches(self, image: Tensor, batch: int, seed: int, role: Role, index: int) -> Iterator[Tensor]:
-        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory.
-
-        Args:
-            batch: a multiple of the block.
-        """
+        """Batches (batch, *image.shape) without end; images (channel, height, width) come channels-last in memory."""
         image = image.to(self.device, torch.float32)
         centre = image.permute(1, 2, 0) if image.ndim == 3 else image
         shape = centre.shape
@@ -62,12 +52,9 @@ class NoiseSamples:
         if kept is not None:
             basis = kept.basis.to(self._dtype)
             centre = (centre.flatten() - kept.mean) @ kept.basis
-        noise = torch.empty((batch, *centre.shape), device=self.device)
-        blocks = noise.split(block_size(self.device))
+        stream, centre = NormalStream(seed, role, index), centre.contiguous()
         for number in count():
-            for place, block in enumerate(blocks):
-                block.normal_(generator=generator(self.device, seed, role, index, number * len(blocks) + place))
-            noisy = torch.add(centre, noise, alpha=self.sigma)
+            noisy = stream.around(centre, self.sigma, number * batch, batch)
             if kept is not None:
                 # W is orthonormal, so Wᵀε is N(0, σ²I): k numbers a sample have the distribution that 3072 would give.
                 noisy = F.linear(noisy.to(self._dtype), basis).float().add_(kept.mean).view(-1, *shape)

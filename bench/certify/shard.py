@@ -17,7 +17,7 @@ from bench.settings.trial import Trial
 from results.store.folder import RunFolder
 from results.store.merge import samples_to_draw, two_sided_radii
 from results.store.records import BatchRecord, TrainingRecord
-from results.store.rows import CertificateRow
+from results.store.rows import NOISE, CertificateRow
 from results.store.settings import CertifiedTrial, Precision
 from results.store.shards import write_shard
 
@@ -119,6 +119,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             precision=smoothed.precision,
             device=device_name(smoothed.device),
             device_kind=smoothed.device.type,
+            noise=NOISE,
             torch_version=str(torch.__version__),
             checkpoint_sha256=model.sha256,
             joules=None if before is None or spent is None else spent - before,

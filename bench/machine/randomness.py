@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 from numpy.random import SeedSequence
+from numpy.typing import NDArray
 
 
 class Role(IntEnum):
@@ -35,16 +36,17 @@ class Role(IntEnum):
 def derived_seed(seed: int, role: Role, *indices: int) -> int:
     """A 63-bit seed for the stream (seed, role, indices).
 
-    torch's generators on the CPU keep 32 bits of a seed. That will do to initialise a model; for noise see `generator`.
+    torch's generators on the CPU keep 32 bits of a seed. That will do to initialise a model; else see `generator`.
     """
     return int(_sequence(seed, role, *indices).generate_state(1, "uint64")[0] >> 1)
 
 
 def generator(device: torch.device, seed: int, role: Role, *indices: int) -> torch.Generator:
-    """A torch generator on `device` for the stream (seed, role, indices).
+    """A torch generator on `device` for the stream (seed, role, indices). Its numbers depend on the kind of device, so
+    noise is drawn by `bench.machine.normals` instead.
 
-    On the CPU the whole state of its Mersenne Twister is set (624 words): with 32 bits of seed, two of the 16 million
-    blocks of samples of a full trial would very likely share their noise.
+    On the CPU the whole state of its Mersenne Twister is set (624 words): with 32 bits of seed, two of the 100 000
+    steps of a long trial would likely share their shifts and flips.
     """
     drawn = torch.Generator(device)
     if device.type != "cpu":
@@ -54,6 +56,16 @@ def generator(device: torch.device, seed: int, role: Role, *indices: int) -> tor
     words[0] = 1 << 31  # as every seeding of a Mersenne Twister by an array does: never all zeros
     state[_WORDS] = torch.from_numpy(words.view(np.uint8))
     return drawn.set_state(state)
+
+
+def stream_key(seed: int, role: Role, *indices: int) -> NDArray[np.uint64]:
+    """The 128 bits, two words, that tell the stream (seed, role, indices) of `bench.machine.normals` from all others.
+    Two of 10⁹ streams share theirs with a probability of 10⁻²¹.
+
+    A seed from 2³² on is two words to SeedSequence: here every seed is, lest one word be taken for a role.
+    """
+    sequence = SeedSequence([seed % 2**32, seed >> 32, role, len(indices), *indices])
+    return sequence.generate_state(2, np.uint64).astype(np.uint64)
 
 
 def _sequence(seed: int, role: Role, *indices: int) -> SeedSequence:

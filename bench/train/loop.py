@@ -1,8 +1,8 @@
 """One training loop for every method, under accelerate: as one process, or as one rank of DDP.
 
-Noise, order and augmentation of the global batch are drawn alike on every rank, which then takes its part; so the
-run does not depend on the number of workers, batch norm's statistics apart: each rank normalises by its own part of a
-batch, and the running ones are averaged once an epoch.
+Order and augmentation of the global batch are drawn alike on every rank, which then takes its part; noise is that of an
+image's place in the global batch. So the run does not depend on the number of workers, batch norm's statistics apart:
+each rank normalises by its own part of a batch, and the running ones are averaged once an epoch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from bench.machine.hardware import (
     resolve_precision,
     restart_peak_memory,
 )
-from bench.machine.randomness import Role, derived_seed, generator
+from bench.machine.normals import NormalStream
+from bench.machine.randomness import Role, derived_seed
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model, count_parameters
 from bench.models.decomposition import Spectrum, spectrum_of
@@ -270,12 +271,12 @@ def noisy_accuracy(
     itself gets right on one noise sample each."""
     images, labels = data
     model.eval()
-    draw = generator(accelerator.device, trial.seed, Role.TEST_NOISE, epoch)
+    stream = NormalStream(trial.seed, Role.TEST_NOISE, epoch)
     correct = torch.zeros((), device=accelerator.device)
     for number, indices in enumerate(torch.arange(len(images)).split(EVALUATION_BATCH)):
-        x = images[indices].float() / 255
-        noisy = x + trial.sigma * torch.randn(x.shape, generator=draw, device=x.device)
         if number % accelerator.num_processes == accelerator.process_index:
+            x = images[indices].float() / 255
+            noisy = x + trial.sigma * stream.draw(int(indices[0]), x.shape, x.device)
             with accelerator.autocast():
                 predicted = model(noisy.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
             correct += (predicted == labels[indices]).sum()

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bench.data import ImageSet
+from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role, generator
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip, random_shifts
@@ -39,12 +40,13 @@ def survey(trial: Trial, epoch: int, copies: int, model: nn.Module, data: ImageS
     device, ranks, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     pixels = shifted(trial, data, device, epoch, copies)
     counts = torch.zeros((len(pixels), data.num_classes), dtype=torch.int64, device=device)
+    stream = NormalStream(trial.seed, Role.SURVEY, epoch, copies)
     mine = torch.arange(rank * len(pixels) // ranks, (rank + 1) * len(pixels) // ranks, device=device)
     for part in mine.split(max(1, SURVEY_BATCH // copies)):
         if not len(part):  # fewer images than ranks
             break
-        noise = [_noise(trial, epoch, copies, index, pixels) for index in part.tolist()]
-        noisy = (pixels[part, None].float() / 255 + trial.sigma * torch.stack(noise)).flatten(0, 1)
+        noise = stream.draw(int(part[0]) * copies, (len(part) * copies, *pixels.shape[1:]), device)
+        noisy = (pixels[part].float() / 255).repeat_interleave(copies, dim=0) + trial.sigma * noise
         with accelerator.autocast():
             answers = [
                 model(batch.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
@@ -53,8 +55,3 @@ def survey(trial: Trial, epoch: int, copies: int, model: nn.Module, data: ImageS
         counts[part] = F.one_hot(torch.cat(answers).view(-1, copies), data.num_classes).sum(dim=1)
     total: Tensor = accelerator.reduce(counts, "sum")
     return total
-
-
-def _noise(trial: Trial, epoch: int, copies: int, index: int, pixels: Tensor) -> Tensor:
-    draw = generator(pixels.device, trial.seed, Role.SURVEY, epoch, copies, index)
-    return torch.randn((copies, *pixels.shape[1:]), generator=draw, device=pixels.device)

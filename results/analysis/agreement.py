@@ -1,8 +1,7 @@
 """Whether two certifications of the same rows can be of one classifier.
 
-On another kind of device the noise is other noise: the counts of both are samples of one multinomial distribution. On a
-device of the same kind the noise is the same, and only samples whose two largest logits are as close as rounding may be
-classified otherwise.
+The noise of both is the same, and only samples whose two largest logits are as close as rounding may be classified
+otherwise. What one has more samples of than the other, must be of the same multinomial distribution.
 """
 
 from __future__ import annotations
@@ -18,21 +17,20 @@ from results.store.rows import CertificateRow
 ALARM = 1e-3
 """Probability that rows which are all right are found wrong, in all tests together."""
 FLIPS = {"fp32": 1e-4, "bf16": 5e-3}
-"""Share of samples that may be classified otherwise where the noise is the same, several times what was measured
+"""Share of samples that may be classified otherwise by other roundings, several times what was measured on CPUs
 (docs/performance.md)."""
 EXPECTED = 5
 """Samples of a cell from which on the chi-square distribution describes it."""
 Counts = NDArray[np.int64]
 
 
-def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *, same_noise: bool) -> str:
+def disagreement(stored: CertificateRow, found: CertificateRow, level: float) -> str:
     """Why two rows cannot be of one image and classifier; empty where they can.
 
     Args:
         stored: the row of the run.
         found: the row that was certified again, perhaps with another n.
         level: probability that two which are is found otherwise.
-        same_noise: whether both drew the same noise, so that they differ by roundings alone.
     """
     old, new = (
         (np.array(row.selection_counts, dtype=np.int64), np.array(row.counts, dtype=np.int64))
@@ -40,11 +38,10 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float, *,
     )
     if len(old[0]) != len(new[0]):
         return f"{len(old[0])} classes then, {len(new[0])} now"
-    if same_noise:
-        for before, after in zip(old, new, strict=True):
-            flips, samples = fewest_flips(before, after), int(min(before.sum(), after.sum()))
-            if binom.sf(flips - 1, samples, FLIPS[stored.precision]) < level / 2:
-                return f"at least {flips} of the same {samples} samples are classified otherwise"
+    for before, after in zip(old, new, strict=True):
+        flips, samples = fewest_flips(before, after), int(min(before.sum(), after.sum()))
+        if binom.sf(flips - 1, samples, FLIPS[stored.precision]) < level / 2:
+            return f"at least {flips} of the same {samples} samples are classified otherwise"
     p = homogeneity(sum(old), sum(new))
     return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
 

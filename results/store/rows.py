@@ -22,6 +22,8 @@ Amount = Annotated[float, Field(ge=0, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sigma = Annotated[float, Field(ge=0, le=100)]
 Status = Literal["certified", "abstained", "misclassified"]
+NOISE: Literal["philox4x64-10/1"] = "philox4x64-10/1"
+"""What `noise` is in the certificates that this version makes. Counts of other noise are others."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -79,7 +81,9 @@ class CertificateRow(Record):
     """Samples of a forward pass; roundings differ with it."""
     device: str
     device_kind: str | None = None
-    """cpu, cuda; their noise is drawn differently."""
+    """cpu, cuda."""
+    noise: Literal["philox4x64-10/1"] | None = None
+    """How the noise was drawn, on any device: the generator, and the version of what is made of it."""
     torch_version: str
     checkpoint_sha256: str
 

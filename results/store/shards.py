@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from results.errors import BenchError, StoreError
 from results.store.folder import AnyPath, TrialFolder, read_each, remove_leftovers, set_aside
-from results.store.rows import CertificateRow, table_of
+from results.store.rows import NOISE, CertificateRow, table_of
 from results.store.schema import CERTIFICATES, VersionError, read_table, with_identity, write_table
 
 
@@ -40,7 +40,7 @@ def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Ta
     """The rows of one shard.
 
     Raises:
-        StoreError: unreadable, damaged, of another schema version, trial or checkpoint; names the file.
+        StoreError: unreadable, damaged, of another schema version, trial, checkpoint or noise; names the file.
     """
     table = read_table(path, CERTIFICATES)
     for key, expected in (("trial_id", trial_id), ("checkpoint_sha256", checkpoint_sha256)):
@@ -48,6 +48,9 @@ def read_shard(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Ta
         if found != {expected}:
             other = ", ".join(sorted(found - {expected}))
             raise StoreError(f"{path}: is of another {key.split('_')[0]} ({other}, expected {expected})")
+    drawn = {None if estimator == "imported" else NOISE for estimator in table["estimator"].unique().to_pylist()}
+    if unlike := (set(table["noise"].unique().to_pylist()) ^ drawn) - {NOISE}:
+        raise StoreError(f"{path}: is of other noise than {NOISE} ({', '.join(map(str, unlike))})")
     return table
 
 

@@ -16,7 +16,7 @@ from numpy.random import MT19937, SeedSequence
 
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
-from bench.machine.randomness import Role, derived_seed, generator
+from bench.machine.randomness import Role, derived_seed, generator, stream_key
 from bench.models.classifier import build_model
 from bench.models.decomposition import LinearDecomposition
 from results.store.settings import CertifySettings
@@ -84,9 +84,9 @@ def streams() -> Iterator[tuple[int, ...]]:
     """(seed, role, indices) as the harness uses them, and the confusions that a careless key would make."""
     for seed in (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**47):
         for role in Role:
-            for image in (0, 1, 2, 9999):
-                for block in (0, 1, 2, 1562):
-                    yield seed, role, image, block
+            for first in (0, 1, 2, 9999):
+                for second in (0, 1, 2, 1562):
+                    yield seed, role, first, second
     yield from (key for key in permutations((0, 1, 2, 6, 7)) if key[1] in set(Role))
 
 
@@ -94,17 +94,18 @@ def test_no_two_streams_are_the_same() -> None:
     keys = set(streams())
     drawn = {bytes(generator(CPU, seed, Role(role), *indices).get_state().numpy()) for seed, role, *indices in keys}
     assert len(drawn) == len(keys) > 800
+    assert len({bytes(stream_key(seed, Role(role), *indices)) for seed, role, *indices in keys}) == len(keys)
 
 
 def test_streams_have_more_than_the_32_bits_that_torch_keeps_of_a_seed() -> None:
-    """Among 160 000 blocks some share the low half of their seed, as SELECT and ESTIMATE of an image might."""
-    blocks_of: dict[int, list[int]] = {}
-    for block in range(160_000):
-        blocks_of.setdefault(derived_seed(5, Role.ESTIMATE, 3, block) & 0xFFFFFFFF, []).append(block)
-    alike = [blocks for blocks in blocks_of.values() if len(blocks) > 1]
+    """Among 160 000 steps some share the low half of their seed."""
+    steps_of: dict[int, list[int]] = {}
+    for step in range(160_000):
+        steps_of.setdefault(derived_seed(5, Role.AUGMENT, 3, step) & 0xFFFFFFFF, []).append(step)
+    alike = [steps for steps in steps_of.values() if len(steps) > 1]
     assert alike
-    for blocks in alike:
-        drawn = [torch.randn(64, generator=generator(CPU, 5, Role.ESTIMATE, 3, block)) for block in blocks]
+    for steps in alike:
+        drawn = [torch.randn(64, generator=generator(CPU, 5, Role.AUGMENT, 3, step)) for step in steps]
         assert not torch.equal(drawn[0], drawn[1])
 
 

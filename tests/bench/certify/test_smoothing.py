@@ -9,6 +9,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from bench.audit.attack import Attack
+from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.models.classifier import build_model
@@ -91,6 +92,25 @@ def test_more_copies_extend_the_same_stream() -> None:
     first = smoothed.class_counts(IMAGES[0], 64, 0, Role.ESTIMATE, 0)
     both = smoothed.class_counts(IMAGES[0], 2 * 64, 0, Role.ESTIMATE, 0)
     assert bool((both >= first).all())
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_sample_is_the_same_in_batches_of_any_length(decomposed: bool) -> None:
+    basis = torch.linalg.qr(torch.randn(192, 20, generator=torch.Generator().manual_seed(0))).Q
+    layer = LinearDecomposition(torch.full((192,), 0.5), basis) if decomposed else None
+    samples = NoiseSamples(0.5, torch.device("cpu"), layer)
+
+    def first(count: int, batch: int, index: int) -> Tensor:
+        batches = samples.batches(IMAGES[0], batch, 7, Role.ESTIMATE, index)
+        return torch.cat([next(batches) for _ in range(-(-count // batch))])[:count]
+
+    whole = first(300, 300, 3)
+    assert not torch.equal(first(300, 300, 4), whole)
+    for batch in (1, 7, 64, 256, 1000):
+        if decomposed:  # the product is rounded otherwise in a batch of another length
+            assert torch.allclose(first(300, batch, 3), whole, rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(first(300, batch, 3), whole)
 
 
 def test_noise_is_gaussian_with_sigma_and_not_clipped() -> None:

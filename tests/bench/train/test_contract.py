@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.data import load_images
 from bench.machine.hardware import compute_reproducibly
+from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import digest_of, load_sealed
 from bench.models.classifier import build_model
@@ -80,8 +81,8 @@ def test_methods_of_one_pass_are_trained_by_the_plain_loop(method: str, tmp_path
         order = torch.randperm(200, generator=generator(cpu, 0, Role.ORDER, epoch))
         for step, batch in enumerate(order.split(trial.images_per_step)):
             shifts = random_shifts(len(batch), generator(cpu, 0, Role.AUGMENT, epoch, step))
-            draw = generator(cpu, 0, Role.TRAIN_NOISE, epoch, step)
-            noise = torch.randn((objective.copies, len(batch), 3, 32, 32), generator=draw)
+            stream = NormalStream(0, Role.TRAIN_NOISE, epoch, step)
+            noise = stream.draw(0, (objective.copies * len(batch), 3, 32, 32), cpu).view(-1, len(batch), 3, 32, 32)
             noisy = crop_and_flip(images[batch], *shifts).float() / 255 + trial.sigma * noise
             logits = model(noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last))
             loss = objective.loss(logits.view(*noisy.shape[:2], -1), labels[batch], sigma=trial.sigma, epoch=epoch)

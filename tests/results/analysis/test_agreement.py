@@ -51,11 +51,11 @@ def test_what_passed_is_found() -> None:
     direction over 50 rows that shows in none of them; and counts raised by half their errors."""
     n = 100_000
     true, forged = (round(n * norm.cdf(radius)) for radius in (3.0, 3.216))
-    assert disagreement(row([forged, n - forged]), row([true, n - true]), ALARM / 2 / 5, same_noise=False)
+    assert disagreement(row([forged, n - forged]), row([true, n - true]), ALARM / 2 / 5)
     claimed = row([n] + [0] * 9, [100] + [0] * 9)
-    assert disagreement(claimed, row([0] * 10, [0] * 5 + [100] + [0] * 4), ALARM / 2 / 299, same_noise=False)
-    biased = [(row([905, 95]), row([895, 105]))] * 50
-    assert not any(disagreement(*pair, ALARM / 2 / 50, same_noise=False) for pair in biased)
+    assert disagreement(claimed, row([0] * 10, [0] * 5 + [100] + [0] * 4), ALARM / 2 / 299)
+    biased = [(row([99_920, 80]), row([99_900, 100]))] * 50
+    assert not any(disagreement(*pair, ALARM / 2 / 50) for pair in biased)
     assert pooled(biased) < ALARM / 2
     random = np.random.default_rng(0)
     errors = random.binomial(1000, 0.02, size=(2, 40))
@@ -66,9 +66,9 @@ def test_of_the_same_noise_only_few_copies_may_flip() -> None:
     n = 100_000
     near, far = row([n - 99_000 + 20, 98_980]), row([n - 99_000 + 60, 98_940])
     stored = row([n - 99_000, 99_000])
-    assert not disagreement(stored, near, ALARM / 299, same_noise=True)
-    assert "at least 60 of the same 100000 samples" in disagreement(stored, far, ALARM / 299, same_noise=True)
-    assert not disagreement(stored, far, ALARM / 299, same_noise=False)
+    assert not disagreement(stored, near, ALARM / 299)
+    assert "at least 60 of the same 100000 samples" in disagreement(stored, far, ALARM / 299)
+    assert "no probabilities give both counts" in disagreement(row([500, 0]), row([9000, 1000]), ALARM / 299)
     assert fewest_flips(np.array([5, 3, 2]), np.array([4, 3, 3])) == 1
     assert fewest_flips(np.array([10, 3, 2]), np.array([4, 3, 0])) == 0  # the beginning of the longer one
     assert fewest_flips(np.array([10, 3, 2]), np.array([4, 0, 3])) == 1

@@ -139,6 +139,7 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "batch": 64,
             "device": "a machine",
             "device_kind": "cpu",
+            "noise": "philox4x64-10/1",
             "torch_version": "2.11",
             "checkpoint_sha256": "0" * 64,
         }

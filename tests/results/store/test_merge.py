@@ -138,6 +138,8 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"index": 99}, "holds image 99, which this trial does not certify"),
         (lambda row: {"checkpoint_sha256": "f" * 64}, "is of another checkpoint"),
         (lambda row: {"trial_id": "other"}, "is of another trial"),
+        (lambda row: {"noise": "philox4x64-10/0"}, "is of other noise than philox4x64-10/1 (philox4x64-10/0)"),
+        (lambda row: {"noise": None}, "is of other noise than philox4x64-10/1 (None)"),
     ],
 )
 def test_merge_refuses_what_does_not_hold_and_names_the_shard(
