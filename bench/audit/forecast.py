@@ -222,8 +222,12 @@ class _Counter:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(trial: Trial, data: ImageSet, device: torch.device) -> Rates:
-    """How fast this machine passes such images through the trial's network, without its linear decomposition."""
+def measure(trial: Trial, data: ImageSet, device: torch.device, seconds: float = SECONDS) -> Rates:
+    """How fast this machine passes such images through the trial's network, without its linear decomposition.
+
+    Args:
+        seconds: of all measurements together, about.
+    """
     compute_reproducibly()
     torch.manual_seed(0)
     shape, normalisation = torch.Size(data.images.shape[1:]), data.normalisation or usual(data.channels)
@@ -265,7 +269,7 @@ def measure(trial: Trial, data: ImageSet, device: torch.device) -> Rates:
     def certify(_count: int) -> None:
         classify(noisy)
 
-    part = SECONDS / 4
+    part = seconds / 4
     return Rates(
         train=_rate(train, part, device),
         attack=_rate(attack, part, device),
