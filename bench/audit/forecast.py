@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.data import ImageSet, load_images
+from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, resolve_precision
 from bench.models.classifier import build_model
 from bench.settings.normalisation import usual
@@ -81,7 +82,7 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
     Raises:
         DataError: as `bench.data.load_images`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     devices = torch.cuda.device_count() if device.type == "cuda" else 1
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:

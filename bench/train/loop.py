@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
+from bench.machine.devices import own_device
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import (
     compute_reproducibly,
@@ -62,15 +63,15 @@ def make_accelerator(trial: Trial) -> Accelerator:
     """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
 
     Raises:
+        DeviceError: as `own_device`.
         RuntimeError: accelerate did not join the group it was told to join.
     """
     compute_reproducibly()
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
-    cpu = not torch.cuda.is_available()
-    device = torch.device("cpu" if cpu else "cuda")
+    device = own_device()
     precision = resolve_precision(trial.train.precision, device)
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
         # Batch statistics are shared once an epoch, below; the basis of a decomposition never changes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
