@@ -23,12 +23,14 @@ from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
 from bench.machine.devices import own_device
+from bench.machine.driver import driver_bytes
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import (
     compute_reproducibly,
     device_name,
     memory_kind,
     peak_memory_bytes,
+    reserved_bytes,
     resolve_precision,
     restart_peak_memory,
 )
@@ -401,7 +403,15 @@ def _trained_on(accelerator: Accelerator) -> TrainedOn:
         train_precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         auto_precision=resolve_precision("auto", accelerator.device),
         torch_version=str(torch.__version__),
+        reserved_bytes=_sum_of_all(reserved_bytes(accelerator.device)),
+        driver_bytes=_sum_of_all(driver_bytes(accelerator.device)),
     )
+
+
+def _sum_of_all(value: int | None) -> int | None:
+    """Over the ranks; None where one does not know."""
+    found = gather_object([value])
+    return None if None in found else sum(found)
 
 
 def _finish(
