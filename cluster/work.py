@@ -34,8 +34,9 @@ class Work(Protocol):
     there, `note` and `metrics`, should be little, and what the others need be imported in `prepare`.
     """
 
-    def prepare(self) -> None:
-        """Import what a worker needs, while it starts."""
+    def prepare(self, cpus: float, gpus: float) -> None:
+        """Import what a worker needs, while it starts, and see that it can be used; `cpus` and `gpus` are the
+        worker's."""
 
     def epochs_left(self, task: Any) -> int:
         """Epochs still to be trained, or 0 once the training is done; on one worker."""

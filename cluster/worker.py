@@ -25,6 +25,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster.work import Work, shard_name
 
 PULSE_SECONDS = 2.0
+UNMASKED = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""With this Ray shows every worker all accelerators of its node, whatever it was given."""
 START_PULSES = 5
 """How many times longer a process may take to start than to answer."""
 
@@ -32,11 +34,14 @@ START_PULSES = 5
 class _Worker:
     """The process. Its output goes to the trial's log; one thread works, another answers the pulse."""
 
-    def __init__(self, gpus: float) -> None:
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self.cpus, self.gpus = cpus, gpus
         if not gpus:  # ray leaves every accelerator in sight of a worker that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        elif os.environ.get(UNMASKED):  # and then of every worker
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, ray.get_gpu_ids()))
 
-    def begin(self, log_file: str, prepare: Callable[[], None]) -> dict[str, Any]:
+    def begin(self, log_file: str, prepare: Callable[[float, float], None]) -> dict[str, Any]:
         """Send all output to the file, and prepare for the work. Returns who this is."""
         place = Path(log_file).expanduser()
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +54,7 @@ class _Worker:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        prepare()
+        prepare(self.cpus, self.gpus)
         if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
             gc.collect()
             gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
@@ -181,4 +186,4 @@ class WorkerHandle:
 def start_process(cpus: float, gpus: float, place: PlacementGroup | None) -> ActorHandle:
     """The process of a worker, on its way: in a placement group, or wherever there is room."""
     strategy = PlacementGroupSchedulingStrategy(place) if place else "DEFAULT"
-    return Worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote(gpus)
+    return Worker.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy).remote(cpus, gpus)

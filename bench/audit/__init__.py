@@ -1,1 +1,1 @@
-"""Doubts about a finished run, tried: certify again, attack, measure speed."""
+"""Doubts about a run, or about a machine, tried: certify again, attack, measure speed, say what a grid will cost."""

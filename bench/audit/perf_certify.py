@@ -16,6 +16,7 @@ from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
 from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
+from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, build_model
@@ -48,7 +49,7 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
     Raises:
         ValueError: an unknown model; SourceError, CheckpointError, DataError: as `bench.models.sources.open_model`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     if "/" not in model:
         torch.manual_seed(0)
         network = build_model(model, num_classes=10)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians
 from bench.data import ImageSet, load_images
+from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
 from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
@@ -39,7 +40,7 @@ def measure_training(model: str, *, rounds: int) -> dict[str, Any]:
         BenchError: an unknown network.
     """
     compute_reproducibly()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     images = load_images("synthetic", "train").evenly(BATCH * BATCHES)
     torch.manual_seed(0)
     plain = build_model(model, num_classes=10).to(device)

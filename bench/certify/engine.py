@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from bench.machine.hardware import compute_reproducibly
+from bench.machine.hardware import compute_reproducibly, release_memory
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
 COMPILE_FROM = 10_000
@@ -146,7 +145,7 @@ class Engine:
                         logger.info("certifying in passes of %d: the model fails on more images at once", size)
                     return found
                 if is_out_of_memory(failure.__cause__ or failure):
-                    _free_memory(self.device)
+                    release_memory()
             if size == 1:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
@@ -228,12 +227,6 @@ def _cannot_take(shape: torch.Size, failure: Exception) -> str:
         f"the model cannot take images {tuple(shape)}, not even one by one: {reason}; if it takes batches of one size "
         "only, give --batch"
     )
-
-
-def _free_memory(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.certify.engine import Engine
 from bench.data import ImageSet
+from bench.machine.devices import own_device
 from bench.models.classifier import channels_of
 from bench.models.external import ModelError
 from bench.models.sources import Source, SourceError
@@ -40,7 +41,7 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
             f"{source.name} takes images of {trained_on} channel{plural}, those of the data have {data.channels}"
         )
     try:
-        engine = Engine(source.model, torch.device("cuda" if torch.cuda.is_available() else "cpu"), "fp32")
+        engine = Engine(source.model, own_device(), "fp32")
         classes, answers = answers_of(engine, data)
     except ModelError as error:
         raise SourceError(f"{source.name}: {error}") from error

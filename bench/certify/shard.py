@@ -55,6 +55,12 @@ class _LastModel:
             self._opened = OpenedModel(smoothed, kind_of(model), training.checkpoint_sha256)
         return self._opened
 
+    def forget(self) -> None:
+        """Let go of it, and of what was compiled for it: a training's memory is then its own."""
+        if self._opened is not None:
+            self._known = self._opened = None
+            torch.compiler.reset()  # whose caches, and CUDA graphs, hold the weights
+
 
 last_model = _LastModel()
 

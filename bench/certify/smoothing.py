@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.certify.engine import Engine
 from bench.certify.noise import NoiseSamples
+from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
@@ -98,6 +99,7 @@ class Smoothed:
         Raises:
             ValueError: sigma, num_classes or precision out of range.
             ModelError: the model cannot be put on the device.
+            DeviceError: none is given, and `own_device` cannot be used.
         """
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma = {sigma}: must be above 0")
@@ -105,7 +107,7 @@ class Smoothed:
             raise ValueError(f"num_classes = {num_classes}: must be at least 2")
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision = {precision!r}: must be auto, fp32 or bf16")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device) if device else own_device()
         self.precision = resolve_precision(precision, self.device)
         self.sigma = sigma
         self.num_classes = num_classes

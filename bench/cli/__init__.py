@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+import bench.cli.doctor
 import bench.cli.lists
 import bench.cli.models
 import bench.cli.results

@@ -77,8 +77,8 @@ def run(
 
 
 def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
+    from bench.audit.forecast import forecast
     from bench.runner.display import duration
-    from bench.runner.forecast import forecast
     from bench.runner.grid import trials_of
 
     if not as_json:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from bench.machine.driver import ask_driver, identity_of
+
 
 class EnergyMeter:
     """Joules of one accelerator since it was made. The counter is the whole device's, whoever uses it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.identity = "" if device.type != "cuda" else str(torch.cuda.get_device_properties(device).uuid)
+        self.identity = identity_of(device)
         self._first = read_joules(self.identity)
 
     def joules(self) -> float | None:
@@ -20,15 +22,4 @@ class EnergyMeter:
 
 def read_joules(identity: str) -> float | None:
     """The counter of the NVIDIA device of that UUID, since its driver was loaded; None where there is none."""
-    if not identity:
-        return None
-    try:
-        import pynvml
-    except ImportError:  # without the package nvidia-ml-py everything else works
-        return None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{identity.removeprefix('GPU-')}")
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
-    except pynvml.NVMLError:  # no driver, or one that does not count
-        return None
+    return ask_driver(identity, lambda nvml, handle: float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000)

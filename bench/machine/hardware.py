@@ -45,11 +45,17 @@ def device_name(device: torch.device) -> str:
         return "CPU"
 
 
+def release_memory() -> None:
+    """Give back what this process keeps of memory and does not use: on an accelerator to the others that share it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def restart_peak_memory(device: torch.device) -> None:
     """Forget the peak so far, so that the next trial of this process is measured by itself."""
-    gc.collect()
+    release_memory()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
     ctypes.CDLL(None).malloc_trim(0)
@@ -63,6 +69,11 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def reserved_bytes(device: torch.device) -> int | None:
+    """Peak of what torch took of the accelerator since `restart_peak_memory`, its cache included; None on CPUs."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def memory_kind(device: torch.device) -> Literal["accelerator", "resident"]:

@@ -5,6 +5,8 @@ Ours start from He (fan-out) initialisation, drawn from torch's global random st
 
 from __future__ import annotations
 
+import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ class ResNet(nn.Module):
                 for first in [stage > 1] + [False] * (blocks - 1)
             )
         )
-        self.head = nn.Linear(4 * width, num_classes)
+        self.head = Head(4 * width, num_classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -92,13 +94,28 @@ class Tiny(nn.Module):
             _conv_norm(2 * width, 4 * width, kernel=3, stride=2),
             nn.ReLU(inplace=True),
         )
-        self.head = nn.Linear(4 * width, num_classes)
+        self.head = Head(4 * width, num_classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (batch, channel, height, width) -> logits (batch, num_classes)."""
         logits: Tensor = self.head(self.layers(images).mean(dim=(2, 3)))
         return logits
+
+
+class Head(nn.Linear):
+    """The last layer, in float32 also under autocast: in bf16 logits between 8 and 16 are 1/16 apart, and of classes
+    that tie the first would be the answer."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (batch, in_features) of any precision -> logits (batch, out_features), float32."""
+        return _exact_linear(features, self.weight, self.bias)
+
+
+@torch.fx.wrap  # which cannot look into it: a context is no operation
+def _exact_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(features.float(), weight, bias)
 
 
 def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:

@@ -19,6 +19,7 @@ from bench.certify.shard import OpenedModel, certify_images
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
+from bench.machine.devices import own_device
 from bench.models.classifier import count_bytes, count_parameters, kind_of
 from bench.models.sources import Source
 from bench.runner import work
@@ -36,6 +37,15 @@ Decision = TypeVar("Decision")
 LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
 
 
+def _group() -> PartialState:
+    """This process, or its place in an `accelerate launch`.
+
+    Raises:
+        DeviceError: as `own_device`.
+    """
+    return PartialState(cpu=own_device().type == "cpu", timeout=LONGEST_WAIT)
+
+
 def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
     """Train and certify a trial, finishing what is missing.
 
@@ -48,7 +58,7 @@ def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
         DataError: the data is not to be had.
         LockedError: another process works on the run.
     """
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    state = _group()
     try:
         with state.main_process_first():  # which downloads the data, if it must
             data = resolve_data(trial.data)
@@ -81,7 +91,7 @@ def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) 
 
 def first_process_first() -> AbstractContextManager[None]:
     """A block that the first process of an `accelerate launch` leaves before the others enter it."""
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    state = _group()
     guard: AbstractContextManager[None] = state.main_process_first()
     return guard
 
@@ -102,7 +112,7 @@ def certify_source(
         RunError: the run has another trial in its place.
         LockedError: another process works on the run.
     """
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    state = _group()
     try:
         images = load_images(settings.data, "test", settings.dataset)
         num_classes, answers = examine(source, images)

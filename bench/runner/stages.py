@@ -192,6 +192,8 @@ def _joined(trial: Trial, run: RunFolder) -> TrainingRecord:
             "train_joules": _sum([record.train_joules for record in records]),
             "memory_bytes": sum(memory),
             "member_memory_bytes": max(memory),
+            "reserved_bytes": _sum([record.reserved_bytes for record in records]),
+            "driver_bytes": _sum([record.driver_bytes for record in records]),
         }
     )
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from bench.machine.usage import usage
 from bench.runner.state import Task, metrics, note
+
+COMPILE_PROCESSES = "TORCHINDUCTOR_COMPILE_THREADS"
+"""Of inductor; else it starts as many as the machine has cores, up to 32, for every worker."""
 
 
 class TrialWork:
     """The functions of `bench.runner.work` and `state`. The former comes with torch, so the workers alone import it: a
     trial's own process has this object too, and only waits."""
 
-    def prepare(self) -> None:
-        """Import what the work takes, once per worker."""
+    def prepare(self, cpus: float, gpus: float) -> None:
+        """Import what the work takes, and see that the worker's accelerator can be used.
+
+        Raises:
+            DeviceError: it cannot.
+        """
+        os.environ.setdefault(COMPILE_PROCESSES, str(max(1, int(cpus))))  # which torch reads when it is imported
+        from bench.machine.devices import refuse_unusable
         from bench.runner import work  # noqa: F401
+
+        refuse_unusable(gpus)
 
     def epochs_left(self, task: Task) -> int:
         """As `bench.runner.work.epochs_left`."""

@@ -55,6 +55,7 @@ def teacher_votes(trial: Trial, run: RunFolder, images: ImageSet, accelerator: A
             save_sealed(path, {"votes": found[0], "spent": found[1]}, identity)
         votes[part] = found[0].to(votes)
         spent += found[1].to(spent)
+    last_model.forget()  # the student's training begins
     votes = accelerator.reduce(votes, "sum")
     seconds, joules = (accelerator.reduce(spent, "sum")).tolist()
     known = None if record.train_joules is None or joules != joules else record.train_joules + joules

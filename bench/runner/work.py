@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from accelerate.state import AcceleratorState
 
-from bench.certify.shard import certify_shard
+from bench.certify.shard import certify_shard, last_model
+from bench.machine.hardware import release_memory
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
 from bench.runner.votes import teacher_votes
@@ -44,8 +45,11 @@ def train_trial(task: Task) -> None:
 
 
 def train_model(trial: Trial, run: RunFolder) -> None:
-    """As `bench.train.loop.train`, with the votes of a teacher."""
+    """As `bench.train.loop.train`, with the votes of a teacher. What it holds of the device's memory goes back at the
+    end: whoever shares the device may need it while this process certifies."""
+    last_model.forget()
     train(trial, run, partial(teacher_votes, trial, run) if trial.teacher else None)
+    release_memory()
 
 
 def leave_group() -> None:

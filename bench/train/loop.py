@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
+from bench.machine.devices import own_device
+from bench.machine.driver import driver_bytes
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import (
     compute_reproducibly,
     device_name,
     memory_kind,
     peak_memory_bytes,
+    reserved_bytes,
     resolve_precision,
     restart_peak_memory,
 )
@@ -64,15 +67,15 @@ def make_accelerator(trial: Trial) -> Accelerator:
     """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
 
     Raises:
+        DeviceError: as `own_device`.
         RuntimeError: accelerate did not join the group it was told to join.
     """
     compute_reproducibly()
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
-    cpu = not torch.cuda.is_available()
-    device = torch.device("cpu" if cpu else "cuda")
+    device = own_device()
     precision = resolve_precision(trial.train.precision, device)
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
         # Batch statistics are shared once an epoch, below; the basis of a decomposition never changes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -401,7 +404,15 @@ def _trained_on(accelerator: Accelerator) -> TrainedOn:
         train_precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         auto_precision=resolve_precision("auto", accelerator.device),
         torch_version=str(torch.__version__),
+        reserved_bytes=_sum_of_all(reserved_bytes(accelerator.device)),
+        driver_bytes=_sum_of_all(driver_bytes(accelerator.device)),
     )
+
+
+def _sum_of_all(value: int | None) -> int | None:
+    """Over the ranks; None where one does not know."""
+    found = gather_object([value])
+    return None if None in found else sum(found)
 
 
 def _finish(

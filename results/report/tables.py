@@ -263,7 +263,8 @@ def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
 def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
     """What the columns of costs are, and of whom."""
     kinds = {
-        "accelerator": "peak accelerator memory",
+        "accelerator": "peak that torch allocated on accelerators (what it reserved and what the driver counts, which "
+        "is more, is in training.json)",
         "resident": "peak resident memory of the training processes, which includes the libraries they load",
     }
     memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"

@@ -59,6 +59,10 @@ class TrainedOn(Record):
     train_precision: Literal["fp32", "bf16"]
     auto_precision: Literal["fp32", "bf16"]
     torch_version: str
+    reserved_bytes: Count | None = None
+    """Peak of what torch took of the accelerators, its cache included, summed over workers; null on CPUs."""
+    driver_bytes: Count | None = None
+    """What the accelerators' drivers counted of the workers after the last epoch; null where one does not tell."""
 
 
 class TrainingRecord(FileRecord):
@@ -103,6 +107,9 @@ class TrainingRecord(FileRecord):
     member_memory_bytes: Count | None = None
     """Peak of the largest member alone."""
     memory_kind: Literal["accelerator", "resident"] | None = None
+    reserved_bytes: Count | None = None
+    driver_bytes: Count | None = None
+    """Both as `TrainedOn` has them, summed over members."""
     workers: Positive | None = None
     device: str | None = None
     train_precision: str | None = None

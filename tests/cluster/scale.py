@@ -18,7 +18,7 @@ from cluster import GroupSize, Job, connected, run_jobs
 class Sleep:
     """Shards that sleep."""
 
-    def prepare(self) -> None:
+    def prepare(self, cpus: float, gpus: float) -> None:
         pass
 
     def epochs_left(self, task: dict[str, Any]) -> int:  # noqa: ARG002

@@ -23,7 +23,8 @@ import grpc
 import pytest
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-from cluster import ClusterError, connected
+from bench.audit import doctor
+from cluster import ClusterError, connect, connected
 from cluster.authentication import check_dashboard, check_head, ensure_token, find_token
 from cluster.submit import jobs_at
 
@@ -151,6 +152,15 @@ def test_a_wrong_token_a_missing_one_and_a_disabled_mode_are_told_apart(
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         with pytest.raises(ClusterError, match="wants a token: set RAY_AUTH_MODE=token here too"):
             closed.check(closed.address, allow_unauthenticated=True)
+
+
+def test_the_doctor_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
+    monkeypatch.setattr(connect, "head_address", str)  # Ray's own would name this machine's outward address
+    with head(secured) as door:
+        [found] = doctor._ask_cluster(door.address, allow_unauthenticated=False)
+    assert (found.name, found.verdict) == ("cluster", "wrong")
+    assert f"the Ray cluster at {door.address} refuses the token in RAY_AUTH_TOKEN: put" in found.sentence
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ToyWork:
-    def prepare(self) -> None:
+    def prepare(self, cpus: float, gpus: float) -> None:
         pass
 
     def epochs_left(self, task: dict[str, Any]) -> int:

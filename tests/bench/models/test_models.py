@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
+from bench.certify.engine import Engine, fold_batch_norm
 from bench.certify.smoothing import Smoothed
 from bench.models.checkpoint import CheckpointError, restore_classifier
 from bench.models.classifier import MeanLogits, build_model, channels_of
@@ -209,3 +210,34 @@ def test_ensemble_is_the_mean_of_logits() -> None:
 def test_unknown_models_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="model = "):
         build_model(name, num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "tiny"])
+def test_the_head_is_in_float32_whatever_the_rest_is_in(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, num_classes=10, width=4).eval()
+    head = model.network.get_submodule("head")
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.weight.mul_(50)  # logits as far apart as bf16 shows
+    images = torch.rand(64, 3, 32, 32)
+    seen: list[Tensor] = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    engine = Engine(model, torch.device("cpu"), "bf16")
+    certified, _ = engine.classifier(images.shape[1:], 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        trained = model(images)
+    with torch.inference_mode():
+        for logits in (trained, certified(images)):
+            assert logits.dtype == torch.float32
+            assert float((logits != logits.bfloat16().float()).float().mean()) > 0.9
+        exact = model(images)
+        assert torch.equal(exact, torch.nn.functional.linear(seen[-1], head.weight, head.bias))  # as ever, bit for bit
+
+
+def test_batch_norm_is_folded_in_front_of_the_head() -> None:
+    model = build_model("resnet8", num_classes=10, width=4).eval()
+    with torch.inference_mode():
+        folded = fold_batch_norm(model, torch.rand(8, 3, 32, 32))
+    assert isinstance(folded, fx.GraphModule)  # the model as a whole could be followed
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())

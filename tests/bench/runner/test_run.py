@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from bench.machine import resources
 from bench.runner import jobs, work
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
+from bench.runner.trial_work import COMPILE_PROCESSES
 from results.store.description import RunError, add_trials
 from results.store.folder import RunFolder, read_json
 from results.store.settings import ExternalTrial
@@ -143,3 +147,16 @@ def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way
     add_trials(folder, [small_trial("generalised_ld"), *changed])
     with pytest.raises(RunError, match=r"\(options\.strength = not given there, 5\.0 here\)"):
         add_trials(folder, [options], replace=False)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", 3), ("7", 7)], ids=["of the worker", "of the user"])
+def test_a_worker_compiles_in_as_many_processes_as_it_has_cpus(given: str, expected: int) -> None:
+    program = (
+        "from bench.runner.trial_work import TrialWork\n"
+        "TrialWork().prepare(3.5, 0)\n"
+        "from torch._inductor import config\n"
+        f"assert config.compile_threads == {expected}, config.compile_threads"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != COMPILE_PROCESSES}
+    environment |= {COMPILE_PROCESSES: given} if given else {}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

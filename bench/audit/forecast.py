@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.data import ImageSet, load_images
+from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, resolve_precision
 from bench.models.classifier import build_model
 from bench.settings.normalisation import usual
@@ -81,7 +82,7 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
     Raises:
         DataError: as `bench.data.load_images`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     devices = torch.cuda.device_count() if device.type == "cuda" else 1
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
@@ -222,8 +223,12 @@ class _Counter:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(trial: Trial, data: ImageSet, device: torch.device) -> Rates:
-    """How fast this machine passes such images through the trial's network, without its linear decomposition."""
+def measure(trial: Trial, data: ImageSet, device: torch.device, seconds: float = SECONDS) -> Rates:
+    """How fast this machine passes such images through the trial's network, without its linear decomposition.
+
+    Args:
+        seconds: of all measurements together, about.
+    """
     compute_reproducibly()
     torch.manual_seed(0)
     shape, normalisation = torch.Size(data.images.shape[1:]), data.normalisation or usual(data.channels)
@@ -265,7 +270,7 @@ def measure(trial: Trial, data: ImageSet, device: torch.device) -> Rates:
     def certify(_count: int) -> None:
         classify(noisy)
 
-    part = SECONDS / 4
+    part = seconds / 4
     return Rates(
         train=_rate(train, part, device),
         attack=_rate(attack, part, device),

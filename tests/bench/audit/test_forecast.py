@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bench.audit import forecast
+from bench.audit.forecast import Passes, Rates, count_passes
 from bench.cli.base import app
 from bench.data import load_images
-from bench.runner import forecast
-from bench.runner.forecast import Passes, Rates, count_passes
 from tests.conftest import small_trial
 
 TRAIN = {"epochs": 4, "decay_epochs": [3], "batch": 64, "images": 200}
@@ -57,9 +57,8 @@ def test_the_activations_that_are_held_are_those_of_the_network() -> None:
     assert held == 2 * (3072 + 10) * 4
 
 
-def test_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "SECONDS", 0.4)
-    found = forecast.measure(small_trial(), load_images("synthetic", "train").evenly(20), torch.device("cpu"))
+def test_rates_are_measured() -> None:
+    found = forecast.measure(small_trial(), load_images("synthetic", "train").evenly(20), torch.device("cpu"), 0.4)
     assert 10 < found.train < found.survey < 1e7
     assert found.train < 1.5 * found.attack
     assert found.certify > found.train

@@ -1,0 +1,76 @@
+"""Workers that were given GPUs, on a machine without: Ray's are logical, and torch finds none behind them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench
+from bench.runner.grid import RunFailedError
+from cluster import GroupSize, run_jobs  # before ray, whose environment it sets
+from cluster.worker import UNMASKED
+from tests.cluster.test_schedule import job
+from tests.cluster.toys import ToyWork
+
+import ray  # isort: skip
+
+
+class Masks(ToyWork):
+    """Leaves what each worker sees."""
+
+    def prepare(self, cpus: float, gpus: float) -> None:
+        assert (cpus, gpus) == (1, 1)
+
+    def train(self, task: dict[str, Any]) -> None:
+        mask = os.environ["CUDA_VISIBLE_DEVICES"]
+        Path(task["folder"], f"rank-{os.environ['RANK']}").write_text(mask)
+
+
+@contextmanager
+def two_gpus() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def masks(folder: Path) -> set[str]:
+    assert run_jobs([job(folder)], Masks(), GroupSize(2, 1, 1)) == {}
+    return {(folder / "job" / f"rank-{rank}").read_text() for rank in range(2)}
+
+
+def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with two_gpus():
+        assert masks(tmp_path) == {"0", "1"}
+        started = time.monotonic()
+        with pytest.raises(
+            RunFailedError,
+            match=r"an accelerator was given to this process \(CUDA_VISIBLE_DEVICES=[01]\) and cannot be used: torch "
+            r"finds no CUDA device; .*, and torch .*; --gpus-per-worker 0 computes on the CPU",
+        ):
+            bench.run_grid("smoke", out=str(tmp_path / "run"), methods=["gaussian"], sigmas=[0.25], quiet=True)
+        assert time.monotonic() - started < 60
+
+
+def test_where_ray_masks_nothing_workers_still_see_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UNMASKED, "1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with two_gpus():
+        assert masks(tmp_path) == {"0", "1"}

@@ -1,0 +1,54 @@
+"""A question to every node: answers, a node that fails, one that does not answer, and `bench doctor` of a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bench.audit import doctor
+from bench.audit.finding import Finding
+from cluster.nodes import ask_nodes  # before ray, whose environment it sets
+
+import ray  # isort: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def who() -> int:
+    return os.getpid()
+
+
+def fails() -> int:
+    raise ValueError("this node lacks something")
+
+
+def hangs() -> None:
+    time.sleep(600)
+
+
+def test_answers_come_from_other_processes_and_failures_are_told() -> None:
+    [(name, pid, why)] = ask_nodes(who, 60)
+    assert ray.nodes()[0]["NodeManagerHostname"] in name
+    assert (pid != os.getpid(), why) == (True, "")
+    [(_, nothing, why)] = ask_nodes(fails, 60)
+    assert (nothing, why) == (None, "this node lacks something")
+    [(_, nothing, why)] = ask_nodes(hangs, 1)
+    assert (nothing, why) == (None, "no answer in 1 s")
+
+
+def test_the_doctor_asks_each_node() -> None:
+    cluster, *found = doctor._ask_cluster("auto", allow_unauthenticated=False)
+    assert (cluster.verdict, "1 node" in cluster.sentence) == ("right", True)
+    assert found
+    assert all(each.host and each.verdict in ("right", "slow") for each in found), found  # others may compute here
+    here, there = (Finding("versions", "right", f"torch {version}") for version in "12")
+    [other] = doctor._of_node("node7", [there, found[0]], here)
+    assert (other.verdict, other.host, other.sentence) == ("wrong", "node7", "torch 2; here torch 1")
