@@ -176,9 +176,11 @@ def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
         return
     if row["predicted"] != row["selected"]:
         yield f"predicts {row['predicted']}, certified was {row['selected']}"
-    if not _is_radius(radius / row["sigma"], k, n, certify["alpha"]):
+    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
+    whole = (radius + debit) / row["sigma"]
+    if not _is_radius(whole, k, n, certify["alpha"], distance):
         yield f"radius {radius} does not follow from {k} of {n} samples at alpha = {certify['alpha']:g}"
-    if abs(NormalDist().cdf(radius / row["sigma"]) - row["p_lower"]) > ROUNDING:
+    if abs(NormalDist().cdf(whole) - row["p_lower"]) > ROUNDING:
         yield f"p_lower = {row['p_lower']} is not that of radius {radius}"
 
 
@@ -206,10 +208,22 @@ def _certifies(k: int, n: int, alpha: float) -> bool:
 
 
 @cache
-def _is_radius(r: float, k: int, n: int, alpha: float) -> bool:
-    """Whether r = R/σ is sound, and within SLACK the largest that is."""
-    sound = _tail(k, n, _phi(r)) <= alpha * (1 + ROUNDING)
-    return bool(sound) and bool(_tail(k, n, _phi(r * (1 + SLACK) + SLACK)) > alpha)
+def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0) -> bool:
+    """Whether r = R/σ is sound, and within SLACK the largest that is, where the noise that was drawn is at so much
+    total variation from a Gaussian."""
+    sound = _tail(k, n, _phi(r) + distance) <= alpha * (1 + ROUNDING)
+    return bool(sound) and bool(_tail(k, n, _phi(r * (1 + SLACK) + SLACK) + distance) > alpha)
+
+
+def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:
+    """The sound mode, on a lattice of 1/(255 · 64): h √d / 2 off the radius, for images that are not on it; and the
+    noise's total variation, of 2 · ⌈9σ/h⌉ + 1 values with two roundings of 2⁻⁶⁴ each, and tails beyond 9 σ."""
+    if pixels is None:
+        return 0.0, 0.0
+    h = 1 / (255 * 64)
+    return h * math.sqrt(pixels) / 2, pixels * (
+        (2 * math.ceil(9 * sigma / h) + 1) * 2**-63 + math.erfc(9 / math.sqrt(2))
+    )
 
 
 @cache

@@ -170,7 +170,13 @@ def open_certified(
         _, answers = examine(source, load_images(where, "test", name))
         refuse_other_answers(source, trial_id, TrainingRecord.read(run.trial(trial_id).training), answers)
     classes = len(rows["counts"].iloc[0])
-    smoothed = Smoothed(source.model, settings.sigma, classes, precision=rows["precision"].iloc[0])
+    smoothed = Smoothed(
+        source.model,
+        settings.sigma,
+        classes,
+        precision=rows["precision"].iloc[0],
+        arithmetic=settings.certify.arithmetic,
+    )
     smoothed.engine.limit(int(rows["batch"].iloc[0]))
     return source, settings.model_copy(update={"data": where}), smoothed
 

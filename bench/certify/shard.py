@@ -50,7 +50,9 @@ class _LastModel:
             if precision == "auto":  # of the machine that trained: workers of several kinds certify the same classifier
                 precision = training.auto_precision or "auto"
             model = load_verified(run, trial, training.num_classes)
-            smoothed = Smoothed(model, trial.sigma, training.num_classes, precision=precision)
+            smoothed = Smoothed(
+                model, trial.sigma, training.num_classes, precision=precision, arithmetic=trial.certify.arithmetic
+            )
             self._known = wanted
             self._opened = OpenedModel(smoothed, kind_of(model), training.checkpoint_sha256)
         return self._opened
@@ -135,7 +137,8 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
 
 
 def _with_two_sided_radii(rows: list[CertificateRow], settings: CertifiedTrial) -> list[CertificateRow]:
-    column = {name: np.array([getattr(row, name) for row in rows]) for name in ("n", "selected", "alpha", "sigma")}
+    names = ("n", "selected", "alpha", "sigma", "lattice_pixels")
+    column = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     counts, selection = (np.array([getattr(row, name) for row in rows]) for name in ("counts", "selection_counts"))
     radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.certify)).tolist()
     return [

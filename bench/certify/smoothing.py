@@ -19,17 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import Engine
+from bench.certify.lattice import LatticeSamples
 from bench.certify.noise import NoiseSamples
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
 from bench.models.external import ModelError
-from results.bounds.radius import certified_radius, certifying_count, lower_confidence_bound
+from results.bounds.lattice import debited, is_certified
+from results.bounds.radius import certifying_count, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
-from results.store.settings import CertifySettings, Estimator, Precision
+from results.store.settings import Arithmetic, CertifySettings, Estimator, Precision
 
 ABSTAIN = -1
 USUAL = CertifySettings()
@@ -64,6 +66,8 @@ class Certificate:
     n0: int
     alpha: float
     estimator: Estimator
+    lattice_pixels: int | None
+    """Numbers of the image, where arithmetic is sound."""
     engine: str
     """inductor (compiled) or eager; their roundings differ."""
     batch: int
@@ -81,6 +85,7 @@ class Smoothed:
         num_classes: int,
         *,
         precision: Precision = "auto",
+        arithmetic: Arithmetic = "float",
         device: torch.device | str | None = None,
     ) -> None:
         """
@@ -92,6 +97,8 @@ class Smoothed:
             num_classes: number of logits, at least 2.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
                 classifier is the one in that precision.
+            arithmetic: "float", or "sound": noise on a lattice, drawn by integers, so that certificates hold in
+                floating point whatever the classifier is (`results.bounds.lattice`); radii are a little smaller.
             device: where to compute; an accelerator if there is one.
 
         cuDNN is told for the whole process to compute deterministically, and without TF32: "fp32" is fp32.
@@ -111,6 +118,12 @@ class Smoothed:
         self.precision = resolve_precision(precision, self.device)
         self.sigma = sigma
         self.num_classes = num_classes
+        self.arithmetic = arithmetic
+        self._samples: NoiseSamples | LatticeSamples
+        if arithmetic == "sound":  # what the classifier sees is a function of the lattice point: all of it comes after
+            self.engine = Engine(model, self.device, self.precision)
+            self._samples = LatticeSamples(sigma, self.device)
+            return
         decomposition = model.decomposition if isinstance(model, Classifier) else None
         # Noise is drawn behind the decomposition, so the projection has happened already.
         rest = model.without_decomposition() if isinstance(model, Classifier) else model
@@ -159,6 +172,7 @@ class Smoothed:
         classify, engine = self.engine.classifier(shape, settings.n)
         passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
+        pixels = shape.numel() if self.arithmetic == "sound" else None
         targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
         for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
@@ -167,15 +181,16 @@ class Smoothed:
             selected = int(selection.argmax())
             status: Status
             if label is not None and selected != label:
-                status, drawn, counts, p_lower = "misclassified", 0, [0] * self.num_classes, 0.0
+                status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
             else:
                 drawn, counts = self._estimate(draw, image.shape, selection, settings)
-                p_lower = float(lower_confidence_bound(counts[selected], drawn, settings.alpha))
-                status = "certified" if p_lower >= 0.5 else "abstained"
+                bound = lower_confidence_bound(counts[selected], drawn, settings.alpha)
+                p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
+                status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
             yield Certificate(
                 status=status,
                 predicted=selected if status == "certified" else ABSTAIN,
-                radius=float(certified_radius(p_lower, self.sigma)),
+                radius=radius,
                 p_lower=p_lower,
                 selected=selected,
                 selection_counts=selection.tolist(),
@@ -185,6 +200,7 @@ class Smoothed:
                 n0=settings.n0,
                 alpha=settings.alpha,
                 estimator=settings.estimator,
+                lattice_pixels=pixels,
                 engine=engine,
                 batch=passes,
                 seconds=time.perf_counter() - started,

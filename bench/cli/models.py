@@ -62,6 +62,9 @@ def certify(
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     estimator: Annotated[str, typer.Option(help="fixed (n samples), or two-stage (what an image needs).")] = "fixed",
+    arithmetic: Annotated[
+        str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
+    ] = "float",
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -84,6 +87,7 @@ def certify(
             "images": images,
             "precision": precision,
             "estimator": estimator,
+            "arithmetic": arithmetic,
             "skip_misclassified": not full,
         }
         # Before the model is opened, which takes torch and the user's own code.

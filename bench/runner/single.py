@@ -126,7 +126,13 @@ def certify_source(
                     _keep_record(source, settings, run, answers, num_classes, images)
                     if batch is not None:
                         BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
-                smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
+                smoothed = Smoothed(
+                    source.model,
+                    settings.sigma,
+                    num_classes,
+                    precision=settings.certify.precision,
+                    arithmetic=settings.certify.arithmetic,
+                )
                 model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)

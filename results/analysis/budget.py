@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.bounds.lattice import debited, is_certified
+from results.bounds.radius import lower_confidence_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import BenchError
 
@@ -58,8 +59,10 @@ def at_budget(
     samples = np.where(judged, np.minimum(drawn, n), 0)
     kept = generator.hypergeometric(top, drawn - top, samples)
     level = certificates["alpha"].to_numpy() if alpha is None else np.full(len(kept), alpha)
-    p_lower = np.where(judged, _bounds(kept, np.maximum(samples, 1), level), 0.0)
-    certified = p_lower >= 0.5
+    pixels = certificates["lattice_pixels"].to_numpy(np.float64, na_value=np.nan)
+    bound = np.where(judged, _bounds(kept, np.maximum(samples, 1), level), 0.0)
+    p_lower, radius = debited(bound, certificates["sigma"], pixels)
+    certified = is_certified(p_lower, radius, pixels)
     selected = certificates["selected"].to_numpy().astype(np.int64)
     predicted = np.where(certified, selected, -1)
     return certificates.assign(
@@ -67,7 +70,7 @@ def at_budget(
         count_top=kept,
         alpha=level,
         p_lower=p_lower,
-        radius=certified_radius(p_lower, certificates["sigma"].to_numpy()),
+        radius=radius,
         predicted=predicted,
         status=np.where(certified, "certified", np.where(status == "misclassified", status, "abstained")),
         correct=predicted == certificates["label"].to_numpy(),

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
-from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.bounds.lattice import debited, is_certified
+from results.bounds.radius import lower_confidence_bound
 
 CONFIDENCE = 0.95
 
@@ -30,14 +31,16 @@ def holding_together(certificates: pd.DataFrame) -> pd.DataFrame:
     was = (certificates["status"] == "certified").to_numpy()
     level = np.minimum(certificates["alpha"].to_numpy(), (1 - CONFIDENCE) / len(certificates))
     top, n = certificates["count_top"].to_numpy().astype(np.int64), certificates["n"].to_numpy()
-    p_lower = np.where(was, lower_confidence_bound(top, np.maximum(n, 1), level), 0.0)
-    certified = p_lower >= 0.5
+    pixels = certificates["lattice_pixels"].to_numpy(np.float64, na_value=np.nan)
+    bound = np.where(was, lower_confidence_bound(top, np.maximum(n, 1), level), 0.0)
+    p_lower, radius = debited(bound, certificates["sigma"], pixels)
+    certified = is_certified(p_lower, radius, pixels)
     predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
     status = certificates["status"].to_numpy()
     return certificates.assign(
         alpha=level,
         p_lower=p_lower,
-        radius=certified_radius(p_lower, certificates["sigma"].to_numpy()),
+        radius=radius,
         predicted=predicted,
         status=np.where(certified, "certified", np.where(was, "abstained", status)),
         correct=predicted == certificates["label"].to_numpy(),

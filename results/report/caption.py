@@ -48,6 +48,8 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     trained = "trained elsewhere"
     if trials["device"].notna().any():
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
+    sound = certificates["lattice_pixels"].notna()
+    arithmetic = " with sound arithmetic" if sound.all() else " with sound arithmetic in part" if sound.any() else ""
     at_most = " at most (curtailed two-stage sampling)" if (certificates["estimator"] == "two-stage").any() else ""
     return (
         f"{distinct(trials['model'])} on {distinct(trials['dataset'])}{_labels(trials)}, "
@@ -57,7 +59,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
         f"{trained}, "
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
-        f"({distinct(certificates['engine'])})."
+        f"({distinct(certificates['engine'])}){arithmetic}."
     )
 
 

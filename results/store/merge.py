@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound, two_sided_radius
+from results.bounds.lattice import debited, is_certified
+from results.bounds.radius import largest_radius, lower_confidence_bound, two_sided_radius
 from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
@@ -168,11 +169,13 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     drawn = np.maximum(n, 1)
     limit = largest_radius(drawn, column["alpha"], column["sigma"])
     refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
-    p_lower = lower_confidence_bound(top, drawn, column["alpha"])
+    pixels = column["lattice_pixels"].astype(np.float64)
+    refuse(np.isfinite(pixels) != (certify.arithmetic == "sound"), f"its arithmetic is not {certify.arithmetic}")
+    bound = lower_confidence_bound(top, drawn, column["alpha"])
+    p_lower, radius = debited(bound, column["sigma"], pixels)
     refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
-    radius = certified_radius(column["p_lower"], column["sigma"])
     refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
-    certified = column["p_lower"] >= 0.5
+    certified = is_certified(column["p_lower"], column["radius"], pixels)
     refuse(certified != (status == "certified"), "its status does not follow from p_lower")
     refuse(
         ~np.isclose(column["radius_two_sided"], two_sided_radii(counts, column, planned), 1e-9, 1e-12, equal_nan=True),
@@ -200,9 +203,10 @@ def two_sided_radii(
     counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned samples: the bounds
-    are for a number of samples that does not depend on their answers."""
+    are for a number of samples that does not depend on their answers; and of sound arithmetic, which does not debit
+    them."""
     found = np.full(len(counts), np.nan)
-    whole = (column["n"] == planned) & (planned > 0)
+    whole = (column["n"] == planned) & (planned > 0) & ~np.isfinite(column["lattice_pixels"].astype(np.float64))
     if whole.any():
         selected, alpha, sigma = (column[name][whole] for name in ("selected", "alpha", "sigma"))
         found[whole] = two_sided_radius(counts[whole], selected, alpha, sigma)

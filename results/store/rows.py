@@ -66,6 +66,9 @@ class CertificateRow(Record):
     """imported: of another program's log, with the n and alpha that were stated for it."""
     classifier: str
     """network, mean of 3 logits, 2-consensus of 3; unknown: imported."""
+    lattice_pixels: Natural | None = None
+    """Numbers of an image, where arithmetic is sound: bound and radius are debited for them (`results.bounds.lattice`);
+    null: they are not."""
     selection_counts: list[Natural] | None = None
     """Of the n0 samples, one per class."""
     counts: list[Natural] | None = None

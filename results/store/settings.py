@@ -26,6 +26,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["fixed", "two-stage"]
+Arithmetic = Literal["float", "sound"]
 Option = bool | int | float | str
 
 
@@ -63,6 +64,9 @@ class CertifySettings(Record):
     precision: Precision = "auto"
     estimator: Estimator = "fixed"
     """fixed: n samples of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
+    arithmetic: Arithmetic = "float"
+    """float: x + ε in float32, as everybody does it; sound: certificates hold in floating point, whatever the
+    classifier makes of the last bits of its input (`results.bounds.lattice`)."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 

@@ -27,6 +27,7 @@ def rows_of(counts: list[int], n: int, images: int, sigma: float = 1.0) -> pd.Da
             "status": ["certified" if p >= 0.5 else "abstained" for p in bounds] + ["misclassified"] * (images - known),
             "alpha": 0.001,
             "sigma": sigma,
+            "lattice_pixels": pd.array([pd.NA] * images, "Int64"),
             "n": [n] * known + [0] * (images - known),
             "count_top": [*counts, *[0] * (images - known)],
             "selected": 3,

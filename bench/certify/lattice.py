@@ -1,0 +1,72 @@
+"""Noise samples on a lattice, drawn by integers: the sound mode (`results.bounds.lattice` has the argument)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+
+import mpmath
+import numpy as np
+import torch
+from numpy.random import Philox, SeedSequence
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.machine.randomness import Role
+from results.bounds.lattice import STEPS, H, most_steps
+
+PRECISION = 110
+"""Bits in which the thresholds are computed before they are rounded to 64."""
+
+
+class LatticeSamples:
+    """Draws Q(x) + Q(ε), ε ~ N(0, σ²I), Q rounding to the lattice: sums of integers, then one multiplication by h.
+
+    What the network is given is a function of these integers alone. Noise depends on (seed, role, index), the number
+    of the sample and the pixel, and is drawn on the CPU, so that it is the same on every device.
+    """
+
+    def __init__(self, sigma: float, device: torch.device) -> None:
+        self.sigma = sigma
+        self.device = device
+        self._thresholds = torch.from_numpy(thresholds(sigma))
+        self._most = most_steps(sigma)
+
+    def batches(self, image: Tensor, batch: int, seed: int, role: Role, index: int) -> Iterator[Tensor]:
+        """Batches (batch, *image.shape) without end, float32; images (channel, height, width) come channels-last."""
+        place = on_lattice(image.cpu())
+        words = -(-place.numel() // 4) * 4  # of a sample; Philox gives four at a time
+        key = SeedSequence([seed, role, 1, index]).generate_state(2, np.uint64)
+        for number in count():
+            generator = Philox(key=key)
+            generator.advance(number * batch * words // 4)
+            drawn = generator.random_raw(batch * words).reshape(batch, words)[:, : place.numel()]
+            steps = torch.searchsorted(self._thresholds, signed(np.ascontiguousarray(drawn)), right=True) - self._most
+            noisy = ((place.flatten() + steps).float() * H).view(batch, *place.shape)
+            layout = torch.channels_last if image.ndim == 3 else torch.contiguous_format
+            yield noisy.to(self.device).contiguous(memory_format=layout)
+
+
+def on_lattice(image: Tensor) -> Tensor:
+    """Q(x) / h, int64: 64 times the 8-bit pixel where the image has one. A function of each pixel alone."""
+    return (image.double() * (255 * STEPS)).round().long()
+
+
+def signed(words: NDArray[np.uint64]) -> Tensor:
+    """Unsigned words in the order of signed ones, which torch can compare."""
+    return torch.from_numpy((words ^ np.uint64(1 << 63)).view(np.int64))
+
+
+@lru_cache(maxsize=8)
+def thresholds(sigma: float) -> NDArray[np.int64]:
+    """For −K … K−1 steps, ⌊2⁶⁴ P(Q(ε)/h ≤ steps)⌋, less 2⁶³: a word w gives the number of thresholds ≤ w, minus K.
+
+    P(Q(ε)/h ≤ k) = Φ((k + 1/2) h / σ), in 110 bits, of which the lower half is computed and the upper is its mirror.
+    """
+    most = most_steps(sigma)
+    with mpmath.workprec(PRECISION):
+        scale = mpmath.mpf(1) / (255 * STEPS) / mpmath.mpf(sigma)
+        lower = [int(mpmath.floor(mpmath.ncdf((k + mpmath.mpf(1) / 2) * scale) * 2**64)) for k in range(-most, 0)]
+    upper = [2**64 - 1 - word for word in reversed(lower)]
+    return np.array([word - 2**63 for word in [*lower, *upper]], dtype=np.int64)

@@ -1,0 +1,81 @@
+"""What a certificate is debited for in the sound mode of floating point (`certify.arithmetic = "sound"`).
+
+The classifier of this mode is f(Q(x + ε)), where Q rounds every pixel to the lattice of step h = 1/(255 · 64) and f is
+whatever the network's arithmetic makes of a lattice point. As Q is a function of x + ε, the smoothed classifier g is
+an ordinary one over real numbers, and Theorem 1 of Cohen et al. 2019 holds for it as it stands, whatever f does with
+the bits of its input (Voráček & Hein 2023; Jin et al. 2022 show what it may do with those of x + ε). What is computed
+differs from g at x in two ways, and each is paid for:
+
+1. x is put on the lattice before noise is added, as everything that comes as 8-bit pixels is already. That moves an
+   image by at most h/2 in each of d numbers, by h √d / 2 in ℓ2: with Q(x) + Q(ε) a function of integers, what is
+   certified is the answer at Q(x), and so a radius R there is a radius R − h √d / 2 for any x in floating point.
+2. Q(ε) is drawn by 64-bit integers from thresholds that are rounded, and ends at `TAILS` σ. Its distribution is within
+   `distance(d, σ)` of the true one in total variation over all d numbers, and so is the probability of each answer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from results.bounds.radius import certified_radius
+
+STEPS = 64
+"""Of the lattice between two values of an 8-bit pixel."""
+H = 1 / (255 * STEPS)
+"""The step, in [0, 1] pixel units."""
+TAILS = 9.0
+"""Noise ends here, in units of σ."""
+WORD = 2.0**-64
+
+
+def debited(p_lower: ArrayLike, sigma: ArrayLike, pixels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bound and the radius that count: those of the ordinary mode, or debited in the sound mode.
+
+    Args:
+        p_lower: lower confidence bound from the counts, any shape.
+        sigma: standard deviation of the noise, in [0, 1] pixel units; broadcasts.
+        pixels: numbers of an image in the sound mode, NaN in the ordinary one; broadcasts.
+
+    Returns:
+        p_lower less the distance of the noise, at least 0; σ Φ⁻¹ of it less the lattice's debit, 0 where that is not
+        positive: an image without a radius is not certified.
+    """
+    p_lower, sigma, pixels = np.broadcast_arrays(*(np.asarray(given, np.float64) for given in (p_lower, sigma, pixels)))
+    sound = np.isfinite(pixels)
+    numbers = np.where(sound, pixels, 0.0)
+    bound = np.maximum(p_lower - numbers * np.vectorize(_distance_of_one)(sigma), 0.0)
+    radius = certified_radius(bound, sigma) - H * np.sqrt(numbers) / 2
+    return bound, np.maximum(radius, 0.0)
+
+
+def is_certified(p_lower: ArrayLike, radius: ArrayLike, pixels: ArrayLike | None) -> NDArray[np.bool_]:
+    """Whether bound and radius as `debited` gives them are those of a certificate. In the sound mode an image without a
+    radius has none; pixels: as there, or None."""
+    sound = np.isfinite(np.asarray(np.nan if pixels is None else pixels, np.float64))
+    return (np.asarray(p_lower) >= 0.5) & ((np.asarray(radius) > 0) | ~sound)
+
+
+def most_steps(sigma: float) -> int:
+    """The largest |Q(ε)| / h."""
+    return math.ceil(TAILS * sigma / H)
+
+
+def distance(pixels: int, sigma: float) -> float:
+    """Bound on the total variation between the drawn Q(ε) and the true one, over `pixels` independent numbers.
+
+    One number: each of 2K + 1 probabilities is off by less than two roundings of 2⁻⁶⁴, and the tails, 2 Φ(−9), are
+    added to its ends.
+    """
+    return pixels * _distance_of_one(sigma)
+
+
+def _distance_of_one(sigma: float) -> float:
+    return (2 * most_steps(sigma) + 1) * 2 * WORD + math.erfc(TAILS / math.sqrt(2))
+
+
+def lattice_debit(pixels: int) -> float:
+    """By how much a radius is less for an image that is not on the lattice: h √d / 2, in [0, 1] pixel units."""
+    return H * math.sqrt(pixels) / 2
