@@ -14,8 +14,6 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.running import RunningJob
 from cluster.worker import PULSE_SECONDS, WorkerHandle, start_process
 
-DEATH_IS_KNOWN_AFTER_SECONDS = 5.0
-
 
 @dataclass(frozen=True)
 class GroupSize:
@@ -127,17 +125,16 @@ class WorkerGroup:
         return done[0] if done else None
 
     def find_death(self) -> RayError | None:
-        """The death of a worker, if one died in these seconds."""
-        deadline = time.monotonic() + DEATH_IS_KNOWN_AFTER_SECONDS
-        while time.monotonic() < deadline:
-            for worker in self.workers:
-                answer = worker.actor.pulse.remote(self.job.work.usage)
-                try:
-                    if ray.wait([answer], timeout=0.5)[0]:
-                        ray.get(answer)
-                except RayTaskError:
-                    continue  # it lives, and cannot tell what it takes of its machine
-                except RayError as error:
-                    return error
-            time.sleep(0.2)
+        """The death of a worker, if one is dead by now: one that answers a question of now is not, and one that does
+        not, such as on a node that was lost, is waited for until Ray knows or it counts as stalled."""
+        answers = [worker.actor.pulse.remote(self.job.work.usage) for worker in self.workers]
+        while answers:
+            done = self.next(answers)
+            answers.remove(done)
+            try:
+                ray.get(done)
+            except RayTaskError:
+                continue  # it lives, and cannot tell what it takes of its machine
+            except RayError as error:
+                return error
         return None

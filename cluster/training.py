@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import ray
+from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.group import WorkerGroup
-from cluster.retry import TrainingRetries, may_pass, reason
+from cluster.retry import TrainingRetries, is_of_a_peer, may_pass, reason
 from cluster.work import WorkFailed
+
+ERRORS_COME_WITHIN_SECONDS = 5.0  # of all ranks, once one has failed
 
 
 def train(group: WorkerGroup) -> None:
@@ -28,9 +33,11 @@ def train(group: WorkerGroup) -> None:
             return
         except RayError as error:
             # Where a worker dies, the others fail too, and often first: their connection to it is gone.
-            death = group.find_death() if isinstance(error, RayTaskError) and not may_pass(error) else error
+            death = group.find_death() if isinstance(error, RayTaskError) else error
             if death is None:
-                raise WorkFailed(reason(error)) from None
+                if not may_pass(error):
+                    raise WorkFailed(reason(error)) from None
+                death = error
             group.stop_all()
             retries.failed(death)
 
@@ -44,5 +51,26 @@ def _train_together(group: WorkerGroup) -> None:
     refs = {worker.train(group.job.work, group.job.task): worker for worker in group.workers}
     while refs:  # an error is raised as soon as one rank fails: the others would wait for it for ever
         done = group.next(list(refs))
-        ray.get(done)
-        refs.pop(done).rest()
+        worker = refs.pop(done)
+        try:
+            ray.get(done)
+        except RayTaskError as error:
+            raise _first_cause(group, error, list(refs)) from None
+        worker.rest()
+
+
+def _first_cause(group: WorkerGroup, error: RayTaskError, others: list[ObjectRef]) -> RayError:
+    """What went wrong first: an error that only tells of another rank's comes often before that."""
+    deadline = time.monotonic() + ERRORS_COME_WITHIN_SECONDS
+    while is_of_a_peer(error) and others and time.monotonic() < deadline:
+        done = group.done_or_pulse(others)
+        if done is None:
+            continue
+        others.remove(done)
+        try:
+            ray.get(done)
+        except RayTaskError as other:
+            error = other
+        except RayError as death:
+            return death
+    return error

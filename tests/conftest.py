@@ -43,7 +43,7 @@ def _no_group_is_left() -> Iterator[None]:
     """A process that trained in one precision cannot form a group of another before it has left the first."""
     yield
     if "accelerate.state" in sys.modules:
-        from bench.runner.work import leave_group
+        from bench.machine.processes import leave_group
 
         leave_group()
 

@@ -12,6 +12,7 @@ from bench.certify.shard import last_model
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet
 from bench.machine.energy import EnergyMeter
+from bench.machine.processes import wait_for_all
 from bench.machine.randomness import Role
 from bench.models.checkpoint import CheckpointError, load_sealed, save_sealed
 from bench.settings.trial import Trial
@@ -55,6 +56,7 @@ def teacher_votes(trial: Trial, run: RunFolder, images: ImageSet, accelerator: A
             save_sealed(path, {"votes": found[0], "spent": found[1]}, identity)
         votes[part] = found[0].to(votes)
         spent += found[1].to(spent)
+    wait_for_all()  # one may have found its part done by others
     votes = accelerator.reduce(votes, "sum")
     seconds, joules = (accelerator.reduce(spent, "sum")).tolist()
     known = None if record.train_joules is None or joules != joules else record.train_joules + joules

@@ -5,14 +5,11 @@ Each takes a `Task` as plain JSON values, and each is safe to repeat: what is fi
 
 from __future__ import annotations
 
-import gc
 import logging
 from functools import partial
 
-import torch
-from accelerate.state import AcceleratorState
-
 from bench.certify.shard import certify_shard
+from bench.machine.processes import leaving_group
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
 from bench.runner.votes import teacher_votes
@@ -37,27 +34,15 @@ def epochs_left(task: Task) -> int:
 def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
     try:
-        train_model(*_open(task))
+        with leaving_group():
+            train_model(*_open(task))
     finally:
-        leave_group()
         keep_log(task, at_once=True)
 
 
 def train_model(trial: Trial, run: RunFolder) -> None:
     """As `bench.train.loop.train`, with the votes of a teacher."""
     train(trial, run, partial(teacher_votes, trial, run) if trial.teacher else None)
-
-
-def leave_group() -> None:
-    """Forget the group of processes that trained together: the next trial of this process forms its own.
-
-    A process that ends without this may be aborted by the threads of its group, which live as long as anything that
-    refers to it; DDP's modules do, in cycles.
-    """
-    gc.collect()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def shards_left(task: Task) -> list[list[int]]:

@@ -14,11 +14,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -32,10 +31,11 @@ from bench.machine.hardware import (
     resolve_precision,
     restart_peak_memory,
 )
+from bench.machine.processes import agreed, join_group, wait_for_all
 from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model, count_parameters
-from bench.models.decomposition import Spectrum, spectrum_of
+from bench.models.decomposition import LinearDecomposition, Spectrum, spectrum_of
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
@@ -69,6 +69,7 @@ def make_accelerator(trial: Trial) -> Accelerator:
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
     cpu = not torch.cuda.is_available()
     device = torch.device("cpu" if cpu else "cuda")
+    join_group()
     precision = resolve_precision(trial.train.precision, device)
     accelerator = Accelerator(
         cpu=cpu,
@@ -170,9 +171,10 @@ def _run_training(
         if accelerator.is_main_process:
             state.memory = memory
             save_checkpoint(trial, folder, state, model, optimizer)
+        wait_for_all()
     if accelerator.is_main_process:
         _finish(trial, folder, model, state, train_set, test_set)
-    accelerator.wait_for_everyone()
+    wait_for_all()
 
 
 def _before_epoch(
@@ -290,7 +292,7 @@ def _start_or_continue(
     state = None
     if accelerator.is_main_process:
         state = last_state(trial, folder, train_set.num_classes)
-    [finished] = broadcast_object_list([state and len(state.progress.epochs)])
+    finished = agreed(lambda: None if state is None else len(state.progress.epochs))
     if finished is None:
         return _start(trial, train_set, accelerator, teach)
     deadline = time.monotonic() + SHARED_FOLDER_SECONDS
@@ -320,14 +322,9 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
         progress.seconds = lesson.seconds - (time.perf_counter() - asked)
         progress.joules = lesson.joules
     if trial.decomposition_ratio is not None:
-        fitted: list[Any] = [None, None]
-        if accelerator.is_main_process:  # for all
-            started = time.perf_counter()
-            spectrum, seconds = _spectra(train_set)
-            # A trial that finds the spectrum of an earlier one is charged with it all the same.
-            progress.seconds += max(0.0, seconds - (time.perf_counter() - started))
-            fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio), spectrum.variances]
-        decomposition, variances = broadcast_object_list(fitted)
+        ratio = trial.decomposition_ratio
+        decomposition, variances, uncounted = agreed(lambda: _fitted(trial, ratio, train_set))
+        progress.seconds += uncounted
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
@@ -338,6 +335,15 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
             decomposition=decomposition,
         )
     return State(model, {}, variances, progress, memory)
+
+
+def _fitted(trial: Trial, ratio: float, train_set: ImageSet) -> tuple[LinearDecomposition, Tensor, float]:
+    """The decomposition, the variances of its spectrum, and seconds that are not on this process's clock: a trial that
+    finds the spectrum of an earlier one is charged with it all the same."""
+    started = time.perf_counter()
+    spectrum, seconds = _spectra(train_set)
+    uncounted = max(0.0, seconds - (time.perf_counter() - started))
+    return spectrum.decomposition(trial.sigma, ratio), spectrum.variances, uncounted
 
 
 class _Spectra:

@@ -66,6 +66,15 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
 
 
+def test_of_several_ranks_errors_the_cause_is_told(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, a_peer_complains_first=True)], WORK, TWO) == {"job": "the loss became nan"}
+
+
+def test_a_broken_connection_without_a_cause_is_tried_again(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, connection_breaks=True)], WORK, TWO) == {}
+    assert shards(tmp_path) == [0, 1, 2, 3]
+
+
 @pytest.mark.slow
 def test_jobs_start_after_those_they_need(tmp_path: Path) -> None:
     jobs = [job(tmp_path, "ensemble", after=["a", "b"]), job(tmp_path, "a"), job(tmp_path, "b")]

@@ -36,6 +36,13 @@ class ToyWork:
         time.sleep(task.get("train_seconds", 0))
         if task.get("train_raises"):
             raise ValueError("the loss became nan")
+        if task.get("a_peer_complains_first") and os.environ["RANK"] == "0":
+            raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4321")
+        if task.get("a_peer_complains_first"):
+            time.sleep(1)
+            raise ValueError("the loss became nan")
+        if task.get("connection_breaks") and not _once(task, f"broken for {os.environ['RANK']}"):
+            raise RuntimeError("NCCL error: unhandled system error")
         if task.get("one_dies_and_the_others_fail") and not Path(task["folder"], "died").exists():
             if os.environ["RANK"] == "0":
                 time.sleep(0.5)

@@ -219,7 +219,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from bench.data import load_images
 from bench.train.loop import TrainData, make_accelerator, train_epoch
-from bench.runner.work import leave_group
+from bench.machine.processes import leave_group
 from tests.conftest import small_trial
 
 def main():
