@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
@@ -84,7 +83,7 @@ class _Shards:
         worker = self.running.pop(done)
         shard = worker.shard
         try:
-            ray.get(done)
+            worker.result(done)
             self.retries.came_through()
             worker.rest()
         except RayError as error:

@@ -12,7 +12,7 @@ from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.running import RunningJob
-from cluster.worker import PULSE_SECONDS, WorkerHandle, start_process
+from cluster.worker import PULSE_SECONDS, Doing, WorkerHandle, start_process
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,19 @@ class WorkerGroup:
         if time.monotonic() >= self._next_pulse:
             for worker in self.workers:
                 worker.take_pulse(self.job.work.usage, self.stalled_after)
+            self._stop_still_ones()
             self.job.note(self.workers)
             self._next_pulse = time.monotonic() + PULSE_SECONDS
         return done[0] if done else None
+
+    def _stop_still_ones(self) -> None:
+        """Stop the workers whose work does not go on, although they answer. Those that train wait for one another:
+        where one goes on, the others wait for that."""
+        still = {id(worker): worker.still_for(self.stalled_after) for worker in self.workers}
+        waiting = any(worker.doing is Doing.TRAINING and not still[id(worker)] for worker in self.workers)
+        for worker in self.workers:
+            if still[id(worker)] and not (waiting and worker.doing is Doing.TRAINING) and not worker.stalled:
+                worker.stop_as_stalled(f"its work did not go on for {still[id(worker)]:.0f} s")
 
     def find_death(self) -> RayError | None:
         """The death of a worker, if one is dead by now: one that answers a question of now is not, and one that does

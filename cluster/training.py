@@ -53,7 +53,7 @@ def _train_together(group: WorkerGroup) -> None:
         done = group.next(list(refs))
         worker = refs.pop(done)
         try:
-            ray.get(done)
+            worker.result(done)
         except RayTaskError as error:
             raise _first_cause(group, error, list(refs)) from None
         worker.rest()

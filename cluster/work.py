@@ -61,7 +61,9 @@ class Work(Protocol):
         """Numbers for TensorBoard, in the job's own process; may raise OSError, ValueError and LookupError."""
 
     def usage(self) -> dict[str, Any]:
-        """What a worker takes of its machine, JSON values; called while it works."""
+        """What a worker takes of its machine, JSON values; called while it works. `steps`, if given, is a number that
+        grows while it trains or certifies, and `apart` what it does that has no steps: one that trains or certifies
+        without either is replaced."""
 
 
 class WorkFailed(RuntimeError):  # noqa: N818  # reads as what happened

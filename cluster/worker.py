@@ -6,8 +6,10 @@ import gc
 import io
 import os
 import socket
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +20,7 @@ import psutil
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -27,6 +29,15 @@ from cluster.work import Work, shard_name
 PULSE_SECONDS = 2.0
 START_PULSES = 5
 """How many times longer a process may take to start than to answer."""
+STEP_PULSES = 2
+"""And how many times longer a step of its work may take,"""
+STEP_MEDIANS = 20
+"""or than its steps usually do; the longer of both."""
+KNOWN_STEPS = 101
+
+
+class StalledError(RayError):  # type: ignore[misc]  # ray is untyped
+    """A worker was stopped, because it did not answer or its work did not go on; the message is one line."""
 
 
 class _Worker:
@@ -125,6 +136,14 @@ class WorkerHandle:
     overdue: bool = False
     """It was stopped because it did not start in time."""
     usage: dict[str, Any] = field(default_factory=dict)
+    went_on_at: float = 0.0
+    """When its work began, or had gone on at a pulse (monotonic seconds)."""
+    seen_at: float = 0.0
+    """When the last answer was asked for."""
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KNOWN_STEPS))
+    """Of its last steps, each a mean between two pulses."""
+    stalled: str = ""
+    """Why it was stopped as stalled."""
 
     def meet(self) -> None:
         """Note that the process is there.
@@ -137,13 +156,29 @@ class WorkerHandle:
 
     def train(self, work: Work, task: dict[str, Any]) -> ObjectRef:
         """Set it to the training, as one of the group; what tells its end."""
-        self.doing = Doing.TRAINING
+        self.doing, self.went_on_at = Doing.TRAINING, time.monotonic()
         return self.actor.call.remote(work.train, task)
 
     def certify(self, work: Work, task: dict[str, Any], shard: list[int]) -> ObjectRef:
         """Set it to a shard; what tells its end."""
-        self.doing, self.shard = Doing.CERTIFYING, shard
+        self.doing, self.shard, self.went_on_at = Doing.CERTIFYING, shard, time.monotonic()
         return self.actor.call.remote(work.certify, task, shard)
+
+    def result(self, ref: ObjectRef) -> Any:
+        """What it did, once that is done.
+
+        Raises:
+            RayTaskError: the work raised.
+            RayError: the worker died; StalledError: it was stopped as stalled.
+        """
+        try:
+            return ray.get(ref)
+        except RayTaskError:
+            raise
+        except RayError:
+            if self.stalled:
+                raise StalledError(self.stalled) from None
+            raise
 
     def rest(self) -> None:
         """Note that it has nothing to do."""
@@ -164,13 +199,37 @@ class WorkerHandle:
         elif self.pulse is None:
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif ray.wait([self.pulse], timeout=0)[0]:
+            before = self.usage
             try:
                 self.usage = ray.get(self.pulse)
             except RayError:  # dead: whoever waits for its work learns of it
                 self.usage = {}
+            self._compare_steps(before)
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif now - self.asked_at > stalled_after:
-            self.stop()
+            self.stop_as_stalled(f"it did not answer for {now - self.asked_at:.0f} s")
+
+    def _compare_steps(self, before: dict[str, Any]) -> None:
+        # The answer is of when it was asked for: whoever asks may have been kept from looking at it.
+        self.seen_at = max(self.asked_at, self.went_on_at)
+        steps = self.usage.get("steps", 0) - before.get("steps", 0)
+        if steps and not self.usage.get("apart"):
+            self.step_seconds.append((self.seen_at - self.went_on_at) / steps)
+        if steps or self.usage.get("apart"):
+            self.went_on_at = self.seen_at
+
+    def still_for(self, stalled_after: float) -> float:
+        """For how many seconds the work that it is at has not gone on; 0 while that is nothing unusual."""
+        if self.doing not in (Doing.TRAINING, Doing.CERTIFYING) or "steps" not in self.usage:
+            return 0.0
+        usual = statistics.median(self.step_seconds) if self.step_seconds else 0.0
+        still = self.seen_at - self.went_on_at
+        return still if still > max(STEP_PULSES * stalled_after, STEP_MEDIANS * usual) else 0.0
+
+    def stop_as_stalled(self, why: str) -> None:
+        """Kill the process; whoever waits for its work learns why."""
+        self.stalled = f"a worker on {(self.identity or {}).get('host')} was stopped: {why}"
+        self.stop()
 
     def note(self) -> dict[str, Any]:
         """What `bench status` shows of it, as JSON values."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from bench.certify.noise import block_size
+from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
@@ -268,7 +269,7 @@ def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Cal
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()
     try:
-        with torch.inference_mode():
+        with advance.without_steps("compiling"), torch.inference_mode():
             fast(example)
     except Exception as error:  # whatever the compiler raises, the eager classifier is as good
         message = str(error).strip().splitlines() or [type(error).__name__]

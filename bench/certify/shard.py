@@ -9,6 +9,7 @@ import torch
 
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
+from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import device_name
 from bench.models.checkpoint import load_verified
@@ -65,7 +66,9 @@ def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
     Raises:
         DataError, StoreError, CheckpointError: the data, the record or the weights are not usable.
     """
-    certify_images(last_model(trial, run), trial, run, indices)
+    with advance.without_steps("loading"):
+        model = last_model(trial, run)
+    certify_images(model, trial, run, indices)
 
 
 def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder, indices: list[int]) -> None:
@@ -75,8 +78,11 @@ def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder,
         DataError: the data is not usable.
         ModelError: the model's outputs are not.
     """
-    _agree_on_batch(model.smoothed, settings, run)
-    write_shard(run.trial(settings.trial_id), certified_rows(model, settings, indices))
+    with advance.without_steps("loading"):
+        _agree_on_batch(model.smoothed, settings, run)
+    rows = certified_rows(model, settings, indices)
+    with advance.without_steps("writing"):
+        write_shard(run.trial(settings.trial_id), rows)
 
 
 def _agree_on_batch(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> None:

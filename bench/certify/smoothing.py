@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.certify.engine import Engine
 from bench.certify.noise import NoiseSamples
+from bench.machine.advance import advance
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
@@ -266,6 +267,7 @@ class Smoothed:
         for size in sizes:
             while drawn < size:
                 if not len(answers):
+                    advance.steps += 1
                     answers = self._answers(classify(next(batches)), batch, finite)
                 taken = answers[: size - drawn]
                 counts.scatter_add_(0, taken, torch.ones_like(taken))

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.certify.shard import last_model
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet
+from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.processes import wait_for_all
 from bench.machine.randomness import Role
@@ -54,6 +55,7 @@ def teacher_votes(trial: Trial, run: RunFolder, images: ImageSet, accelerator: A
         except (FileNotFoundError, CheckpointError):
             found = _ask(smoothed, teacher, shown[part], part, copies)
             save_sealed(path, {"votes": found[0], "spent": found[1]}, identity)
+        advance.steps += 1
         votes[part] = found[0].to(votes)
         spent += found[1].to(spent)
     wait_for_all()  # one may have found its part done by others

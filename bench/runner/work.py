@@ -9,6 +9,7 @@ import logging
 from functools import partial
 
 from bench.certify.shard import certify_shard
+from bench.machine.advance import advance
 from bench.machine.processes import leaving_group
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
@@ -37,7 +38,8 @@ def train_trial(task: Task) -> None:
         with leaving_group():
             train_model(*_open(task))
     finally:
-        keep_log(task, at_once=True)
+        with advance.without_steps("writing"):
+            keep_log(task, at_once=True)
 
 
 def train_model(trial: Trial, run: RunFolder) -> None:
@@ -59,7 +61,8 @@ def certify(task: Task, shard: list[int]) -> None:
     try:
         certify_shard(*_open(task), shard)
     finally:
-        keep_log(task)
+        with advance.without_steps("writing"):
+            keep_log(task)
 
 
 def _open(task: Task) -> tuple[Trial, RunFolder]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
+from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import (
     compute_reproducibly,
@@ -107,9 +108,10 @@ def train(trial: Trial, run: RunFolder, teach: Teach | None = None) -> None:
         DataError: the data is not usable.
         TrainingError: the training cannot go on.
     """
-    accelerator = make_accelerator(trial)
-    train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
-    test_set = load_images(trial.data, "test", trial.dataset)
+    with advance.without_steps("loading"):
+        accelerator = make_accelerator(trial)
+        train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+        test_set = load_images(trial.data, "test", trial.dataset)
     _run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator, teach)
 
 
@@ -170,10 +172,12 @@ def _run_training(
         progress.trained_on = _trained_on(accelerator)
         if accelerator.is_main_process:
             state.memory = memory
-            save_checkpoint(trial, folder, state, model, optimizer)
+            with advance.without_steps("writing"):
+                save_checkpoint(trial, folder, state, model, optimizer)
         wait_for_all()
     if accelerator.is_main_process:
-        _finish(trial, folder, model, state, train_set, test_set)
+        with advance.without_steps("writing"):
+            _finish(trial, folder, model, state, train_set, test_set)
     wait_for_all()
 
 
@@ -257,6 +261,7 @@ def train_epoch(
         accelerator.backward(loss)
         norms += get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         optimizer.step()
+        advance.steps += 1
         total += loss.detach() * batch.global_size
         steps += 1
     # loss · global_size summed over ranks and divided by their number is the sum over images
@@ -280,6 +285,7 @@ def noisy_accuracy(
         if number % accelerator.num_processes == accelerator.process_index:
             with accelerator.autocast():
                 predicted = model(noisy.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+            advance.steps += 1
             correct += (predicted == labels[indices]).sum()
     total: Tensor = accelerator.reduce(correct, "sum")
     return float(total) / len(images)
@@ -291,7 +297,8 @@ def _start_or_continue(
     """A new model, or what the last checkpoint has; the first rank decides."""
     state = None
     if accelerator.is_main_process:
-        state = last_state(trial, folder, train_set.num_classes)
+        with advance.without_steps("loading"):
+            state = last_state(trial, folder, train_set.num_classes)
     finished = agreed(lambda: None if state is None else len(state.progress.epochs))
     if finished is None:
         return _start(trial, train_set, accelerator, teach)
@@ -341,7 +348,8 @@ def _fitted(trial: Trial, ratio: float, train_set: ImageSet) -> tuple[LinearDeco
     """The decomposition, the variances of its spectrum, and seconds that are not on this process's clock: a trial that
     finds the spectrum of an earlier one is charged with it all the same."""
     started = time.perf_counter()
-    spectrum, seconds = _spectra(train_set)
+    with advance.without_steps("decomposing"):
+        spectrum, seconds = _spectra(train_set)
     uncounted = max(0.0, seconds - (time.perf_counter() - started))
     return spectrum.decomposition(trial.sigma, ratio), spectrum.variances, uncounted
 

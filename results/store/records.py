@@ -129,6 +129,10 @@ class WorkerRecord(Record):
     memory_bytes: Count | None = None
     gpu: Amount | None = None
     """Share of time in which its accelerator computes."""
+    steps: Count | None = None
+    """Passes of its trainings and batches of its certifications; one that does not grow for long is replaced."""
+    apart: str = ""
+    """What it does that has no steps: loading, compiling, …"""
 
 
 class StateRecord(FileRecord):

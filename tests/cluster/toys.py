@@ -65,6 +65,49 @@ class ToyWork:
         _note(task, f"shard {shard[0]} by {os.getpid()}")
 
 
+class SteppingWork(ToyWork):
+    """Counts its steps, one a second, while it answers. The first time, rank 1 waits for rank 0 and then both hang; a
+    worker hangs in shard 0, and takes long for shards 1 and 2."""
+
+    steps = 0
+    apart = ""
+
+    def usage(self) -> dict[str, Any]:
+        return {"cpu": 0.5, "steps": SteppingWork.steps, "apart": SteppingWork.apart}
+
+    def train(self, task: dict[str, Any]) -> None:
+        rank, came = os.environ["RANK"], Path(task["folder"], "came")
+        _note(task, f"train rank {rank}")
+        if _once(task, f"rank {rank}"):
+            return
+        if rank == "0":
+            _go_on(task["long"])
+            came.touch()
+        while not came.exists():
+            time.sleep(0.1)
+        _note(task, f"hang rank {rank}")
+        time.sleep(1000)
+
+    def certify(self, task: dict[str, Any], shard: list[int]) -> None:
+        _note(task, f"begin {shard[0]}")
+        if shard[0] == 0 and not _once(task, "hung"):
+            _go_on(1)
+            time.sleep(1000)
+        if shard[0] == 1:
+            _go_on(task["long"])
+        if shard[0] == 2:
+            SteppingWork.apart = "loading"
+            time.sleep(task["long"])
+            SteppingWork.apart = ""
+        _note(task, f"shard {shard[0]} by {os.getpid()}")
+
+
+def _go_on(seconds: int) -> None:
+    for _ in range(seconds):
+        time.sleep(1)
+        SteppingWork.steps += 1
+
+
 def _note(task: dict[str, Any], line: str) -> None:
     with (Path(task["folder"]) / "notes.txt").open("a") as file:
         file.write(line + "\n")
