@@ -18,6 +18,7 @@ def certify(group: WorkerGroup) -> None:
     """Certify what is left of the group's job: workers, and elastic ones, take shard after shard.
 
     Raises:
+        DeviceLeftOutError: an accelerator of the group failed too often.
         WorkFailed: a shard failed three times (the others are certified before), hardly any came through, or no worker
             starts.
     """
@@ -72,7 +73,10 @@ class _Shards:
         try:
             worker.meet()
             self.failed_starts = 0
+            if self.group.devices.left_out(worker):  # an elastic one's, which may be anywhere
+                self._replace(worker)
         except RayError as error:
+            self._note_device(worker, error)
             self._replace(worker)
             self.failed_starts += not worker.overdue and not worker.elastic
             if self.failed_starts == ATTEMPTS:
@@ -87,10 +91,15 @@ class _Shards:
             self.retries.came_through()
             worker.rest()
         except RayError as error:
+            self._note_device(worker, error)
             if worker.elastic or self.retries.again(shard, error):  # an elastic one's node may lack what a shard takes
                 self.waiting.append(shard)
             # Also where it lives: an accelerator that failed once may fail every shard from now on, and fast.
             self._replace(worker)
+
+    def _note_device(self, worker: WorkerHandle, error: RayError) -> None:
+        if isinstance(error, RayTaskError):
+            self.group.devices.note(worker, error)
 
     def _replace(self, worker: WorkerHandle) -> None:
         if worker.elastic:

@@ -11,6 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.devices import DeviceErrors
 from cluster.running import RunningJob
 from cluster.worker import PULSE_SECONDS, Doing, WorkerHandle, start_process
 
@@ -41,6 +42,7 @@ class WorkerGroup:
         self.stalled_after = stalled_after
         self.workers: list[WorkerHandle] = []
         """Its own and elastic ones."""
+        self.devices = DeviceErrors()
         self._next_pulse = 0.0
 
     def take_up(self, job: RunningJob) -> None:
@@ -54,6 +56,7 @@ class WorkerGroup:
 
         Raises:
             RayError: one cannot be started.
+            DeviceLeftOutError: for its accelerator.
         """
         while len(self.workers) < self.size.workers:
             self.start()
@@ -61,6 +64,9 @@ class WorkerGroup:
             worker = starting[self.next(list(starting))]
             try:
                 worker.meet()
+            except RayTaskError as error:
+                self.devices.note(worker, error)
+                raise
             except RayError:
                 if not worker.overdue:
                     raise

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.devices import is_of_a_device
 from cluster.group import WorkerGroup
 from cluster.retry import TrainingRetries, is_of_a_peer, may_pass, reason
 from cluster.work import WorkFailed
+from cluster.worker import WorkerHandle
 
 ERRORS_COME_WITHIN_SECONDS = 5.0  # of all ranks, once one has failed
 
@@ -19,6 +20,7 @@ def train(group: WorkerGroup) -> None:
     """Train the group's job to its end; each attempt continues from the last finished epoch.
 
     Raises:
+        DeviceLeftOutError: an accelerator of the group failed too often.
         WorkFailed: the work raised, or workers died in three attempts without an epoch in between.
     """
     retries = TrainingRetries()
@@ -35,7 +37,7 @@ def train(group: WorkerGroup) -> None:
             # Where a worker dies, the others fail too, and often first: their connection to it is gone.
             death = group.find_death() if isinstance(error, RayTaskError) else error
             if death is None:
-                if not may_pass(error):
+                if not (may_pass(error) or is_of_a_device(error)):
                     raise WorkFailed(reason(error)) from None
                 death = error
             group.stop_all()
@@ -55,22 +57,28 @@ def _train_together(group: WorkerGroup) -> None:
         try:
             worker.result(done)
         except RayTaskError as error:
-            raise _first_cause(group, error, list(refs)) from None
+            cause, failed = _first_cause(group, error, worker, refs)
+            group.devices.note(failed, cause)
+            raise cause from None
         worker.rest()
 
 
-def _first_cause(group: WorkerGroup, error: RayTaskError, others: list[ObjectRef]) -> RayError:
-    """What went wrong first: an error that only tells of another rank's comes often before that."""
+def _first_cause(
+    group: WorkerGroup, error: RayTaskError, worker: WorkerHandle, others: dict[ObjectRef, WorkerHandle]
+) -> tuple[RayTaskError, WorkerHandle]:
+    """What went wrong first, and where: an error that only tells of another rank's often comes before that.
+
+    Raises:
+        RayError: the other rank died.
+    """
     deadline = time.monotonic() + ERRORS_COME_WITHIN_SECONDS
     while is_of_a_peer(error) and others and time.monotonic() < deadline:
-        done = group.done_or_pulse(others)
+        done = group.done_or_pulse(list(others))
         if done is None:
             continue
-        others.remove(done)
+        other = others.pop(done)
         try:
-            ray.get(done)
-        except RayTaskError as other:
-            error = other
-        except RayError as death:
-            return death
-    return error
+            other.result(done)
+        except RayTaskError as cause:
+            error, worker = cause, other
+    return error, worker

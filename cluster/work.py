@@ -10,6 +10,7 @@ from typing import Any, Protocol
 class JobState(StrEnum):
     """The "state" of what is noted of a job."""
 
+    WAITING = "waiting"
     RUNNING = "running"
     FAILED = "failed"
 
@@ -52,6 +53,14 @@ class Work(Protocol):
 
     def note(self, task: Any, state: dict[str, Any] | None) -> None:
         """Keep what the job is doing, JSON values, or None once it has ended well; in the job's own process.
+
+        Raises:
+            OSError: it cannot be kept now.
+        """
+
+    def note_devices(self, task: Any, left_out: list[str]) -> None:
+        """Keep which accelerators are left out for the rest of `run_jobs`, a sentence of each, in its process; the task
+        is that of any job.
 
         Raises:
             OSError: it cannot be kept now.

@@ -64,7 +64,12 @@ class _Worker:
         if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
             gc.collect()
             gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
-        return {"host": socket.gethostname(), "pid": os.getpid()}
+        return self.who()
+
+    def who(self) -> dict[str, Any]:
+        """This process, and Ray's ids of its accelerators."""
+        gpus = [str(number) for number in ray.get_gpu_ids()]
+        return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
 
     def free_address(self) -> tuple[str, int]:
         """An address of this worker's node at which a group can meet."""
@@ -126,7 +131,7 @@ class WorkerHandle:
     elastic: bool
     """Beyond the group's own workers, for certification alone."""
     identity: dict[str, Any] | None = None
-    """Host and pid; None until the process is there."""
+    """Host, pid and accelerators; None until the process is there."""
     doing: Doing = Doing.STARTING
     shard: list[int] = field(default_factory=list)
     """Its images, while the worker certifies it; empty at other times."""
@@ -151,7 +156,11 @@ class WorkerHandle:
         Raises:
             RayError: it is not, and will not be.
         """
-        self.identity = ray.get(self.started)
+        try:
+            self.identity = ray.get(self.started)
+        except RayTaskError:  # it is there, and cannot prepare for its work
+            self.identity = ray.get(self.actor.who.remote())
+            raise
         self.rest()
 
     def train(self, work: Work, task: dict[str, Any]) -> ObjectRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.machine.usage import usage
-from bench.runner.state import Task, metrics, note
+from bench.runner.state import Task, metrics, note, note_devices
 
 
 class TrialWork:
@@ -43,6 +43,10 @@ class TrialWork:
     def note(self, task: Task, state: dict[str, Any] | None) -> None:
         """As `bench.runner.state.note`."""
         note(task, state)
+
+    def note_devices(self, task: Task, left_out: list[str]) -> None:
+        """As `bench.runner.state.note_devices`."""
+        note_devices(task, left_out)
 
     def metrics(self, task: Task) -> dict[str, float]:
         """As `bench.runner.state.metrics`."""

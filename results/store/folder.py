@@ -149,6 +149,11 @@ class RunFolder:
         return self.path / "spectra.parquet"
 
     @property
+    def devices(self) -> AnyPath:
+        """Accelerators that failed; only where some did in the last command."""
+        return self.path / "devices.json"
+
+    @property
     def thumbnails(self) -> AnyPath:
         """One row per certified test image (`ThumbnailRow`)."""
         return self.path / "thumbnails.parquet"

@@ -123,6 +123,8 @@ class WorkerRecord(Record):
     """None until the process is there."""
     doing: str = ""
     """starting, idle, training, or the images it certifies."""
+    gpus: list[str] = []
+    """Its accelerators, by their numbers on the host."""
     elastic: bool = False
     """Beyond the group's own, where there is room."""
     cores: Amount | None = None
@@ -146,6 +148,13 @@ class StateRecord(FileRecord):
     at: Amount | None = None
     workers: list[WorkerRecord] = []
     error: str = ""
+
+
+class DevicesRecord(FileRecord):
+    """devices.json: accelerators that the last command on a run left out."""
+
+    left_out: list[str]
+    """A sentence of each, with its reason."""
 
 
 class BatchRecord(FileRecord):

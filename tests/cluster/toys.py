@@ -25,6 +25,9 @@ class ToyWork:
             place.with_suffix(".new").write_text(json.dumps(state))
             place.with_suffix(".new").replace(place)
 
+    def note_devices(self, task: dict[str, Any], left_out: list[str]) -> None:
+        Path(task["folder"]).with_name("devices.json").write_text(json.dumps(left_out))
+
     def metrics(self, task: dict[str, Any]) -> dict[str, float]:
         return {"shards": len(task)}
 
