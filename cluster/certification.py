@@ -7,9 +7,10 @@ from collections import deque
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.devices import is_of_a_device
 from cluster.elastic import ElasticWorkers
 from cluster.group import WorkerGroup
-from cluster.retry import ATTEMPTS, ShardRetries, reason
+from cluster.retry import ATTEMPTS, ShardRetries, may_pass, reason
 from cluster.work import WorkFailed
 from cluster.worker import Doing, WorkerHandle
 
@@ -31,12 +32,12 @@ def _shards_left(group: WorkerGroup) -> list[list[int]]:
         try:
             group.start_all()
             return list(group.call(group.job.work.shards_left))
-        except RayTaskError as error:
-            raise WorkFailed(reason(error)) from None
         except RayError as error:
-            death = error
+            if isinstance(error, RayTaskError) and not (may_pass(error) or is_of_a_device(error)):
+                raise WorkFailed(reason(error)) from None
+            failure = error
             group.stop_all()
-    raise WorkFailed(f"a worker died {ATTEMPTS} times: {reason(death)}")
+    raise WorkFailed(f"a worker failed {ATTEMPTS} times before the first shard: {reason(failure)}")
 
 
 class _Shards:

@@ -100,8 +100,13 @@ class WorkerGroup:
         self.stop(self.workers)
 
     def call(self, function: Callable[[Any], Any]) -> Any:
-        """What a method of the work returns for the job's task, on the first worker. Raises as `get`."""
-        return self.get(self.workers[0].actor.call.remote(function, self.job.task))
+        """What a method of the work returns for the job's task, on the first worker. Raises as `get`, and
+        DeviceLeftOutError for its accelerator."""
+        try:
+            return self.get(self.workers[0].actor.call.remote(function, self.job.task))
+        except RayTaskError as error:
+            self.devices.note(self.workers[0], error)
+            raise
 
     def get(self, ref: ObjectRef) -> Any:
         """The value behind a reference.

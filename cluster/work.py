@@ -46,7 +46,7 @@ class Work(Protocol):
         set."""
 
     def shards_left(self, task: Any) -> list[list[int]]:
-        """Shards still to be certified, as the indices of their images; on one worker."""
+        """Shards still to be certified, as the indices of their images; on one worker, before any is certified."""
 
     def certify(self, task: Any, shard: list[int]) -> None:
         """Certify a shard, on one worker."""

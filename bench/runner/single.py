@@ -12,7 +12,7 @@ from accelerate import PartialState
 from rich.progress import track
 
 from bench.certify.examine import examine, refuse_other_answers
-from bench.certify.shard import OpenedModel, certify_images
+from bench.certify.shard import OpenedModel, agreement, certify_images, settle_engine_of
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
@@ -26,7 +26,7 @@ from bench.settings.trial import Trial
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
-from results.store.records import BatchRecord, StateRecord, TrainingRecord
+from results.store.records import StateRecord, TrainingRecord
 from results.store.settings import ExternalTrial
 from results.store.shards import evenly_spaced
 
@@ -101,7 +101,8 @@ def certify_source(
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
                     if batch is not None:
-                        BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
+                        folder = run.trial(settings.trial_id)
+                        agreement(folder).model_copy(update={"batch": batch}).write(folder.batch)
                 smoothed = Smoothed(source.model, settings.sigma, num_classes, precision=settings.certify.precision)
                 model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
@@ -111,7 +112,13 @@ def certify_source(
 def _certify_all(
     model: OpenedModel, settings: ExternalTrial, run: RunFolder, shard_size: int, state: PartialState
 ) -> None:
-    shards = agreed(lambda: trial_shards_left(settings, run, shard_size))
+    def decide() -> list[list[int]]:
+        left = trial_shards_left(settings, run, shard_size)
+        if left:
+            settle_engine_of(model, settings, run)
+        return left
+
+    shards = agreed(decide)
     mine = shards[state.process_index :: state.num_processes]
     for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
         certify_images(model, settings, run, shard)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from bench.certify.shard import certify_shard
+from bench.certify.shard import certify_shard, settle_engine
 from bench.machine.advance import advance
 from bench.machine.processes import leaving_group
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
@@ -48,21 +48,31 @@ def train_model(trial: Trial, run: RunFolder) -> None:
 
 
 def shards_left(task: Task) -> list[list[int]]:
-    """The shards still to be certified, as lists of test indices."""
+    """The shards still to be certified, as lists of test indices; how is decided here, by one worker for all."""
     if not task["certify"]:
         return []
-    return trial_shards_left(*_open(task), task["shard_size"])
+    trial, run = _open(task)
+    left = trial_shards_left(trial, run, task["shard_size"])
+    if left:
+        _write_to_log()
+        settle_engine(trial, run)
+    return left
 
 
 def certify(task: Task, shard: list[int]) -> None:
     """Certify one shard and write its file."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # into the trial's log
-    logging.getLogger("bench").setLevel(logging.INFO)
+    _write_to_log()
     try:
         certify_shard(*_open(task), shard)
     finally:
         with advance.without_steps("writing"):
             keep_log(task)
+
+
+def _write_to_log() -> None:
+    """What the certification says goes into the trial's log."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bench").setLevel(logging.INFO)
 
 
 def _open(task: Task) -> tuple[Trial, RunFolder]:

@@ -76,7 +76,7 @@ class TrialFolder:
 
     @property
     def batch(self) -> AnyPath:
-        """Images of a forward pass of the certification; only where they are fewer than usual."""
+        """How noise samples are classified; only where fewer at once than usual, or where compiling was decided on."""
         return self.path / "batch.json"
 
     @property

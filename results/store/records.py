@@ -158,9 +158,12 @@ class DevicesRecord(FileRecord):
 
 
 class BatchRecord(FileRecord):
-    """batch.json: noise samples of a forward pass, for all who certify a trial."""
+    """batch.json: how all who certify a trial classify noise samples."""
 
-    batch: Positive
+    batch: Positive | None = None
+    """Samples of a forward pass, where they are fewer than usual."""
+    engine: Literal["inductor", "eager"] | None = None
+    """Of a classifier that is to be compiled: whether it was, where the certification began."""
 
 
 class ReportRecord(FileRecord):
