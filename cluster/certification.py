@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.devices import is_of_a_device
-from cluster.elastic import ElasticWorkers
+from cluster.elastic import ElasticWorkers, ShardTimes
 from cluster.group import WorkerGroup
 from cluster.retry import ATTEMPTS, ShardRetries, may_pass, reason
 from cluster.work import WorkFailed
@@ -23,8 +24,9 @@ def certify(group: WorkerGroup) -> None:
         WorkFailed: a shard failed three times (the others are certified before), hardly any came through, or no worker
             starts.
     """
-    shards = _Shards(group, _shards_left(group))
-    shards.certify()
+    asked = time.monotonic()
+    left = _shards_left(group)
+    _Shards(group, left, ShardTimes(time.monotonic() - asked)).certify()
 
 
 def _shards_left(group: WorkerGroup) -> list[list[int]]:
@@ -43,12 +45,13 @@ def _shards_left(group: WorkerGroup) -> list[list[int]]:
 class _Shards:
     """The shards that wait and those that workers are at."""
 
-    def __init__(self, group: WorkerGroup, shards: list[list[int]]) -> None:
+    def __init__(self, group: WorkerGroup, shards: list[list[int]], times: ShardTimes) -> None:
         self.group = group
+        self.times = times
         self.waiting = deque(shards)
         self.running: dict[ObjectRef, WorkerHandle] = {}
         self.retries = ShardRetries()
-        self.elastic = ElasticWorkers(group)
+        self.elastic = ElasticWorkers(group, times)
         self.failed_starts = 0
 
     def certify(self) -> None:
@@ -90,6 +93,7 @@ class _Shards:
         try:
             worker.result(done)
             self.retries.came_through()
+            self.times.note(worker)
             worker.rest()
         except RayError as error:
             self._note_device(worker, error)

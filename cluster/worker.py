@@ -141,10 +141,14 @@ class WorkerHandle:
     overdue: bool = False
     """It was stopped because it did not start in time."""
     usage: dict[str, Any] = field(default_factory=dict)
+    set_to_work_at: float = 0.0
+    """When its training or shard began (monotonic seconds)."""
     went_on_at: float = 0.0
-    """When its work began, or had gone on at a pulse (monotonic seconds)."""
+    """When its work began, or had gone on at a pulse."""
     seen_at: float = 0.0
     """When the last answer was asked for."""
+    start_seconds: float = 0.0
+    """What its start took, once it is there."""
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KNOWN_STEPS))
     """Of its last steps, each a mean between two pulses."""
     stalled: str = ""
@@ -161,16 +165,19 @@ class WorkerHandle:
         except RayTaskError:  # it is there, and cannot prepare for its work
             self.identity = ray.get(self.actor.who.remote())
             raise
+        self.start_seconds = time.monotonic() - self.asked_at
         self.rest()
 
     def train(self, work: Work, task: dict[str, Any]) -> ObjectRef:
         """Set it to the training, as one of the group; what tells its end."""
-        self.doing, self.went_on_at = Doing.TRAINING, time.monotonic()
+        self.doing = Doing.TRAINING
+        self.set_to_work_at = self.went_on_at = time.monotonic()
         return self.actor.call.remote(work.train, task)
 
     def certify(self, work: Work, task: dict[str, Any], shard: list[int]) -> ObjectRef:
         """Set it to a shard; what tells its end."""
-        self.doing, self.shard, self.went_on_at = Doing.CERTIFYING, shard, time.monotonic()
+        self.doing, self.shard = Doing.CERTIFYING, shard
+        self.set_to_work_at = self.went_on_at = time.monotonic()
         return self.actor.call.remote(work.certify, task, shard)
 
     def result(self, ref: ObjectRef) -> Any:
