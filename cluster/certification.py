@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
-import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.elastic import ElasticWorkers
+from cluster.devices import is_of_a_device
+from cluster.elastic import ElasticWorkers, ShardTimes
 from cluster.group import WorkerGroup
-from cluster.retry import ATTEMPTS, ShardRetries, reason
+from cluster.retry import ATTEMPTS, ShardRetries, may_pass, reason
 from cluster.work import WorkFailed
 from cluster.worker import Doing, WorkerHandle
 
@@ -19,11 +20,13 @@ def certify(group: WorkerGroup) -> None:
     """Certify what is left of the group's job: workers, and elastic ones, take shard after shard.
 
     Raises:
+        DeviceLeftOutError: an accelerator of the group failed too often.
         WorkFailed: a shard failed three times (the others are certified before), hardly any came through, or no worker
             starts.
     """
-    shards = _Shards(group, _shards_left(group))
-    shards.certify()
+    asked = time.monotonic()
+    left = _shards_left(group)
+    _Shards(group, left, ShardTimes(time.monotonic() - asked)).certify()
 
 
 def _shards_left(group: WorkerGroup) -> list[list[int]]:
@@ -31,23 +34,24 @@ def _shards_left(group: WorkerGroup) -> list[list[int]]:
         try:
             group.start_all()
             return list(group.call(group.job.work.shards_left))
-        except RayTaskError as error:
-            raise WorkFailed(reason(error)) from None
         except RayError as error:
-            death = error
+            if isinstance(error, RayTaskError) and not (may_pass(error) or is_of_a_device(error)):
+                raise WorkFailed(reason(error)) from None
+            failure = error
             group.stop_all()
-    raise WorkFailed(f"a worker died {ATTEMPTS} times: {reason(death)}")
+    raise WorkFailed(f"a worker failed {ATTEMPTS} times before the first shard: {reason(failure)}")
 
 
 class _Shards:
     """The shards that wait and those that workers are at."""
 
-    def __init__(self, group: WorkerGroup, shards: list[list[int]]) -> None:
+    def __init__(self, group: WorkerGroup, shards: list[list[int]], times: ShardTimes) -> None:
         self.group = group
+        self.times = times
         self.waiting = deque(shards)
         self.running: dict[ObjectRef, WorkerHandle] = {}
         self.retries = ShardRetries()
-        self.elastic = ElasticWorkers(group)
+        self.elastic = ElasticWorkers(group, times)
         self.failed_starts = 0
 
     def certify(self) -> None:
@@ -73,7 +77,10 @@ class _Shards:
         try:
             worker.meet()
             self.failed_starts = 0
+            if self.group.devices.left_out(worker):  # an elastic one's, which may be anywhere
+                self._replace(worker)
         except RayError as error:
+            self._note_device(worker, error)
             self._replace(worker)
             self.failed_starts += not worker.overdue and not worker.elastic
             if self.failed_starts == ATTEMPTS:
@@ -84,14 +91,20 @@ class _Shards:
         worker = self.running.pop(done)
         shard = worker.shard
         try:
-            ray.get(done)
+            worker.result(done)
             self.retries.came_through()
+            self.times.note(worker)
             worker.rest()
         except RayError as error:
+            self._note_device(worker, error)
             if worker.elastic or self.retries.again(shard, error):  # an elastic one's node may lack what a shard takes
                 self.waiting.append(shard)
             # Also where it lives: an accelerator that failed once may fail every shard from now on, and fast.
             self._replace(worker)
+
+    def _note_device(self, worker: WorkerHandle, error: RayError) -> None:
+        if isinstance(error, RayTaskError):
+            self.group.devices.note(worker, error)
 
     def _replace(self, worker: WorkerHandle) -> None:
         if worker.elastic:

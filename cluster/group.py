@@ -11,10 +11,9 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.devices import DeviceErrors
 from cluster.running import RunningJob
-from cluster.worker import PULSE_SECONDS, WorkerHandle, start_process
-
-DEATH_IS_KNOWN_AFTER_SECONDS = 5.0
+from cluster.worker import PULSE_SECONDS, Doing, WorkerHandle, start_process
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class WorkerGroup:
         self.stalled_after = stalled_after
         self.workers: list[WorkerHandle] = []
         """Its own and elastic ones."""
+        self.devices = DeviceErrors()
         self._next_pulse = 0.0
 
     def take_up(self, job: RunningJob) -> None:
@@ -56,6 +56,7 @@ class WorkerGroup:
 
         Raises:
             RayError: one cannot be started.
+            DeviceLeftOutError: for its accelerator.
         """
         while len(self.workers) < self.size.workers:
             self.start()
@@ -63,6 +64,9 @@ class WorkerGroup:
             worker = starting[self.next(list(starting))]
             try:
                 worker.meet()
+            except RayTaskError as error:
+                self.devices.note(worker, error)
+                raise
             except RayError:
                 if not worker.overdue:
                     raise
@@ -96,8 +100,13 @@ class WorkerGroup:
         self.stop(self.workers)
 
     def call(self, function: Callable[[Any], Any]) -> Any:
-        """What a method of the work returns for the job's task, on the first worker. Raises as `get`."""
-        return self.get(self.workers[0].actor.call.remote(function, self.job.task))
+        """What a method of the work returns for the job's task, on the first worker. Raises as `get`, and
+        DeviceLeftOutError for its accelerator."""
+        try:
+            return self.get(self.workers[0].actor.call.remote(function, self.job.task))
+        except RayTaskError as error:
+            self.devices.note(self.workers[0], error)
+            raise
 
     def get(self, ref: ObjectRef) -> Any:
         """The value behind a reference.
@@ -122,22 +131,31 @@ class WorkerGroup:
         if time.monotonic() >= self._next_pulse:
             for worker in self.workers:
                 worker.take_pulse(self.job.work.usage, self.stalled_after)
+            self._stop_still_ones()
             self.job.note(self.workers)
             self._next_pulse = time.monotonic() + PULSE_SECONDS
         return done[0] if done else None
 
+    def _stop_still_ones(self) -> None:
+        """Stop the workers whose work does not go on, although they answer. Those that train wait for one another:
+        where one goes on, the others wait for that."""
+        still = {id(worker): worker.still_for(self.stalled_after) for worker in self.workers}
+        waiting = any(worker.doing is Doing.TRAINING and not still[id(worker)] for worker in self.workers)
+        for worker in self.workers:
+            if still[id(worker)] and not (waiting and worker.doing is Doing.TRAINING) and not worker.stalled:
+                worker.stop_as_stalled(f"its work did not go on for {still[id(worker)]:.0f} s")
+
     def find_death(self) -> RayError | None:
-        """The death of a worker, if one died in these seconds."""
-        deadline = time.monotonic() + DEATH_IS_KNOWN_AFTER_SECONDS
-        while time.monotonic() < deadline:
-            for worker in self.workers:
-                answer = worker.actor.pulse.remote(self.job.work.usage)
-                try:
-                    if ray.wait([answer], timeout=0.5)[0]:
-                        ray.get(answer)
-                except RayTaskError:
-                    continue  # it lives, and cannot tell what it takes of its machine
-                except RayError as error:
-                    return error
-            time.sleep(0.2)
+        """The death of a worker, if one is dead by now: one that answers a question of now is not, and one that does
+        not, such as on a node that was lost, is waited for until Ray knows or it counts as stalled."""
+        answers = [worker.actor.pulse.remote(self.job.work.usage) for worker in self.workers]
+        while answers:
+            done = self.next(answers)
+            answers.remove(done)
+            try:
+                ray.get(done)
+            except RayTaskError:
+                continue  # it lives, and cannot tell what it takes of its machine
+            except RayError as error:
+                return error
         return None

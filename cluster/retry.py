@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -14,6 +15,8 @@ ERRORS_IN_A_ROW = 10
 AGAIN_AFTER_SECONDS = 2.0
 PASSING = frozenset([errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, None])
 """Errors of a file system or store that may be over when it is tried again; a store's have no number."""
+OF_A_PEER = re.compile(r"by peer|gloo|NCCL|timed out waiting", re.IGNORECASE)
+"""What collectives say where another process of the group is gone, or does not come."""
 FULL = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 """Errors that every other shard would meet as well."""
 
@@ -86,7 +89,17 @@ class TrainingRetries:
 
 def may_pass(error: RayTaskError) -> bool:
     """Whether what the work raised may be over when it is tried again."""
-    return isinstance(error.cause, OSError) and error.cause.errno in PASSING
+    return (isinstance(error.cause, OSError) and error.cause.errno in PASSING) or is_of_a_peer(error)
+
+
+def is_of_a_peer(error: RayTaskError) -> bool:
+    """Whether what the work raised says that another of its group failed, or does not answer, and no more than that."""
+    if not isinstance(error.cause, RuntimeError):
+        return False
+    # torch's DistError and its kind; torch itself is not to be imported here.
+    return any(kind.__name__ == "DistError" for kind in type(error.cause).__mro__) or bool(
+        OF_A_PEER.search(str(error.cause))
+    )
 
 
 def reason(error: BaseException) -> str:

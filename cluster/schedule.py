@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
+from cluster.devices import DeviceLeftOutError
 from cluster.errors import ClusterError
 from cluster.group import GroupSize, WorkerGroup
 from cluster.job import run_job
@@ -29,6 +30,7 @@ LOST_PROCESSES = 10  # of a trial; one goes only where its node does
 ROOM_IS_LOOKED_FOR_EVERY = 30.0  # seconds
 STARTS_ARE_LOOKED_AT_EVERY = 5.0  # seconds
 STARTS_WITHIN = 55.0  # seconds; with the above, what takes a minute is said within it
+PLACE_IS_KEPT_FOR = 1.0  # seconds, and again
 LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
@@ -37,6 +39,9 @@ def run_jobs(
 ) -> dict[str, str]:
     """Run every job on the cluster to which this process is connected, as many at once as it has room for; a failing
     job does not stop the others. Where nodes are lost later, a warning says which room the jobs wait for.
+
+    A group one of whose accelerators fails again and again keeps its place to the end, so that nobody is put there, and
+    its job goes on elsewhere; where there is no elsewhere, what is left fails.
 
     Args:
         jobs: in the order in which they should start, except where one must wait for another.
@@ -62,41 +67,56 @@ def run_jobs(
         known = tune.with_parameters(
             _run_job, work=work, size=size, stalled_after=stalled_after, reports=tensorboard is not None
         )
-        order = _Order(jobs)
+        order = _Order(jobs, size, work)
         tuner = tune.Tuner(
             tune.with_resources(known, resources),
             tune_config=tune.TuneConfig(
-                search_alg=order, num_samples=len(jobs), reuse_actors=True, trial_dirname_creator=_trial_name
+                search_alg=order, num_samples=-1, reuse_actors=True, trial_dirname_creator=_trial_name
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(tensorboard or temporary),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_PROCESSES),
-                callbacks=[_RoomWatch(size), _StartWatch(), *([TBXLoggerCallback()] if tensorboard else [])],
+                stop=_NothingLeft(order),
+                callbacks=[
+                    order.starts,
+                    _RoomWatch(size),
+                    _StartWatch(),
+                    *([TBXLoggerCallback()] if tensorboard else []),
+                ],
             ),
         )
         tuner.fit()
-    failed = {job.name: order.errors.get(job.name, LOST) for job in jobs if job.name not in order.succeeded}
+    silent = f"no room is left: {'; '.join(order.left_out)}" if order.left_out else LOST
+    failed = {job.name: order.errors.get(job.name, silent) for job in jobs if job.name not in order.succeeded}
     for job in jobs:
         if job.name in failed.keys() - order.errors.keys():  # its own process could not say so itself
-            work.note(job.task, {"state": JobState.FAILED, "error": LOST})
+            work.note(job.task, {"state": JobState.FAILED, "error": silent})
     return failed
 
 
 class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Gives Tune the jobs, each once those it comes after have ended."""
+    """Gives Tune the jobs, each once those it comes after have ended, and again where its group gave it back."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[Job], size: GroupSize, work: Work) -> None:
         super().__init__(metric="succeeded", mode="max")
+        self.size = size
+        self.work = work
+        self.starts = _Starts()
         self.waiting = list(jobs)
+        self.jobs = {job.name: job for job in jobs}
+        self.left_out: list[str] = []
+        """Accelerators, a sentence of each."""
+        self.keeping: set[str] = set()
+        """Trials that do nothing but keep their place."""
         self.running: dict[str, str] = {}
         self.ended: set[str] = set()
         self.succeeded: set[str] = set()
         self.errors: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self.waiting:
+        if not self.waiting and not self.running:  # what runs may be given back
             return str(Searcher.FINISHED)
         for job in self.waiting:
             if self.ended.issuperset(job.after):
@@ -105,7 +125,26 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
                 return {"job": asdict(job)}
         return None
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if "left_out" not in result or trial_id not in self.running:
+            return
+        self.waiting.insert(0, self.jobs[self.running.pop(trial_id)])
+        self.keeping.add(trial_id)
+        self.left_out.append(str(result["left_out"]))
+        logger.warning("%s", self.left_out[-1])
+        with suppress(OSError):
+            self.work.note_devices(self.waiting[0].task, self.left_out)
+
+    def nothing_can_go_on(self) -> bool:
+        """Whether groups that only keep their places are all there are, and what waits has no room beside them."""
+        if not self.keeping or not self.starts.seen.isdisjoint(self.running):
+            return False
+        return not (self.waiting or self.running) or bool(_missing_room(self.size, kept=len(self.keeping)))
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.keeping.discard(trial_id)
+        if trial_id not in self.running:  # its job was given back, and whoever has it now tells its end
+            return
         name = self.running.pop(trial_id)
         self.ended.add(name)
         if not error and result and result.get("succeeded"):
@@ -118,6 +157,33 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a run resumes from its own files."""
+
+
+class _Starts(tune.Callback):  # type: ignore[misc]  # ray is untyped
+    """Knows which trials have found room, and tells those that gave their job back, should they be started again."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self.seen.add(trial.trial_id)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:  # noqa: ARG002
+        if "left_out" in result:
+            trial.config["given_back"] = True
+
+
+class _NothingLeft(tune.Stopper):  # type: ignore[misc]  # ray is untyped
+    """Ends the groups that keep their places, once there is nothing else."""
+
+    def __init__(self, order: _Order) -> None:
+        self.order = order
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return self.order.nothing_can_go_on()
 
 
 class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
@@ -168,11 +234,20 @@ def _run_job(
 ) -> dict[str, Any]:
     """The Tune trial: a worker group for one job. An error becomes a note and a result, so Tune neither prints nor
     retries."""
+    if config.get("given_back"):  # the node of the place that was kept is gone
+        return {"succeeded": 0}
     job = Job(**config["job"])
     running = RunningJob(work, job.task, job.log_file, _report if reports else None)
     try:
         run_job(running, _this_process.group(size, stalled_after))
         return {"succeeded": 1}
+    except DeviceLeftOutError as left_out:
+        _log_traceback(Path(job.log_file).expanduser())
+        with suppress(OSError):
+            work.note(job.task, {"state": JobState.WAITING})
+        while True:  # until Tune ends this: the job is given back, and nobody else comes to this place
+            tune.report({"succeeded": 0, "left_out": str(left_out)})
+            time.sleep(PLACE_IS_KEPT_FOR)
     except Exception as error:
         _log_traceback(Path(job.log_file).expanduser())
         message = str(error) if isinstance(error, WorkFailed) else f"{type(error).__name__}: {error}"
@@ -214,14 +289,15 @@ def node_resources() -> list[tuple[float, float]]:
     return [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
 
 
-def _missing_room(size: GroupSize) -> str:
-    """Why a worker group does not fit on the cluster of now, even without anything else there; empty where it does."""
+def _missing_room(size: GroupSize, *, kept: int = 0) -> str:
+    """Why a worker group does not fit on the cluster of now, even without anything else there but groups that only keep
+    their places; empty where it does."""
     nodes = node_resources()
     wanted = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
     room = sum(
         min(int(have / each) for have, each in zip(node, wanted.values(), strict=True) if each) for node in nodes
     )
-    if room >= size.workers:
+    if room >= size.workers * (1 + kept):
         return ""
     each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
     have = ", ".join(f"{sum(amounts):g} {name}" for name, amounts in zip(wanted, zip(*nodes, strict=True), strict=True))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import ray
+import time
+
+from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
+from cluster.devices import is_of_a_device
 from cluster.group import WorkerGroup
-from cluster.retry import TrainingRetries, may_pass, reason
+from cluster.retry import TrainingRetries, is_of_a_peer, may_pass, reason
 from cluster.work import WorkFailed
+from cluster.worker import WorkerHandle
+
+ERRORS_COME_WITHIN_SECONDS = 5.0  # of all ranks, once one has failed
 
 
 def train(group: WorkerGroup) -> None:
     """Train the group's job to its end; each attempt continues from the last finished epoch.
 
     Raises:
+        DeviceLeftOutError: an accelerator of the group failed too often.
         WorkFailed: the work raised, or workers died in three attempts without an epoch in between.
     """
     retries = TrainingRetries()
@@ -28,9 +35,11 @@ def train(group: WorkerGroup) -> None:
             return
         except RayError as error:
             # Where a worker dies, the others fail too, and often first: their connection to it is gone.
-            death = group.find_death() if isinstance(error, RayTaskError) and not may_pass(error) else error
+            death = group.find_death() if isinstance(error, RayTaskError) else error
             if death is None:
-                raise WorkFailed(reason(error)) from None
+                if not (may_pass(error) or is_of_a_device(error)):
+                    raise WorkFailed(reason(error)) from None
+                death = error
             group.stop_all()
             retries.failed(death)
 
@@ -44,5 +53,32 @@ def _train_together(group: WorkerGroup) -> None:
     refs = {worker.train(group.job.work, group.job.task): worker for worker in group.workers}
     while refs:  # an error is raised as soon as one rank fails: the others would wait for it for ever
         done = group.next(list(refs))
-        ray.get(done)
-        refs.pop(done).rest()
+        worker = refs.pop(done)
+        try:
+            worker.result(done)
+        except RayTaskError as error:
+            cause, failed = _first_cause(group, error, worker, refs)
+            group.devices.note(failed, cause)
+            raise cause from None
+        worker.rest()
+
+
+def _first_cause(
+    group: WorkerGroup, error: RayTaskError, worker: WorkerHandle, others: dict[ObjectRef, WorkerHandle]
+) -> tuple[RayTaskError, WorkerHandle]:
+    """What went wrong first, and where: an error that only tells of another rank's often comes before that.
+
+    Raises:
+        RayError: the other rank died.
+    """
+    deadline = time.monotonic() + ERRORS_COME_WITHIN_SECONDS
+    while is_of_a_peer(error) and others and time.monotonic() < deadline:
+        done = group.done_or_pulse(list(others))
+        if done is None:
+            continue
+        other = others.pop(done)
+        try:
+            other.result(done)
+        except RayTaskError as cause:
+            error, worker = cause, other
+    return error, worker

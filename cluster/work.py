@@ -10,6 +10,7 @@ from typing import Any, Protocol
 class JobState(StrEnum):
     """The "state" of what is noted of a job."""
 
+    WAITING = "waiting"
     RUNNING = "running"
     FAILED = "failed"
 
@@ -46,7 +47,7 @@ class Work(Protocol):
         set."""
 
     def shards_left(self, task: Any) -> list[list[int]]:
-        """Shards still to be certified, as the indices of their images; on one worker."""
+        """Shards still to be certified, as the indices of their images; on one worker, before any is certified."""
 
     def certify(self, task: Any, shard: list[int]) -> None:
         """Certify a shard, on one worker."""
@@ -58,11 +59,21 @@ class Work(Protocol):
             OSError: it cannot be kept now.
         """
 
+    def note_devices(self, task: Any, left_out: list[str]) -> None:
+        """Keep which accelerators are left out for the rest of `run_jobs`, a sentence of each, in its process; the task
+        is that of any job.
+
+        Raises:
+            OSError: it cannot be kept now.
+        """
+
     def metrics(self, task: Any) -> dict[str, float]:
         """Numbers for TensorBoard, in the job's own process; may raise OSError, ValueError and LookupError."""
 
     def usage(self) -> dict[str, Any]:
-        """What a worker takes of its machine, JSON values; called while it works."""
+        """What a worker takes of its machine, JSON values; called while it works. `steps`, if given, is a number that
+        grows while it trains or certifies, and `apart` what it does that has no steps: one that trains or certifies
+        without either is replaced."""
 
 
 class WorkFailed(RuntimeError):  # noqa: N818  # reads as what happened

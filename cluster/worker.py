@@ -6,8 +6,10 @@ import gc
 import io
 import os
 import socket
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +20,7 @@ import psutil
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -29,6 +31,15 @@ UNMASKED = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """With this Ray shows every worker all accelerators of its node, whatever it was given."""
 START_PULSES = 5
 """How many times longer a process may take to start than to answer."""
+STEP_PULSES = 2
+"""And how many times longer a step of its work may take,"""
+STEP_MEDIANS = 20
+"""or than its steps usually do; the longer of both."""
+KNOWN_STEPS = 101
+
+
+class StalledError(RayError):  # type: ignore[misc]  # ray is untyped
+    """A worker was stopped, because it did not answer or its work did not go on; the message is one line."""
 
 
 class _Worker:
@@ -58,7 +69,12 @@ class _Worker:
         if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
             gc.collect()
             gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
-        return {"host": socket.gethostname(), "pid": os.getpid()}
+        return self.who()
+
+    def who(self) -> dict[str, Any]:
+        """This process, and Ray's ids of its accelerators."""
+        gpus = [str(number) for number in ray.get_gpu_ids()]
+        return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
 
     def free_address(self) -> tuple[str, int]:
         """An address of this worker's node at which a group can meet."""
@@ -120,7 +136,7 @@ class WorkerHandle:
     elastic: bool
     """Beyond the group's own workers, for certification alone."""
     identity: dict[str, Any] | None = None
-    """Host and pid; None until the process is there."""
+    """Host, pid and accelerators; None until the process is there."""
     doing: Doing = Doing.STARTING
     shard: list[int] = field(default_factory=list)
     """Its images, while the worker certifies it; empty at other times."""
@@ -130,6 +146,18 @@ class WorkerHandle:
     overdue: bool = False
     """It was stopped because it did not start in time."""
     usage: dict[str, Any] = field(default_factory=dict)
+    set_to_work_at: float = 0.0
+    """When its training or shard began (monotonic seconds)."""
+    went_on_at: float = 0.0
+    """When its work began, or had gone on at a pulse."""
+    seen_at: float = 0.0
+    """When the last answer was asked for."""
+    start_seconds: float = 0.0
+    """What its start took, once it is there."""
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KNOWN_STEPS))
+    """Of its last steps, each a mean between two pulses."""
+    stalled: str = ""
+    """Why it was stopped as stalled."""
 
     def meet(self) -> None:
         """Note that the process is there.
@@ -137,18 +165,41 @@ class WorkerHandle:
         Raises:
             RayError: it is not, and will not be.
         """
-        self.identity = ray.get(self.started)
+        try:
+            self.identity = ray.get(self.started)
+        except RayTaskError:  # it is there, and cannot prepare for its work
+            self.identity = ray.get(self.actor.who.remote())
+            raise
+        self.start_seconds = time.monotonic() - self.asked_at
         self.rest()
 
     def train(self, work: Work, task: dict[str, Any]) -> ObjectRef:
         """Set it to the training, as one of the group; what tells its end."""
         self.doing = Doing.TRAINING
+        self.set_to_work_at = self.went_on_at = time.monotonic()
         return self.actor.call.remote(work.train, task)
 
     def certify(self, work: Work, task: dict[str, Any], shard: list[int]) -> ObjectRef:
         """Set it to a shard; what tells its end."""
         self.doing, self.shard = Doing.CERTIFYING, shard
+        self.set_to_work_at = self.went_on_at = time.monotonic()
         return self.actor.call.remote(work.certify, task, shard)
+
+    def result(self, ref: ObjectRef) -> Any:
+        """What it did, once that is done.
+
+        Raises:
+            RayTaskError: the work raised.
+            RayError: the worker died; StalledError: it was stopped as stalled.
+        """
+        try:
+            return ray.get(ref)
+        except RayTaskError:
+            raise
+        except RayError:
+            if self.stalled:
+                raise StalledError(self.stalled) from None
+            raise
 
     def rest(self) -> None:
         """Note that it has nothing to do."""
@@ -169,13 +220,37 @@ class WorkerHandle:
         elif self.pulse is None:
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif ray.wait([self.pulse], timeout=0)[0]:
+            before = self.usage
             try:
                 self.usage = ray.get(self.pulse)
             except RayError:  # dead: whoever waits for its work learns of it
                 self.usage = {}
+            self._compare_steps(before)
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif now - self.asked_at > stalled_after:
-            self.stop()
+            self.stop_as_stalled(f"it did not answer for {now - self.asked_at:.0f} s")
+
+    def _compare_steps(self, before: dict[str, Any]) -> None:
+        # The answer is of when it was asked for: whoever asks may have been kept from looking at it.
+        self.seen_at = max(self.asked_at, self.went_on_at)
+        steps = self.usage.get("steps", 0) - before.get("steps", 0)
+        if steps and not self.usage.get("apart"):
+            self.step_seconds.append((self.seen_at - self.went_on_at) / steps)
+        if steps or self.usage.get("apart"):
+            self.went_on_at = self.seen_at
+
+    def still_for(self, stalled_after: float) -> float:
+        """For how many seconds the work that it is at has not gone on; 0 while that is nothing unusual."""
+        if self.doing not in (Doing.TRAINING, Doing.CERTIFYING) or "steps" not in self.usage:
+            return 0.0
+        usual = statistics.median(self.step_seconds) if self.step_seconds else 0.0
+        still = self.seen_at - self.went_on_at
+        return still if still > max(STEP_PULSES * stalled_after, STEP_MEDIANS * usual) else 0.0
+
+    def stop_as_stalled(self, why: str) -> None:
+        """Kill the process; whoever waits for its work learns why."""
+        self.stalled = f"a worker on {(self.identity or {}).get('host')} was stopped: {why}"
+        self.stop()
 
     def note(self) -> dict[str, Any]:
         """What `bench status` shows of it, as JSON values."""

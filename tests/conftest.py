@@ -45,7 +45,7 @@ def _no_group_is_left() -> Iterator[None]:
     yield
     state = sys.modules.get("accelerate.state")
     if state and state.AcceleratorState._shared_state:
-        from bench.runner.work import leave_group
+        from bench.machine.processes import leave_group
 
         leave_group()
 

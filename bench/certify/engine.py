@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, release_memory
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
@@ -46,6 +47,7 @@ class Engine:
         with guarded("cannot be opened"):
             self._model = moved(frozen(copied(model)), device=device)
         self._passes: int | None = None
+        self._settled: str | None = None
         self._said_eager = False
         self._eager: dict[torch.Size, _Passes] = {}
         self._compiled: tuple[torch.Size, _Passes | None] | None = None
@@ -68,8 +70,13 @@ class Engine:
 
     def limit(self, passes: int) -> None:
         """Take at most `passes` images in a forward pass from now on."""
-        if passes != self._passes:
-            self._passes, self._eager, self._compiled = passes, {}, None
+        self._passes = passes
+        if any(opened.size != passes for opened in self._eager.values()):
+            self._eager, self._compiled = {}, None
+
+    def settle(self, engine: str) -> None:
+        """From now on compile whatever is to be compiled ("inductor"), or nothing ("eager")."""
+        self._settled = engine
 
     def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
@@ -80,7 +87,8 @@ class Engine:
 
         Raises:
             ModelError: the model does not take such images, even one by one; it gives something else than logits; or
-                its answer to an image is not a function of the image.
+                its answer to an image is not a function of the image; it was settled that it is compiled, and it cannot
+                be.
         """
         eager = self._opened(shape)
         if samples < COMPILE_FROM:
@@ -88,11 +96,18 @@ class Engine:
                 logger.info("certifying without compilation: n = %d is below %d", samples, COMPILE_FROM)
             self._said_eager = True
             return eager, "eager"
+        if self._settled == "eager":
+            return eager, "eager"
         if self._compiled is None or self._compiled[0] != shape:
             torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
             fast = compile_frozen(eager.classify, eager.laid_out(self._noise(eager.size, shape)))
             self._compiled = (shape, None if fast is None else replace(eager, classify=fast))
         compiled = self._compiled[1]
+        if compiled is None and self._settled == "inductor":
+            raise ModelError(
+                "the model cannot be compiled here (see the log), and other certificates of the trial are those of a "
+                "compiled one, whose roundings differ"
+            )
         return (eager, "eager") if compiled is None else (compiled, "inductor")
 
     def differentiable(self, shape: torch.Size, batch: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -272,7 +287,7 @@ def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Cal
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()
     try:
-        with torch.inference_mode():
+        with advance.without_steps("compiling"), torch.inference_mode():
             fast(example)
     except Exception as error:  # whatever the compiler raises, the eager classifier is as good
         message = str(error).strip().splitlines() or [type(error).__name__]

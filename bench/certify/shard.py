@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
+from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import device_name
 from bench.models.checkpoint import load_verified
 from bench.models.classifier import kind_of
 from bench.settings.trial import Trial
-from results.store.folder import RunFolder
+from results.store.folder import RunFolder, TrialFolder
 from results.store.merge import samples_to_draw, two_sided_radii
 from results.store.records import BatchRecord, TrainingRecord
 from results.store.rows import NOISE, CertificateRow
@@ -67,13 +69,30 @@ class _LastModel:
 last_model = _LastModel()
 
 
+def settle_engine(trial: Trial, run: RunFolder) -> None:
+    """Decide, before the trial's certification begins, whether its classifier is compiled, as far as it is to be: all
+    who certify it then do alike, or not at all. Raises as `certify_shard`."""
+    with advance.without_steps("loading"):
+        settle_engine_of(last_model(trial, run), trial, run)
+
+
+def settle_engine_of(model: OpenedModel, settings: CertifiedTrial, run: RunFolder) -> None:
+    """As `settle_engine`, of an opened model."""
+    known = _agree(model.smoothed, settings, run)
+    if settings.certify.n >= COMPILE_FROM and known.engine is None:
+        _, engine = model.smoothed.engine.classifier(_shape(settings), settings.certify.n)
+        known.model_copy(update={"engine": engine}).write(run.trial(settings.trial_id).batch)
+
+
 def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
     """Certify the test images at `indices` with the trial's model and write them as one shard.
 
     Raises:
         DataError, StoreError, CheckpointError: the data, the record or the weights are not usable.
     """
-    certify_images(last_model(trial, run), trial, run, indices)
+    with advance.without_steps("loading"):
+        model = last_model(trial, run)
+    certify_images(model, trial, run, indices)
 
 
 def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder, indices: list[int]) -> None:
@@ -83,20 +102,36 @@ def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder,
         DataError: the data is not usable.
         ModelError: the model's outputs are not.
     """
-    _agree_on_batch(model.smoothed, settings, run)
-    write_shard(run.trial(settings.trial_id), certified_rows(model, settings, indices))
+    with advance.without_steps("loading"):
+        _agree(model.smoothed, settings, run)
+    rows = certified_rows(model, settings, indices)
+    with advance.without_steps("writing"):
+        write_shard(run.trial(settings.trial_id), rows)
 
 
-def _agree_on_batch(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> None:
-    """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can."""
-    folder = run.trial(settings.trial_id)
-    shape = torch.Size(load_images(settings.data, "test", settings.dataset).images.shape[1:])
-    known = BatchRecord.read(folder.batch).batch if folder.batch.exists() else None
-    if known is not None:
-        smoothed.engine.limit(known)
-    found = smoothed.engine.passes(shape)
-    if found < (known or smoothed.engine.batch(shape)):
-        BatchRecord(batch=found).write(folder.batch)
+def agreement(folder: TrialFolder) -> BatchRecord:
+    """What those who certify a trial have agreed on so far."""
+    return BatchRecord.read(folder.batch) if folder.batch.exists() else BatchRecord()
+
+
+def _agree(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
+    """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can, and
+    compiled or not as was decided; what they agree on."""
+    folder, shape, engine = run.trial(settings.trial_id), _shape(settings), smoothed.engine
+    known = agreement(folder)
+    if known.batch is not None:
+        engine.limit(known.batch)
+    if known.engine is not None:
+        engine.settle(known.engine)
+    found = engine.passes(shape)
+    if found < (known.batch or engine.batch(shape)):
+        known = known.model_copy(update={"batch": found})
+        known.write(folder.batch)
+    return known
+
+
+def _shape(settings: CertifiedTrial) -> torch.Size:
+    return torch.Size(load_images(settings.data, "test", settings.dataset).images.shape[1:])
 
 
 def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[int]) -> list[CertificateRow]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.certify.engine import Engine
 from bench.certify.lattice import LatticeSamples
 from bench.certify.noise import NoiseSamples
+from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
@@ -284,6 +285,7 @@ class Smoothed:
         for size in sizes:
             while drawn < size:
                 if not len(answers):
+                    advance.steps += 1
                     answers = self._answers(classify(next(batches)), batch, finite)
                 taken = answers[: size - drawn]
                 counts.scatter_add_(0, taken, torch.ones_like(taken))

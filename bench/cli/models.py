@@ -99,7 +99,8 @@ def certify(
         )
         load_plugins(plugin or ())
         source = open_model(model)
-        from bench.runner.single import certify_source, first_process_first
+        from bench.machine.processes import first_process_first
+        from bench.runner.single import certify_source
 
         trial = source.trial
         if trial is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from bench.machine.advance import advance
+
 
 class _Meter:
     """Processor time since it was last asked for."""
@@ -23,6 +25,8 @@ class _Meter:
             "cores": round((self._last[1] - before[1]) / elapsed, 2),
             "memory_bytes": self._process.memory_info().rss,
             "gpu": _gpu(),
+            "steps": advance.steps,
+            "apart": advance.apart,
         }
 
 
@@ -30,8 +34,8 @@ _meter = _Meter()
 
 
 def usage() -> dict[str, Any]:
-    """`cores` computing since the last call, `memory_bytes` resident, and `gpu`, the share of time in which the
-    accelerator computed for anybody; None where that cannot be told."""
+    """`cores` computing since the last call, `memory_bytes` resident, `gpu`, the share of time in which the accelerator
+    computed for anybody (None where that cannot be told), and `steps` and `apart` of `bench.machine.advance`."""
     return _meter()
 
 

@@ -75,6 +75,10 @@ class Classifier(nn.Module):
         return Classifier(self.network, None, self.mean, self.std)
 
 
+FEWEST_TOGETHER = 16
+"""Images of which the last members of a consensus are asked at once, where there are as many."""
+
+
 class MeanLogits(nn.Module):
     """An ensemble: the mean of its members' logits (Horváth et al. 2022)."""
 
@@ -110,9 +114,16 @@ class Consensus(MeanLogits):
 
 
 def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
-    """Add the other members' logits where the first are split."""
-    if split.any():
-        logits[split] += torch.stack([member(images[split]).float() for member in others]).sum(dim=0)
+    """Add the other members' logits where the first are split.
+
+    Such images are filled up, with the first of them, to a power of two or to the batch: an accelerator plans anew for
+    every number of images that it has not seen."""
+    places = split.nonzero().squeeze(1)
+    count = len(places)
+    if count:
+        size = min(len(images), max(FEWEST_TOGETHER, 1 << (count - 1).bit_length()))
+        filled = images[torch.cat([places, places[:1].expand(size - count)])]
+        logits[places] += torch.stack([member(filled).float() for member in others]).sum(dim=0)[:count]
     return logits
 
 

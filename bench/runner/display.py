@@ -64,7 +64,7 @@ def render(run: RunProgress, elapsed: float | None = None, stages: Collection[st
     left_over = seconds_left(run)
     if left_over and done < len(run.trials):
         parts.append(f"about {duration(left_over)} left" if run.holder else f"about {duration(left_over)} to go")
-    return Group(sheet, Text(" · ".join(parts), "bold"))
+    return Group(sheet, Text(" · ".join(parts), "bold"), *(Text(sentence, "red") for sentence in run.left_out))
 
 
 def _cells(trial: TrialProgress) -> list[str | Text]:
@@ -112,6 +112,7 @@ def as_json(run: RunProgress) -> dict[str, Any]:
         ],
         "done": run.count("done"),
         "failed": run.count("failed"),
+        "left_out": run.left_out,
         "running": None if run.holder is None else asdict(run.holder),
         "seconds_left": seconds_left(run),
     }

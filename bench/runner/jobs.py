@@ -67,6 +67,7 @@ def plan_jobs(
     left: Mapping[str, tuple[Trial, bool]], run: RunFolder, shard_size: int, plugins: Sequence[Plugin] = ()
 ) -> list[Job]:
     """A job for everything that is left, as `bench.runner.stages.unfinished` finds it."""
+    run.devices.unlink(missing_ok=True)  # what the last command left out may be mended
     for name in left:
         StateRecord(state="waiting").write(run.trial(name).state)
     jobs = []

@@ -16,7 +16,7 @@ from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, listing, refuse_devices
 from results.store.lock import Holder, holder
 from results.store.record import FileRecord
-from results.store.records import RunRecord, StateRecord, TrainingRecord, WorkerRecord
+from results.store.records import DevicesRecord, RunRecord, StateRecord, TrainingRecord, WorkerRecord
 from results.store.settings import AnyTrial, ImportedTrial, NativeTrial, read_trial_settings
 from results.store.shards import evenly_spaced
 
@@ -72,6 +72,8 @@ class RunProgress:
     """Workers of a trial."""
     holder: Holder | None
     """The command that runs it; None where none does."""
+    left_out: list[str] = field(default_factory=list)
+    """Accelerators that it, or the last one, left out: a sentence of each."""
 
     def count(self, *stages: str) -> int:
         """How many trials are in one of these stages."""
@@ -89,6 +91,7 @@ def read_progress(run: RunFolder) -> RunProgress:
     trials, ensembles = description.trials, description.members
     found = holder(run)
     running = found is not None and not found.dead
+    left_out = _or_none(DevicesRecord, run.devices)
     parts = dict.fromkeys((member for names in ensembles.values() for member in names), "member")
     parts |= dict.fromkeys(description.teachers.values(), "teacher")
     return RunProgress(
@@ -98,6 +101,7 @@ def read_progress(run: RunFolder) -> RunProgress:
         ],
         description.group.workers if description.group else 1,
         found if running else None,
+        left_out.left_out if left_out else [],
     )
 
 

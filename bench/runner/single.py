@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
-from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from rich.progress import track
 
 from bench.certify.examine import examine, refuse_other_answers
-from bench.certify.shard import OpenedModel, certify_images
+from bench.certify.shard import OpenedModel, agreement, certify_images, settle_engine_of
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
-from bench.machine.devices import own_device
+from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
 from bench.models.classifier import count_bytes, count_parameters, kind_of
 from bench.models.sources import Source
 from bench.runner import work
@@ -29,21 +26,9 @@ from bench.settings.trial import Trial
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
-from results.store.records import BatchRecord, StateRecord, TrainingRecord
+from results.store.records import StateRecord, TrainingRecord
 from results.store.settings import ExternalTrial
 from results.store.shards import evenly_spaced
-
-Decision = TypeVar("Decision")
-LONGEST_WAIT = timedelta(days=2)  # of a process whose shards are done for one whose are not
-
-
-def _group() -> PartialState:
-    """This process, or its place in an `accelerate launch`.
-
-    Raises:
-        DeviceError: as `own_device`.
-    """
-    return PartialState(cpu=own_device().type == "cpu", timeout=LONGEST_WAIT)
 
 
 def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
@@ -58,16 +43,14 @@ def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
         DataError: the data is not to be had.
         LockedError: another process works on the run.
     """
-    state = _group()
-    try:
-        with state.main_process_first():  # which downloads the data, if it must
+    with leaving_group():
+        state = join_group()
+        with first_process_first():  # which downloads the data, if it must
             data = resolve_data(trial.data)
             trial = trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
         with _locked(run, state):
             _train_and_certify(trial, run, shard_size, state)
         return bool(state.is_main_process)
-    finally:
-        work.leave_group()
 
 
 def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
@@ -79,21 +62,14 @@ def _train_and_certify(trial: Trial, run: RunFolder, shard_size: int, state: Par
 
 
 def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) -> None:
-    needed = _agreed(state, lambda: () if repair(trial, run) else trial.needed)
+    needed = agreed(lambda: () if repair(trial, run) else trial.needed)
     for part in [*needed, trial]:
         task = trial_task(part, run, certify=part is trial, shard_size=shard_size)
-        if _agreed(state, lambda task=task: work.epochs_left(task)):  # type: ignore[misc]
+        if agreed(lambda task=task: work.epochs_left(task)):  # type: ignore[misc]
             work.train_model(part, run)
-    for shard in _agreed(state, lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
+    for shard in agreed(lambda: work.shards_left(task))[state.process_index :: state.num_processes]:
         work.certify(task, shard)
-    state.wait_for_everyone()
-
-
-def first_process_first() -> AbstractContextManager[None]:
-    """A block that the first process of an `accelerate launch` leaves before the others enter it."""
-    state = _group()
-    guard: AbstractContextManager[None] = state.main_process_first()
-    return guard
+    wait_for_all()
 
 
 def certify_source(
@@ -112,8 +88,8 @@ def certify_source(
         RunError: the run has another trial in its place.
         LockedError: another process works on the run.
     """
-    state = _group()
-    try:
+    with leaving_group():
+        state = join_group()
         images = load_images(settings.data, "test", settings.dataset)
         num_classes, answers = examine(source, images)
         evenly_spaced(len(images), settings.certify.images)
@@ -125,7 +101,8 @@ def certify_source(
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
                     if batch is not None:
-                        BatchRecord(batch=batch).write(run.trial(settings.trial_id).batch)
+                        folder = run.trial(settings.trial_id)
+                        agreement(folder).model_copy(update={"batch": batch}).write(folder.batch)
                 smoothed = Smoothed(
                     source.model,
                     settings.sigma,
@@ -136,18 +113,22 @@ def certify_source(
                 model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)
-    finally:
-        work.leave_group()
 
 
 def _certify_all(
     model: OpenedModel, settings: ExternalTrial, run: RunFolder, shard_size: int, state: PartialState
 ) -> None:
-    shards = _agreed(state, lambda: trial_shards_left(settings, run, shard_size))
+    def decide() -> list[list[int]]:
+        left = trial_shards_left(settings, run, shard_size)
+        if left:
+            settle_engine_of(model, settings, run)
+        return left
+
+    shards = agreed(decide)
     mine = shards[state.process_index :: state.num_processes]
     for shard in track(mine, f"certifying {settings.name}", disable=not state.is_main_process):
         certify_images(model, settings, run, shard)
-    state.wait_for_everyone()
+    wait_for_all()
 
 
 def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[object]:
@@ -205,11 +186,3 @@ def _unfinished(folder: TrialFolder, state: PartialState) -> Iterator[None]:
         StateRecord(state="failed", error=str(error) or type(error).__name__).write(folder.state)
         raise
     folder.state.unlink(missing_ok=True)
-
-
-def _agreed(state: PartialState, decide: Callable[[], Decision]) -> Decision:
-    """What the first process finds, on every process: the files change while the others look."""
-    found = [decide() if state.is_main_process else None]
-    broadcast_object_list(found)
-    assert found[0] is not None
-    return found[0]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from results.store.folder import RunFolder, TrialFolder, location
 from results.store.record import validated
-from results.store.records import StateRecord
+from results.store.records import DevicesRecord, StateRecord
 from results.store.remote import RemotePath
 from results.store.schema import EPOCHS, read_table
 
@@ -79,6 +79,11 @@ def note(task: Task, state: dict[str, Any] | None) -> None:
         folder.state.unlink(missing_ok=True)
     else:
         record.write(folder.state)
+
+
+def note_devices(task: Task, left_out: list[str]) -> None:
+    """Write into the task's run which accelerators are left out, a sentence of each."""
+    DevicesRecord(left_out=left_out).write(RunFolder(location(task["run"])).devices)
 
 
 def keep_log(task: Task, *, at_once: bool = False) -> None:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from bench.machine.usage import usage
-from bench.runner.state import Task, metrics, note
+from bench.runner.state import Task, metrics, note, note_devices
 
 COMPILE_PROCESSES = "TORCHINDUCTOR_COMPILE_THREADS"
 """Of inductor; else it starts as many as the machine has cores, up to 32, for every worker."""
@@ -55,6 +55,10 @@ class TrialWork:
     def note(self, task: Task, state: dict[str, Any] | None) -> None:
         """As `bench.runner.state.note`."""
         note(task, state)
+
+    def note_devices(self, task: Task, left_out: list[str]) -> None:
+        """As `bench.runner.state.note_devices`."""
+        note_devices(task, left_out)
 
     def metrics(self, task: Task) -> dict[str, float]:
         """As `bench.runner.state.metrics`."""

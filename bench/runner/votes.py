@@ -11,7 +11,9 @@ from torch import Tensor
 from bench.certify.shard import last_model
 from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet
+from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
+from bench.machine.processes import wait_for_all
 from bench.machine.randomness import Role
 from bench.models.checkpoint import CheckpointError, load_sealed, save_sealed
 from bench.settings.trial import Trial
@@ -53,9 +55,11 @@ def teacher_votes(trial: Trial, run: RunFolder, images: ImageSet, accelerator: A
         except (FileNotFoundError, CheckpointError):
             found = _ask(smoothed, teacher, shown[part], part, copies)
             save_sealed(path, {"votes": found[0], "spent": found[1]}, identity)
+        advance.steps += 1
         votes[part] = found[0].to(votes)
         spent += found[1].to(spent)
     last_model.forget()  # the student's training begins
+    wait_for_all()  # one may have found its part done by others
     votes = accelerator.reduce(votes, "sum")
     seconds, joules = (accelerator.reduce(spent, "sum")).tolist()
     known = None if record.train_joules is None or joules != joules else record.train_joules + joules

@@ -5,15 +5,13 @@ Each takes a `Task` as plain JSON values, and each is safe to repeat: what is fi
 
 from __future__ import annotations
 
-import gc
 import logging
 from functools import partial
 
-import torch
-from accelerate.state import AcceleratorState
-
-from bench.certify.shard import certify_shard, last_model
+from bench.certify.shard import certify_shard, last_model, settle_engine
+from bench.machine.advance import advance
 from bench.machine.hardware import release_memory
+from bench.machine.processes import leaving_group
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
 from bench.runner.state import Task, keep_log
 from bench.runner.votes import teacher_votes
@@ -38,10 +36,11 @@ def epochs_left(task: Task) -> int:
 def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
     try:
-        train_model(*_open(task))
+        with leaving_group():
+            train_model(*_open(task))
     finally:
-        leave_group()
-        keep_log(task, at_once=True)
+        with advance.without_steps("writing"):
+            keep_log(task, at_once=True)
 
 
 def train_model(trial: Trial, run: RunFolder) -> None:
@@ -52,33 +51,32 @@ def train_model(trial: Trial, run: RunFolder) -> None:
     release_memory()
 
 
-def leave_group() -> None:
-    """Forget the group of processes that trained together: the next trial of this process forms its own.
-
-    A process that ends without this may be aborted by the threads of its group, which live as long as anything that
-    refers to it; DDP's modules do, in cycles.
-    """
-    gc.collect()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def shards_left(task: Task) -> list[list[int]]:
-    """The shards still to be certified, as lists of test indices."""
+    """The shards still to be certified, as lists of test indices; how is decided here, by one worker for all."""
     if not task["certify"]:
         return []
-    return trial_shards_left(*_open(task), task["shard_size"])
+    trial, run = _open(task)
+    left = trial_shards_left(trial, run, task["shard_size"])
+    if left:
+        _write_to_log()
+        settle_engine(trial, run)
+    return left
 
 
 def certify(task: Task, shard: list[int]) -> None:
     """Certify one shard and write its file."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # into the trial's log
-    logging.getLogger("bench").setLevel(logging.INFO)
+    _write_to_log()
     try:
         certify_shard(*_open(task), shard)
     finally:
-        keep_log(task)
+        with advance.without_steps("writing"):
+            keep_log(task)
+
+
+def _write_to_log() -> None:
+    """What the certification says goes into the trial's log."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bench").setLevel(logging.INFO)
 
 
 def _open(task: Task) -> tuple[Trial, RunFolder]:

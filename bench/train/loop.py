@@ -14,15 +14,15 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from bench.data import ImageSet, load_images
+from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.driver import driver_bytes
 from bench.machine.energy import EnergyMeter
@@ -36,10 +36,11 @@ from bench.machine.hardware import (
     restart_peak_memory,
 )
 from bench.machine.normals import NormalStream
+from bench.machine.processes import agreed, join_group, wait_for_all
 from bench.machine.randomness import Role, derived_seed
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model, count_parameters
-from bench.models.decomposition import Spectrum, spectrum_of
+from bench.models.decomposition import LinearDecomposition, Spectrum, spectrum_of
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
@@ -73,6 +74,7 @@ def make_accelerator(trial: Trial) -> Accelerator:
     compute_reproducibly()
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
     device = own_device()
+    join_group()
     precision = resolve_precision(trial.train.precision, device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -110,9 +112,10 @@ def train(trial: Trial, run: RunFolder, teach: Teach | None = None) -> None:
         DataError: the data is not usable.
         TrainingError: the training cannot go on.
     """
-    accelerator = make_accelerator(trial)
-    train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
-    test_set = load_images(trial.data, "test", trial.dataset)
+    with advance.without_steps("loading"):
+        accelerator = make_accelerator(trial)
+        train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+        test_set = load_images(trial.data, "test", trial.dataset)
     _run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator, teach)
 
 
@@ -173,10 +176,13 @@ def _run_training(
         progress.trained_on = _trained_on(accelerator)
         if accelerator.is_main_process:
             state.memory = memory
-            save_checkpoint(trial, folder, state, model, optimizer)
+            with advance.without_steps("writing"):
+                save_checkpoint(trial, folder, state, model, optimizer)
+        wait_for_all()
     if accelerator.is_main_process:
-        _finish(trial, folder, model, state, train_set, test_set)
-    accelerator.wait_for_everyone()
+        with advance.without_steps("writing"):
+            _finish(trial, folder, model, state, train_set, test_set)
+    wait_for_all()
 
 
 def _before_epoch(
@@ -259,6 +265,7 @@ def train_epoch(
         accelerator.backward(loss)
         norms += get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         optimizer.step()
+        advance.steps += 1
         total += loss.detach() * batch.global_size
         steps += 1
     # loss · global_size summed over ranks and divided by their number is the sum over images
@@ -282,6 +289,7 @@ def noisy_accuracy(
             noisy = x + trial.sigma * stream.draw(int(indices[0]), x.shape, x.device)
             with accelerator.autocast():
                 predicted = model(noisy.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
+            advance.steps += 1
             correct += (predicted == labels[indices]).sum()
     total: Tensor = accelerator.reduce(correct, "sum")
     return float(total) / len(images)
@@ -293,8 +301,9 @@ def _start_or_continue(
     """A new model, or what the last checkpoint has; the first rank decides."""
     state = None
     if accelerator.is_main_process:
-        state = last_state(trial, folder, train_set.num_classes)
-    [finished] = broadcast_object_list([state and len(state.progress.epochs)])
+        with advance.without_steps("loading"):
+            state = last_state(trial, folder, train_set.num_classes)
+    finished = agreed(lambda: None if state is None else len(state.progress.epochs))
     if finished is None:
         return _start(trial, train_set, accelerator, teach)
     deadline = time.monotonic() + SHARED_FOLDER_SECONDS
@@ -324,14 +333,9 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
         progress.seconds = lesson.seconds - (time.perf_counter() - asked)
         progress.joules = lesson.joules
     if trial.decomposition_ratio is not None:
-        fitted: list[Any] = [None, None]
-        if accelerator.is_main_process:  # for all
-            started = time.perf_counter()
-            spectrum, seconds = _spectra(train_set)
-            # A trial that finds the spectrum of an earlier one is charged with it all the same.
-            progress.seconds += max(0.0, seconds - (time.perf_counter() - started))
-            fitted = [spectrum.decomposition(trial.sigma, trial.decomposition_ratio), spectrum.variances]
-        decomposition, variances = broadcast_object_list(fitted)
+        ratio = trial.decomposition_ratio
+        decomposition, variances, uncounted = agreed(lambda: _fitted(trial, ratio, train_set))
+        progress.seconds += uncounted
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
         model = build_model(
@@ -342,6 +346,16 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
             decomposition=decomposition,
         )
     return State(model, {}, variances, progress, memory)
+
+
+def _fitted(trial: Trial, ratio: float, train_set: ImageSet) -> tuple[LinearDecomposition, Tensor, float]:
+    """The decomposition, the variances of its spectrum, and seconds that are not on this process's clock: a trial that
+    finds the spectrum of an earlier one is charged with it all the same."""
+    started = time.perf_counter()
+    with advance.without_steps("decomposing"):
+        spectrum, seconds = _spectra(train_set)
+    uncounted = max(0.0, seconds - (time.perf_counter() - started))
+    return spectrum.decomposition(trial.sigma, ratio), spectrum.variances, uncounted
 
 
 class _Spectra:

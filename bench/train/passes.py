@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from bench.machine.advance import advance
+
 
 class Passes:
     """Forward passes (k, batch, channel, height, width) -> logits (k, batch, num_classes), float32."""
@@ -49,6 +51,7 @@ def as_a_constant(model: nn.Module) -> Iterator[None]:
 
 
 def _answers(model: nn.Module, copies: Tensor) -> Tensor:
+    advance.steps += 1
     flat = copies.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     logits: Tensor = model(flat).float()
     return logits.view(*copies.shape[:2], -1)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bench.data import ImageSet
+from bench.machine.advance import advance
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role, generator
 from bench.settings.trial import Trial
@@ -52,6 +53,7 @@ def survey(trial: Trial, epoch: int, copies: int, model: nn.Module, data: ImageS
                 model(batch.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
                 for batch in noisy.split(SURVEY_BATCH)
             ]
+        advance.steps += 1
         counts[part] = F.one_hot(torch.cat(answers).view(-1, copies), data.num_classes).sum(dim=1)
     total: Tensor = accelerator.reduce(counts, "sum")
     return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import lower_confidence_bound
@@ -15,6 +14,8 @@ CONFIDENCE = 0.95
 def false_at_most(certificates: int, alpha: float) -> int:
     """How many of so many certificates are false at most, with probability `CONFIDENCE`: the quantile of
     Binomial(certificates, alpha), since each has noise of its own and is false with probability at most alpha."""
+    from scipy.stats import binom  # not above: it takes a second to import
+
     return int(binom.ppf(CONFIDENCE, certificates, alpha))
 
 

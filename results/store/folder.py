@@ -76,7 +76,7 @@ class TrialFolder:
 
     @property
     def batch(self) -> AnyPath:
-        """Images of a forward pass of the certification; only where they are fewer than usual."""
+        """How noise samples are classified; only where fewer at once than usual, or where compiling was decided on."""
         return self.path / "batch.json"
 
     @property
@@ -147,6 +147,11 @@ class RunFolder:
     def spectra(self) -> AnyPath:
         """One row per principal component of a set of training images (`SpectrumRow`)."""
         return self.path / "spectra.parquet"
+
+    @property
+    def devices(self) -> AnyPath:
+        """Accelerators that failed; only where some did in the last command."""
+        return self.path / "devices.json"
 
     @property
     def thumbnails(self) -> AnyPath:

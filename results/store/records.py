@@ -130,12 +130,18 @@ class WorkerRecord(Record):
     """None until the process is there."""
     doing: str = ""
     """starting, idle, training, or the images it certifies."""
+    gpus: list[str] = []
+    """Its accelerators, by their numbers on the host."""
     elastic: bool = False
     """Beyond the group's own, where there is room."""
     cores: Amount | None = None
     memory_bytes: Count | None = None
     gpu: Amount | None = None
     """Share of time in which its accelerator computes."""
+    steps: Count | None = None
+    """Passes of its trainings and batches of its certifications; one that does not grow for long is replaced."""
+    apart: str = ""
+    """What it does that has no steps: loading, compiling, …"""
 
 
 class StateRecord(FileRecord):
@@ -151,10 +157,20 @@ class StateRecord(FileRecord):
     error: str = ""
 
 
-class BatchRecord(FileRecord):
-    """batch.json: noise samples of a forward pass, for all who certify a trial."""
+class DevicesRecord(FileRecord):
+    """devices.json: accelerators that the last command on a run left out."""
 
-    batch: Positive
+    left_out: list[str]
+    """A sentence of each, with its reason."""
+
+
+class BatchRecord(FileRecord):
+    """batch.json: how all who certify a trial classify noise samples."""
+
+    batch: Positive | None = None
+    """Samples of a forward pass, where they are fewer than usual."""
+    engine: Literal["inductor", "eager"] | None = None
+    """Of a classifier that is to be compiled: whether it was, where the certification began."""
 
 
 class ReportRecord(FileRecord):

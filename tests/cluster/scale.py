@@ -39,6 +39,9 @@ class Sleep:
         if state is None:
             Path(task["cost"]).write_text(json.dumps(cost()))
 
+    def note_devices(self, task: dict[str, Any], left_out: list[str]) -> None:
+        raise NotImplementedError
+
     def metrics(self, task: dict[str, Any]) -> dict[str, float]:
         raise NotImplementedError
 

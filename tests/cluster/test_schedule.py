@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster import ClusterError, GroupSize, Job, run_jobs  # before ray, whose environment it sets
-from tests.cluster.toys import ToyWork
+from tests.cluster.toys import SteppingWork, ToyWork
 
 import ray  # isort: skip
 
@@ -64,6 +64,37 @@ def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
     }
     assert "the loss became nan" in (tmp_path / "bad" / "log.txt").read_text()
     assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
+
+
+def test_of_several_ranks_errors_the_cause_is_told(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, a_peer_complains_first=True)], WORK, TWO) == {"job": "the loss became nan"}
+
+
+def test_a_broken_connection_without_a_cause_is_tried_again(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, connection_breaks=True)], WORK, TWO) == {}
+    assert shards(tmp_path) == [0, 1, 2, 3]
+
+
+STALLED_AFTER = 6.0  # seconds, or 12 in which the work does not go on
+LONG = 16
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+def test_a_worker_that_answers_while_its_work_hangs_is_replaced(tmp_path: Path) -> None:
+    """And one whose work goes on slowly, or that says that it is loading, is not."""
+    hangs = job(tmp_path, trained=True, shards=3, long=LONG)
+    assert run_jobs([hangs], SteppingWork(), TWO, stalled_after=STALLED_AFTER) == {}
+    assert shards(tmp_path) == [0, 1, 2]
+    begun = sorted(note for note in notes(tmp_path) if note.startswith("begin"))
+    assert begun == ["begin 0", "begin 0", "begin 1", "begin 2"]
+
+
+@pytest.mark.slow
+def test_a_training_that_hangs_is_begun_again_and_one_whose_ranks_wait_is_not(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, shards=0, long=LONG)], SteppingWork(), TWO, stalled_after=STALLED_AFTER) == {}
+    noted = sorted(note for note in notes(tmp_path) if note != "asked")
+    assert noted == ["hang rank 0", "hang rank 1", *["train rank 0"] * 2, *["train rank 1"] * 2]
 
 
 @pytest.mark.slow

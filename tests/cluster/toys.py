@@ -25,6 +25,9 @@ class ToyWork:
             place.with_suffix(".new").write_text(json.dumps(state))
             place.with_suffix(".new").replace(place)
 
+    def note_devices(self, task: dict[str, Any], left_out: list[str]) -> None:
+        Path(task["folder"]).with_name("devices.json").write_text(json.dumps(left_out))
+
     def metrics(self, task: dict[str, Any]) -> dict[str, float]:
         return {"shards": len(task)}
 
@@ -36,6 +39,13 @@ class ToyWork:
         time.sleep(task.get("train_seconds", 0))
         if task.get("train_raises"):
             raise ValueError("the loss became nan")
+        if task.get("a_peer_complains_first") and os.environ["RANK"] == "0":
+            raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4321")
+        if task.get("a_peer_complains_first"):
+            time.sleep(1)
+            raise ValueError("the loss became nan")
+        if task.get("connection_breaks") and not _once(task, f"broken for {os.environ['RANK']}"):
+            raise RuntimeError("NCCL error: unhandled system error")
         if task.get("one_dies_and_the_others_fail") and not Path(task["folder"], "died").exists():
             if os.environ["RANK"] == "0":
                 time.sleep(0.5)
@@ -56,6 +66,49 @@ class ToyWork:
             os._exit(1)
         time.sleep(task.get("seconds", 0.05))
         _note(task, f"shard {shard[0]} by {os.getpid()}")
+
+
+class SteppingWork(ToyWork):
+    """Counts its steps, one a second, while it answers. The first time, rank 1 waits for rank 0 and then both hang; a
+    worker hangs in shard 0, and takes long for shards 1 and 2."""
+
+    steps = 0
+    apart = ""
+
+    def usage(self) -> dict[str, Any]:
+        return {"cpu": 0.5, "steps": SteppingWork.steps, "apart": SteppingWork.apart}
+
+    def train(self, task: dict[str, Any]) -> None:
+        rank, came = os.environ["RANK"], Path(task["folder"], "came")
+        _note(task, f"train rank {rank}")
+        if _once(task, f"rank {rank}"):
+            return
+        if rank == "0":
+            _go_on(task["long"])
+            came.touch()
+        while not came.exists():
+            time.sleep(0.1)
+        _note(task, f"hang rank {rank}")
+        time.sleep(1000)
+
+    def certify(self, task: dict[str, Any], shard: list[int]) -> None:
+        _note(task, f"begin {shard[0]}")
+        if shard[0] == 0 and not _once(task, "hung"):
+            _go_on(1)
+            time.sleep(1000)
+        if shard[0] == 1:
+            _go_on(task["long"])
+        if shard[0] == 2:
+            SteppingWork.apart = "loading"
+            time.sleep(task["long"])
+            SteppingWork.apart = ""
+        _note(task, f"shard {shard[0]} by {os.getpid()}")
+
+
+def _go_on(seconds: int) -> None:
+    for _ in range(seconds):
+        time.sleep(1)
+        SteppingWork.steps += 1
 
 
 def _note(task: dict[str, Any], line: str) -> None:

@@ -19,7 +19,9 @@ from rich.console import Console
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
 from bench.runner.display import AT_WORK, COLUMNS, render, shown
+from bench.runner.jobs import plan_jobs
 from bench.runner.progress import RunProgress, TrialProgress
+from bench.runner.state import note_devices, trial_task
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
 from results.store.records import WorkerRecord
@@ -129,6 +131,19 @@ def test_status_tells_stages_apart(fake_run: RunFolder, capsys: pytest.CaptureFi
     assert "2 of 4 done" in printed.out
     assert "the loss became nan" in printed.err
     assert fake_run.trial(failed).log.name in printed.err
+
+
+def test_status_tells_which_accelerators_are_left_out(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    note_devices(
+        trial_task(small_trial(), fake_run, certify=True, shard_size=1),
+        ["GPU 3 of node-7 is left out for the rest of this command: it failed 2 times"],
+    )
+    assert bench("status", str(fake_run.path)) == 0
+    assert "GPU 3 of node-7 is left out" in " ".join(capsys.readouterr().out.split())
+    assert bench("status", str(fake_run.path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["left_out"][0].startswith("GPU 3 of node-7")
+    plan_jobs({}, fake_run, shard_size=1)  # of the next command
+    assert not fake_run.devices.exists()
 
 
 def test_80_columns_have_room_for_a_busy_run_and_no_column_is_empty() -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bench.audit import forecast
 from bench.certify.smoothing import Smoothed
-from bench.machine import devices
+from bench.machine import devices, processes
 from bench.machine.devices import DeviceError, fault_of, own_device, refuse_unusable
-from bench.runner import single
 from bench.train.loop import make_accelerator
 from tests.conftest import small_trial
 
@@ -84,7 +83,7 @@ def test_a_mask_without_a_device_is_refused_everywhere(mask: str, monkeypatch: p
         own_device,
         lambda: make_accelerator(small_trial()),
         lambda: Smoothed(torch.nn.Flatten(), 0.25, 12),
-        single.first_process_first,
+        processes.join_group,
         lambda: forecast.forecast([small_trial()]),
     ):
         with pytest.raises(DeviceError, match=f"VISIBLE_DEVICES={mask}.*; CUDA_VISIBLE_DEVICES= .empty. computes"):

@@ -305,7 +305,7 @@ def test_radii_that_are_far_too_large_fall_and_are_certified_again(
     assert len(fallen) >= 2
     assert (fallen["radius_again"] < fallen["radius"]).all()
     assert inside.loc[~inside["fallen"], "radius_again"].isna().all()
-    assert power["fell"].min() >= len(fallen)
+    assert power["fell"].min() >= 1
 
 
 def test_a_wrong_answer_of_predict_is_no_fall(trained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.data import load_images
+from bench.machine.processes import leave_group
 from bench.models.checkpoint import CheckpointError, load_model, save_tensors
 from bench.runner import work
 from bench.runner.stages import is_trained, repair
@@ -214,7 +215,7 @@ def test_members_with_only_one_file_missing_are_trained_again(tmp_path: Path) ->
 
 GROUP = """
 import sys
-from bench.runner.work import leave_group
+from bench.machine.processes import leave_group
 from tests.bench.train.test_training import ALONE_AND_TOGETHER, train_small
 for method in ALONE_AND_TOGETHER:
     train_small(method, sys.argv[1])
@@ -273,7 +274,7 @@ def test_two_workers_equal_one_without_batch_norm(method: str, together: Path, t
     try:
         train_small(method, tmp_path)
     finally:
-        work.leave_group()
+        leave_group()
     one, two = load_file(tmp_path / method), load_file(together / method)
     assert one.pop("ranks").tolist() == [0]
     assert two.pop("ranks").tolist() == [0, 1]

@@ -15,7 +15,15 @@ def certificates(p_a: np.ndarray, n: int, seed: int = 0) -> pd.DataFrame:
     p_lower = lower_confidence_bound(counts, n, 0.001)
     index = np.arange(len(p_a))
     frame = pd.DataFrame(
-        {"trial_id": "t", "index": index, "label": 0, "selected": index % 2, "sigma": 0.5, "estimator": "fixed"}
+        {
+            "trial_id": "t",
+            "index": index,
+            "label": 0,
+            "selected": index % 2,
+            "sigma": 0.5,
+            "estimator": "fixed",
+            "lattice_pixels": np.nan,
+        }
     )
     predicted = np.where(p_lower >= 0.5, frame["selected"], -1)
     return frame.assign(

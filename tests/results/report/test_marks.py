@@ -37,7 +37,7 @@ def of_radii(radii: np.ndarray) -> Run:
     )
     rows = rows.assign(
         label=0, selected=0, status="certified", correct=radii > 0, radius=radii, n=n, count_top=k, alpha=0.001,
-        estimator="fixed", counts=None, precision="fp32", engine="eager", device="a machine",
+        estimator="fixed", counts=None, precision="fp32", engine="eager", device="a machine", lattice_pixels=np.nan,
     )  # fmt: skip
     trial = {"trial_id": "t", "method": "gaussian", "title": "Gaussian", "sigma": 0.25, "seed": 0, "dataset": "cifar10"}
     trial |= {"classes": None, "images": len(k), "n": n, "n0": 100, "alpha": 0.001, "model": "resnet110", "members": []}

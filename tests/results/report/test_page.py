@@ -122,6 +122,7 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "correct": predicted == labels,
             "radius": certified_radius(p_lower, cell[1]),
             "radius_two_sided": np.nan,
+            "lattice_pixels": np.nan,
             "p_lower": p_lower,
             "selected": selected,
             "count_top": top,

@@ -1,0 +1,85 @@
+"""All who certify a trial do it alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bench.certify import engine, shard
+from bench.runner import work
+from bench.runner.state import trial_task
+from bench.settings.trial import Trial
+from results.store.description import add_trials
+from results.store.folder import RunFolder
+from results.store.records import BatchRecord
+from tests.conftest import small_trial
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> Trial:
+    for module in (engine, shard):
+        monkeypatch.setattr(module, "COMPILE_FROM", 40)
+    return small_trial(certify={"n": 40, "n0": 10, "images": 4, "precision": "fp32"})
+
+
+@pytest.fixture
+def run(trial: Trial, tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path)
+    add_trials(run, [trial])
+    work.train_trial(trial_task(trial, run, certify=True, shard_size=2))
+    return run
+
+
+def here(monkeypatch: pytest.MonkeyPatch, *, compiles: bool) -> list[int]:
+    """Another worker, on a machine where compiling works, or does not; how often it tried."""
+    tried: list[int] = []
+
+    def fails(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no C++ compiler")
+
+    def compile_model(classify: object, **_: object) -> object:
+        tried.append(1)
+        return classify if compiles else fails
+
+    monkeypatch.setattr(torch, "compile", compile_model)
+    monkeypatch.setattr(shard, "last_model", shard._LastModel())
+    return tried
+
+
+def engines(run: RunFolder, trial: Trial) -> set[str]:
+    files = run.trial(trial.trial_id).shard_files()
+    return {name for file in files for name in pq.read_table(file)["engine"].to_pylist()}
+
+
+def test_where_the_first_cannot_compile_nobody_does(
+    trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = trial_task(trial, run, certify=True, shard_size=2)
+    here(monkeypatch, compiles=False)
+    first, second = work.shards_left(task)
+    work.certify(task, first)
+    tried = here(monkeypatch, compiles=True)
+    work.certify(task, second)
+    assert not tried
+    assert engines(run, trial) == {"eager"}
+
+
+def test_where_the_first_compiles_one_who_cannot_refuses(
+    trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = trial_task(trial, run, certify=True, shard_size=2)
+    tried = here(monkeypatch, compiles=True)
+    first, second = work.shards_left(task)
+    work.certify(task, first)
+    assert len(tried) == 1  # what was compiled for the decision serves the shards
+    here(monkeypatch, compiles=False)
+    with pytest.raises(ValueError, match=r"cannot be compiled here .* compiled one"):
+        work.certify(task, second)
+    here(monkeypatch, compiles=True)
+    assert work.shards_left(task) == [second]
+    work.certify(task, second)
+    assert engines(run, trial) == {"inductor"}
+    assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(engine="inductor")

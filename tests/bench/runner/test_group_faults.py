@@ -1,0 +1,63 @@
+"""What a worker group that trains together does when one of its processes fails."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.machine.processes import join_group
+from bench.runner.trial_work import TrialWork
+from cluster import GroupSize, Job, connected, run_jobs
+from results.store.folder import RunFolder
+from tests.conftest import small_trial
+
+
+class OneRaises(TrialWork):
+    """Two real ranks on gloo, which take leave as with NCCL: all at once, or never."""
+
+    def epochs_left(self, task: Any) -> int:  # noqa: ARG002
+        return 1
+
+    def train(self, task: Any) -> None:
+        from torch import distributed
+
+        from bench.runner import work
+        from results.errors import BenchError
+
+        def leave() -> None:
+            store = distributed.distributed_c10d._get_default_store()
+            store.set(f"leaves {distributed.get_rank()}", "")
+            store.wait([f"leaves {rank}" for rank in range(distributed.get_world_size())], timedelta(seconds=20))
+
+        def train_model(*_: object) -> None:
+            rank = join_group().process_index
+            distributed.all_reduce(torch.zeros(1))
+            if rank == 1:
+                Path(task["folder"], "raised").touch()
+                raise BenchError("the loss became nan in epoch 0")
+            distributed.all_reduce(torch.zeros(1))  # the other never comes
+
+        distributed.destroy_process_group = leave  # type: ignore[assignment]
+        work.train_model = train_model  # type: ignore[assignment]
+        work.train_trial(task)
+
+    def note(self, task: Any, state: dict[str, Any] | None) -> None:
+        Path(task["folder"], "state.json").write_text(json.dumps(state))
+
+
+def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Path) -> None:
+    trial = small_trial()
+    task: dict[str, Any] = {
+        "folder": str(tmp_path), "trial_id": trial.trial_id, "settings": trial.model_dump_json(),
+        "run": str(RunFolder(tmp_path).path), "plugins": [], "log": str(tmp_path / "log.txt"),
+    }  # fmt: skip
+    with connected(None, cores=2):
+        failed = run_jobs([Job("job", task, task["log"])], OneRaises(), GroupSize(2, 1, 0))
+    assert failed == {"job": "the loss became nan in epoch 0"}
+    state = tmp_path / "state.json"
+    assert json.loads(state.read_text()) == {"state": "failed", "error": "the loss became nan in epoch 0"}
+    assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 10

@@ -1,0 +1,125 @@
+"""An accelerator that fails: logical ones, for no test has another."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster import GroupSize, run_jobs, schedule  # before ray, whose environment it sets
+from cluster.devices import is_of_a_device
+from tests.cluster.test_schedule import job, notes, shards
+from tests.cluster.toys import ToyWork
+
+import ray  # isort: skip
+from ray.exceptions import RayTaskError  # isort: skip
+
+ONE_GPU = GroupSize(workers=1, cpus_per_worker=1, gpus_per_worker=1)
+MESSAGE = "CUDA error: an illegal memory access was encountered"
+
+
+class AcceleratorError(RuntimeError):
+    """As torch's."""
+
+
+class Work(ToyWork):
+    """Fails on the accelerators of `bad` in the stage `fails`, the first `times` times of a job."""
+
+    def train(self, task: dict[str, Any]) -> None:
+        self._compute(task, "train")
+
+    def certify(self, task: dict[str, Any], shard: list[int]) -> None:
+        self._compute(task, "certify")
+        super().certify(task, shard)
+
+    def _compute(self, task: dict[str, Any], stage: str) -> None:
+        log = Path(task["folder"], "errors.txt")
+        failed = log.read_text().count("x") if log.exists() else 0
+        time.sleep(0.3)
+        if ray.get_gpu_ids()[0] in task["bad"] and stage == task["fails"] and failed < task.get("times", 1000):
+            with log.open("a") as file:
+                file.write("x")
+            raise AcceleratorError(MESSAGE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False,
+        object_store_memory=100 * 2**20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def errors(folder: Path, name: str) -> int:
+    log = folder / name / "errors.txt"
+    return log.read_text().count("x") if log.exists() else 0
+
+
+@pytest.mark.parametrize("stage", ["train", pytest.param("certify", marks=pytest.mark.slow)])
+def test_an_accelerator_that_fails_twice_is_left_out_and_all_jobs_go_on(
+    tmp_path: Path, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [job(tmp_path, name, bad=[0], fails=stage) for name in "abcd"]
+    assert run_jobs(jobs, Work(), ONE_GPU) == {}
+    for name in "abcd":
+        assert set(shards(tmp_path, name)) == {0, 1, 2, 3}
+        assert not (tmp_path / name / "state.json").exists()
+    assert sum(errors(tmp_path, name) for name in "abcd") == 2  # nobody was put there again
+    [sentence] = json.loads((tmp_path / "devices.json").read_text())
+    assert sentence.startswith("GPU 0 of ")
+    assert sentence.endswith(f"it failed 2 times, at last with AcceleratorError: {MESSAGE}")
+    assert sentence in caplog.messages
+
+
+def test_one_error_is_tried_again_in_a_fresh_process(tmp_path: Path) -> None:
+    assert run_jobs([job(tmp_path, bad=[0, 1], fails="train", times=1)], Work(), ONE_GPU) == {}
+    assert errors(tmp_path, "job") == 1
+    assert notes(tmp_path).count("asked") == 2
+    assert not (tmp_path / "devices.json").exists()
+
+
+def test_where_none_is_left_what_is_left_fails_with_the_reason(tmp_path: Path) -> None:
+    failed = run_jobs([job(tmp_path, name, bad=[0, 1], fails="train") for name in "abc"], Work(), ONE_GPU)
+    assert failed.keys() == {"a", "b", "c"}
+    for name, error in failed.items():
+        assert error.startswith("no room is left: GPU ")
+        assert error.count(MESSAGE) == 2
+        assert json.loads((tmp_path / name / "state.json").read_text()) == {"state": "failed", "error": error}
+
+
+def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: Path) -> None:
+    order = schedule._Order([job(tmp_path)], ONE_GPU, Work())
+    trial = SimpleNamespace(trial_id="first", config=order.suggest("first"))
+    result = {"left_out": "GPU 0 of here is left out"}
+    order.on_trial_result("first", result)
+    order.starts.on_trial_result(1, [], trial, result)
+    assert order.suggest("second") == {"job": trial.config["job"]}
+    assert schedule._run_job(trial.config, Work(), ONE_GPU, 60, reports=False) == {"succeeded": 0}
+    order.on_trial_complete("first", {"succeeded": 0})
+    order.on_trial_complete("second", {"succeeded": 1})
+    assert (order.succeeded, order.keeping) == ({"job"}, set())
+    assert not (tmp_path / "job" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AcceleratorError("anything"), True),
+        (RuntimeError("CUDA error: unspecified launch failure"), True),
+        (ValueError("the model failed: AcceleratorError: CUDA error: device-side assert triggered"), True),
+        (RuntimeError("NCCL error in: x.cpp:3, unhandled cuda error"), True),
+        (RuntimeError("NCCL error in: x.cpp:3, remote process exited or there was a network error"), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (ValueError("the loss became nan"), False),
+    ],
+)
+def test_errors_of_devices_are_told_from_others(error: Exception, expected: bool) -> None:
+    assert is_of_a_device(RayTaskError("train", "", error)) is expected
