@@ -189,6 +189,18 @@ def main() -> None:
     os._exit(0)  # a library that hangs while it ends has done its work
 
 
+def _on_a_device(
+    name: str, check: Callable[..., Finding | list[Finding]], **arguments: object
+) -> Finding | list[Finding]:
+    """What the check finds; where there is nothing to compute on, another check has said why."""
+    from bench.machine.devices import DeviceError
+
+    try:
+        return check(**arguments)
+    except DeviceError:
+        return Finding(name, "skipped", "there is nothing to compute on: see driver")
+
+
 def _chosen(check: str) -> Callable[..., Finding | list[Finding]]:
     if check == "cluster":
         return _ask_cluster
@@ -202,7 +214,7 @@ def _chosen(check: str) -> Callable[..., Finding | list[Finding]]:
         "data": checks_torch.check_data,
         "rates": checks_torch.check_rates,
     }
-    return checks[check]
+    return partial(_on_a_device, check, checks[check])
 
 
 if __name__ == "__main__":

@@ -151,6 +151,9 @@ def without_work(shop: Workshop) -> Iterator[None]:
             patch("bench.runner.single.run_single", begin_work),
             patch("bench.runner.single.certify_source", begin_work),
             patch("bench.audit.perf_certify.measure", begin_work),
+            patch("bench.audit.perf_train.measure_training", begin_work),
+            patch("bench.audit.forecast.forecast", begin_work),
+            patch("bench.audit.doctor.examine_machine", begin_work),
             patch("bench.audit.attack.attack_run", begin_work),
         ):
             yield

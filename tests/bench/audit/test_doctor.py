@@ -264,6 +264,14 @@ def is_gone(pid: int) -> bool:
     return True
 
 
+def test_without_a_device_one_check_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert doctor.apart("devices", 120)[0].verdict == "wrong"
+    assert only(doctor.apart("noise", 120)).verdict == "skipped"
+
+
 def stands_in(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str) -> None:
     """The processes of checks run this shell script instead."""
     script = folder / "python"
