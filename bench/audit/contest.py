@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -16,19 +17,34 @@ Timed = tuple[Callable[[], object], float]
 """A piece of work, and how many images it passes."""
 
 
+SHORTEST = 0.05
+"""Seconds of a timing; shorter work is repeated."""
+
+
 def medians(contestants: dict[str, Timed], rounds: int, device: torch.device) -> dict[str, float]:
     """Images per second of each; the first round warms up and counts for nothing."""
-    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    repeats = dict.fromkeys(contestants, 1)
     for number in range(rounds + 1):
         for name, (work, _) in contestants.items():
-            wait()
-            started = time.perf_counter()
-            work()
-            wait()
-            if number:  # the first round warms up: compiled code is loaded, algorithms are chosen
-                seconds[name].append(time.perf_counter() - started)
+            spent = _seconds(work, repeats[name], device)
+            if not number:  # the first round warms up: compiled code is loaded, algorithms are chosen
+                continue
+            while spent < SHORTEST:
+                repeats[name] = math.ceil(repeats[name] * min(100.0, 1.2 * SHORTEST / spent))
+                spent = _seconds(work, repeats[name], device)
+            seconds[name].append(spent / repeats[name])
     return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
+
+
+def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait()
+    return time.perf_counter() - started
 
 
 def forward_flops(model: nn.Module, image: Tensor) -> float:

@@ -33,9 +33,10 @@ KEPT = 447
 
 
 def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_classes: int, batch: int) -> Tensor:
-    """The counts of CERTIFY as its publication states them: fp32, eager, a batch at a time, counted on the CPU."""
+    """The counts of CERTIFY as its publication states them: eager, a batch at a time, counted on the CPU; with torch's
+    own defaults, which allow convolutions in TF32 and any algorithm of cuDNN."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=True):
         for first in range(0, n, batch):
             samples = image.repeat((min(batch, n - first), 1, 1, 1))
             noise = torch.randn_like(samples) * sigma
@@ -115,13 +116,7 @@ def measure_certify(
     compute_reproducibly()
     image = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     model = model.without_decomposition().to(device).eval()
-    contestants: dict[str, Timed] = {}
-    for batch in PLAIN_BATCHES:
-        n = batch * max(1, COPIES_OF_A_ROUND // batch)
-        contestants[f"plain_{batch}"] = (
-            partial(plain_counts, model, image, n, sigma=sigma, num_classes=num_classes, batch=batch),
-            n,
-        )
+    contestants = plain_loops(model, image, sigma, num_classes, bf16=has_fast_bf16(device))
     basis = torch.linalg.qr(torch.randn(image.numel(), KEPT, generator=torch.Generator().manual_seed(0))).Q
     random_basis = LinearDecomposition(torch.full((image.numel(),), 0.5), basis)
     decomposed = Classifier(model.network, random_basis, model.mean, model.std)
@@ -150,8 +145,13 @@ def measure_certify(
         rates = medians(contestants, rounds, device)
     best = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_{batch}"])
     ours = rates[f"certify_{own}"]
+    beside = {}
+    if own == "bf16":
+        best_bf16 = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_bf16_{batch}"])
+        beside[f"certify_bf16 / plain_bf16_{best_bf16}, its best"] = ours / rates[f"plain_bf16_{best_bf16}"]
     return {
-        "plain": "fp32 without TF32, eager, deterministic cuDNN, counted on the CPU after every batch",
+        "plain": "torch's defaults (TF32 in convolutions, if there is such), eager, counted on the CPU every batch",
+        **({"plain_bf16": "the same with a model in bf16, channels-last"} if beside else {}),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -165,6 +165,7 @@ def measure_certify(
             f"certify_{own} / plain_1000": ours / rates["plain_1000"],
             f"certify_{own} / plain_{best}, its best": ours / rates[f"plain_{best}"],
             f"certify_fp32 / plain_{best}, its best": rates["certify_fp32"] / rates[f"plain_{best}"],
+            **beside,
             f"certify_{own} / its convolutions alone": ours / rates[f"convolutions_{own}"],
             f"certify_{own} / its network alone": ours / rates[f"network_{own}"],
             f"certify_{own} / matrix products of as many operations": ours / rates[f"matrix_products_{own}"],
@@ -174,6 +175,31 @@ def measure_certify(
             "with decomposition / without": rates[f"certify_{own}_decomposed"] / ours,
         },
     }
+
+
+def plain_loops(model: nn.Module, image: Tensor, sigma: float, num_classes: int, *, bf16: bool) -> dict[str, Timed]:
+    """The plain loop at several batch sizes; and, where it is asked for, with the model in bf16 and channels-last and
+    no other change, as whoever has a device for it would write it."""
+    networks = {"plain": model}
+    if bf16:
+        networks["plain_bf16"] = _InBF16(model)
+    loops: dict[str, Timed] = {}
+    for name, network in networks.items():
+        for batch in PLAIN_BATCHES:
+            n = batch * max(1, COPIES_OF_A_ROUND // batch)
+            count = partial(plain_counts, network, image, n, sigma=sigma, num_classes=num_classes, batch=batch)
+            loops[f"{name}_{batch}"] = count, n
+    return loops
+
+
+class _InBF16(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).to(torch.bfloat16).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images.to(torch.bfloat16, memory_format=torch.channels_last))
+        return logits
 
 
 def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, device: torch.device) -> Timed:
