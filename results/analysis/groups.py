@@ -44,8 +44,8 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
     """The groups of a run, by σ; within it in the given order of methods, then in the run's own.
 
     Raises:
-        BenchError: two trials of one method, σ and seed; or seeds of a method with other images, n, n0, alpha or
-            estimator, whose mean would be of nothing.
+        BenchError: two trials of one method, σ and seed; seeds of a method with other images, n, n0, alpha or
+            estimator, whose mean would be of nothing; or a trial without certificates.
     """
     trials = run.trials
     refuse_twins(trials)
@@ -57,6 +57,11 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
         sigma, method, title = rows[["sigma", "method", "title"]].iloc[0]
         # Variants of one method share its title: then the rows' own names tell them apart.
         shown = method if names[title] > 1 else title
+        if (sigma, method) not in certificates:
+            raise BenchError(
+                f"{method} at σ = {sigma:g} is among the trials and has no certificates: the run's files do not belong "
+                "together; bench report makes them anew"
+            )
         group = Group(sigma, method, shown, certificates[sigma, method], rows)
         _refuse_unlike_seeds(group)
         groups.append(group)

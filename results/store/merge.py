@@ -99,6 +99,7 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, trainin
     if missing:
         raise MergeError(f"{folder.shards}: {len(missing)} images are missing, the first is {missing[0]}")
     merged = pa.concat_tables(tables).combine_chunks()
+    _refuse_other_trial(holder, merged, settings)
     if isinstance(settings, ImportedTrial):
         check_imported(holder, merged)
     else:
@@ -108,6 +109,14 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, trainin
         if len(kinds) > 1:
             raise MergeError(f"{folder.shards}: {name} is {' and '.join(kinds)}: these are different classifiers")
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
+
+
+def _refuse_other_trial(holder: dict[int, AnyPath], table: pa.Table, settings: AnyTrial) -> None:
+    expected: dict[str, object] = {"method": settings.name, "sigma": settings.sigma, "seed": settings.seed}
+    for name, own in expected.items():
+        for index, value in zip(table["index"].to_pylist(), table[name].to_pylist(), strict=True):
+            if value != own:
+                raise MergeError(f"{holder[index]}: image {index}: {name} is not the trial's {own}")
 
 
 def _read(path: AnyPath, *, trial_id: str, checkpoint_sha256: str) -> pa.Table:
@@ -138,8 +147,6 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
         ("n0", certify.n0),
         ("alpha", certify.alpha),
         ("estimator", certify.estimator),
-        ("sigma", settings.sigma),
-        ("seed", settings.seed),
     ):
         refuse(column[name] != expected, f"{name} is not the trial's {expected}")
     widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}

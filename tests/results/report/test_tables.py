@@ -354,6 +354,13 @@ def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:
         table_certified_accuracy(read_run(*(folder.path for folder in runs)))
 
 
+def test_trials_without_certificates_are_refused(run: Run) -> None:
+    """Files that do not belong together, or one that somebody edited."""
+    trials = run.trials.assign(sigma=run.trials["sigma"] * 3)
+    with pytest.raises(ValueError, match="is among the trials and has no certificates"):
+        table_certified_accuracy(replace(run, trials=trials))
+
+
 def test_another_source_stands_beside_with_rows_for_what_the_run_lacks(run: Run) -> None:
     table = table_certified_accuracy(run, "sun2025_logs")
     rows = {(row.sigma, row.method): row for row in table.rows}
