@@ -48,7 +48,12 @@ def report(
 
 
 @app.command()
-def audit(run: RunArgument) -> None:
+def audit(
+    run: Annotated[str | None, typer.Argument(help="Folder of a run, such as runs/smoke.", metavar="RUN")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Break this program in many ways instead, and see that each is found.")
+    ] = False,
+) -> None:
     """Check a finished run from its files alone, by a program of its own: counts, bounds, radii, tables, digests."""
     from bench.audit.independent import AuditError
     from bench.audit.independent import audit as check
@@ -56,6 +61,11 @@ def audit(run: RunArgument) -> None:
     with user_errors():
         if find_spec("flint") is None:
             raise UserError("bench audit needs python-flint: pip install 'smoothing-bench[audit]'")
+        if (run is None) != self_test:
+            raise UserError("bench audit: give a RUN, or --self-test without one")
+        if run is None:
+            _print_score()
+            return
         folder = location(run)
         if not isinstance(folder, Path):
             raise UserError(f"{run}: bench audit reads folders of this machine: copy the run here first")
@@ -70,6 +80,21 @@ def audit(run: RunArgument) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_score() -> None:
+    from tempfile import TemporaryDirectory
+
+    from bench.audit.selftest import self_test
+
+    with TemporaryDirectory() as folder:
+        outcomes = list(self_test(Path(folder)))
+    rows = [[each.name, each.by or "nobody", each.sentence.replace(folder, "…")] for each in outcomes]
+    console.print(Sheet([Heading("broken", least=24), Heading("found by"), Heading("who says", least=24)], rows), "")
+    found = sum(bool(each.by) for each in outcomes)
+    console.print(f"mutation score: {found} of {len(outcomes)}", highlight=False)
+    if found < len(outcomes):
+        raise typer.Exit(1)
 
 
 @app.command()
