@@ -1,4 +1,4 @@
-"""The mutation score of the guarantee: this program is broken on purpose, one way after another, and each is to be found.
+"""The mutation score of the guarantee: this program is broken on purpose, one way after another; each is to be found.
 
 A small model is trained. For every mutation its test images are certified by the broken program, or a finished run is
 altered; then the unbroken program has to object: by a precondition before anything is certified, when it merges, by
