@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,3 +65,47 @@ def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Pa
     state = tmp_path / "state.json"
     assert json.loads(state.read_text()) == {"state": "failed", "error": "the loss became nan in epoch 0"}
     assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 10
+
+
+WAITING = """
+import time
+from datetime import timedelta
+import torch
+from bench.machine import processes
+
+processes.COLLECTIVES_WITHIN = timedelta(seconds=3)
+first = processes.join_group().is_main_process
+
+def look():
+    time.sleep(5)
+    return "found"
+
+assert processes.agreed(look) == "found"
+if first:
+    time.sleep(5)
+processes.wait_for_all()
+if first:
+    time.sleep(8)
+try:
+    torch.distributed.all_reduce(torch.zeros(1))
+except RuntimeError as error:
+    print("too long" if "imed out" in str(error) or "by peer" in str(error) else error, flush=True)
+"""
+
+
+def test_what_one_does_for_all_may_take_long_and_a_collective_may_not() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in ranks]
+    assert said[1] == "too long\n"
