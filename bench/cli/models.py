@@ -127,6 +127,48 @@ def certify(
             merge_and_report(folder)
 
 
+@app.command()
+def predict(
+    model: ModelOption,
+    data: Annotated[str | None, typer.Option(help="A data set by name, or a folder of images.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Noise samples of an image.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Probability that an answer is not the smoothed classifier's.")] = ALPHA,
+    images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = 20,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    plugin: PluginOption = None,
+) -> None:
+    """PREDICT on test images: the smoothed classifier's answers, or that it abstains."""
+    with user_errors():
+        settings = _external(name="model", sigma=1.0 if sigma is None else sigma, certify={"precision": precision})
+        from bench.audit.predict import Asked, predict_source
+        from bench.certify.smoothing import check_prediction
+        from bench.data import load_images, resolve_data
+        from bench.models.sources import open_model
+        from bench.settings.plugins import load_plugins
+
+        check_prediction(n, alpha)
+        load_plugins(plugin or ())
+        source = open_model(model)
+        trial = source.trial
+        place, noise = data or (trial and trial.data), sigma or (trial and trial.sigma)
+        for option, value in (("--sigma", noise), ("--data", place)):
+            if value is None:
+                raise UserError(f"{option}: must be given for a model that was not trained by this program")
+        asked = Asked(float(noise or 0), n, alpha, images, settings.certify.precision, seed)
+        found = predict_source(source, load_images(resolve_data(str(place)), "test"), asked)
+    shares = found.shares()
+    if as_json:
+        typer.echo(json.dumps({"rows": found.rows.to_dict("records"), **shares}, indent=2))
+        return
+    _print(found.rows)
+    console.print("")
+    for name, share in shares.items():
+        console.print(f"{name.replace('_', ' ')}: {share:.1%}", highlight=False)
+
+
 def _external(**given: object) -> ExternalTrial:
     """Settings of a model from elsewhere, whose name and weights may still be unknown.
 

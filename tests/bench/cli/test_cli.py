@@ -188,7 +188,7 @@ HELP = [
     [*command.split(), "--help"]
     for command in (
         "", "grids", "methods", "published", "run", "status", "trial", "submit", "report", "compare", "import",
-        "certify", "verify", "attack", "perf", "perf certify",
+        "certify", "predict", "verify", "attack", "audit", "perf", "perf certify", "perf train",
     )
 ]  # fmt: skip
 POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
