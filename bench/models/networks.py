@@ -115,7 +115,7 @@ class Head(nn.Linear):
 @torch.fx.wrap  # which cannot look into it: a context is no operation
 def _exact_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        return F.linear(features.float(), weight, bias)
+        return F.linear(features.float(), weight.float(), bias.float())
 
 
 def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:

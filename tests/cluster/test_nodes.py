@@ -50,5 +50,5 @@ def test_the_doctor_asks_each_node() -> None:
     assert found
     assert all(each.host and each.verdict in ("right", "slow") for each in found), found  # others may compute here
     here, there = (Finding("versions", "right", f"torch {version}") for version in "12")
-    [other] = doctor._of_node("node7", [there, found[0]], here)
+    [other] = doctor._of_node("node7", [there, Finding("memory", "right", "enough")], here)
     assert (other.verdict, other.host, other.sentence) == ("wrong", "node7", "torch 2; here torch 1")

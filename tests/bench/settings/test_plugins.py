@@ -154,7 +154,7 @@ def test_the_code_of_a_plugin_is_of_a_trials_identity_and_ours_is_not(
 ) -> None:
     plain = small_trial()
     assert plain.code == ""
-    assert plain.trial_id == "gaussian-sigma0.25-seed0-8fca5b603aac"
+    assert plain.trial_id == "gaussian-sigma0.25-seed0-8db9f6607310"
     load_plugins([str(mine)])
     trial, linear = small_trial("mine"), small_trial(model="linear", width=16)
     assert len(trial.code) == 12
