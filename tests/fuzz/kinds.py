@@ -130,7 +130,7 @@ def arguments(random: Random, shop: Workshop) -> list[str]:
         if random.random() < 0.9 and option not in ("--help", "--json", "--full", "--fresh"):
             line.append(_word(random, shop))
     for _ in range(random.choice((0, 1, 1, 1, 2))):
-        line.append(_word(random, shop))
+        line.append(str(shop.run) if random.random() < 0.25 else _word(random, shop))  # most commands want a run
     if random.random() < 0.1:
         random.shuffle(line)
     return [word.replace("\0", "") for word in line]

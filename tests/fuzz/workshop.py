@@ -155,6 +155,8 @@ def without_work(shop: Workshop) -> Iterator[None]:
             patch("bench.audit.forecast.forecast", begin_work),
             patch("bench.audit.doctor.examine_machine", begin_work),
             patch("bench.audit.attack.attack_run", begin_work),
+            patch("bench.audit.predict.predict_source", begin_work),
+            patch("bench.audit.selftest.self_test", begin_work),
         ):
             yield
     finally:
