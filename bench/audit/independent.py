@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 
 ROUNDING = 1e-9
 """Relative: stored numbers are doubles, and their last digits are nobody's."""
+BITS = 128
+"""Of the intervals' ends: with those of a double an interval is wider than ROUNDING where n is large."""
 SLACK = 1e-6
 """By how much a radius may be below the one that its counts give."""
 Row = dict[str, Any]
@@ -189,16 +191,18 @@ def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
 
 def _tail(k: int, n: int, p: Any) -> Any:
     """P(Binomial(n, p) ≥ k) = I_p(k, n − k + 1), as an interval."""
-    from flint import arb
+    from flint import arb, ctx
 
-    return arb(1) if k == 0 else arb(p).beta_lower(k, n - k + 1, regularized=True)
+    with ctx.workprec(BITS):
+        return arb(1) if k == 0 else arb(p).beta_lower(k, n - k + 1, regularized=True)
 
 
 def _phi(x: float) -> Any:
     """Φ(x), as an interval."""
-    from flint import arb
+    from flint import arb, ctx
 
-    return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2
+    with ctx.workprec(BITS):
+        return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2
 
 
 @cache
