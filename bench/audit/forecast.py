@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.data import ImageSet, load_images
 from bench.machine.devices import own_device
-from bench.machine.hardware import compute_reproducibly, device_name, resolve_precision
+from bench.machine.hardware import compute_reproducibly, device_name, peak_memory_bytes, resolve_precision
 from bench.models.classifier import build_model
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
@@ -55,7 +55,7 @@ class Forecast:
     epochs: int
     passes: Passes
     memory_bytes: int
-    """Of a worker while it trains, about."""
+    """Of a worker while it trains, about; without an accelerator with the libraries it loads, as in the tables."""
     seconds: float
     shared: list[str]
     """Of which other trials it is a part: as a member or a teacher."""
@@ -84,6 +84,7 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
     """
     device = own_device()
     devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    libraries = 0 if device.type == "cuda" else peak_memory_bytes(device)  # as the tables count memory
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
         for needed in trial.needed:
@@ -110,9 +111,8 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
             + passes.certify / speed.certify
         ) / devices
         together = trial.images_per_step * trial.objective.copies * passes.graphs
-        memory = (
-            speed.model_bytes + together * speed.activation_bytes + train_set.images.nbytes + test_set.images.nbytes
-        )
+        pixels = train_set.images.nbytes + test_set.images.nbytes
+        memory = libraries + speed.model_bytes + together * speed.activation_bytes + pixels
         found.append(
             Forecast(
                 trial_id=trial.trial_id,

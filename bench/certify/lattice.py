@@ -9,11 +9,11 @@ from itertools import count
 import mpmath
 import numpy as np
 import torch
-from numpy.random import Philox, SeedSequence
+from numpy.random import Philox
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.machine.randomness import Role
+from bench.machine.randomness import Role, stream_key
 from results.bounds.lattice import STEPS, H, most_steps
 
 PRECISION = 110
@@ -37,7 +37,7 @@ class LatticeSamples:
         """Batches (batch, *image.shape) without end, float32; images (channel, height, width) come channels-last."""
         place = on_lattice(image.cpu())
         words = -(-place.numel() // 4) * 4  # of a sample; Philox gives four at a time
-        key = SeedSequence([seed, role, 1, index]).generate_state(2, np.uint64)
+        key = stream_key(seed, role, index)
         for number in count():
             generator = Philox(key=key)
             generator.advance(number * batch * words // 4)

@@ -46,8 +46,8 @@ def debited(p_lower: ArrayLike, sigma: ArrayLike, pixels: ArrayLike) -> tuple[ND
     p_lower, sigma, pixels = np.broadcast_arrays(*(np.asarray(given, np.float64) for given in (p_lower, sigma, pixels)))
     sound = np.isfinite(pixels)
     numbers = np.where(sound, pixels, 0.0)
-    bound = np.maximum(p_lower - numbers * np.vectorize(_distance_of_one)(sigma), 0.0)
-    radius = certified_radius(bound, sigma) - H * np.sqrt(numbers) / 2
+    bound = np.maximum(p_lower - np.vectorize(distance)(numbers, sigma), 0.0)
+    radius = certified_radius(bound, sigma) - np.vectorize(lattice_debit)(numbers)
     return bound, np.maximum(radius, 0.0)
 
 
@@ -63,19 +63,15 @@ def most_steps(sigma: float) -> int:
     return math.ceil(TAILS * sigma / H)
 
 
-def distance(pixels: int, sigma: float) -> float:
+def distance(pixels: float, sigma: float) -> float:
     """Bound on the total variation between the drawn Q(ε) and the true one, over `pixels` independent numbers.
 
     One number: each of 2K + 1 probabilities is off by less than two roundings of 2⁻⁶⁴, and the tails, 2 Φ(−9), are
     added to its ends.
     """
-    return pixels * _distance_of_one(sigma)
+    return pixels * ((2 * most_steps(sigma) + 1) * 2 * WORD + math.erfc(TAILS / math.sqrt(2)))
 
 
-def _distance_of_one(sigma: float) -> float:
-    return (2 * most_steps(sigma) + 1) * 2 * WORD + math.erfc(TAILS / math.sqrt(2))
-
-
-def lattice_debit(pixels: int) -> float:
+def lattice_debit(pixels: float) -> float:
     """By how much a radius is less for an image that is not on the lattice: h √d / 2, in [0, 1] pixel units."""
     return H * math.sqrt(pixels) / 2
