@@ -137,7 +137,7 @@ def measure_certify(
             eager, _ = smoothed.engine.classifier(image.shape, 1)
             contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
             contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
-    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], DTYPES[own])
+    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], own)
     flops = forward_flops(model, image.to(device))
     for precision in precisions:
         contestants[f"matrix_products_{precision}"] = matrix_products(flops, DTYPES[precision], device)
@@ -215,17 +215,18 @@ def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, d
     return work, repeats * batch
 
 
-def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype) -> Timed:
-    """Every convolution of the model once, one after another, channels-last, compiled and frozen like the engine.
-    Layers of the same shape share one compilation; each runs as often as the model has it."""
+def _convolutions(model: nn.Module, image: Tensor, batch: int, precision: str) -> Timed:
+    """Every convolution of the model once, one after another, channels-last; on CPUs compiled and frozen like the
+    engine. Layers of the same shape share one compilation; each runs as often as the model has it."""
     device = next(model.parameters()).device
     kinds: dict[object, tuple[Callable[[Tensor], Tensor], Tensor, int]] = {}
     for layer, shape in layers_of(model, image):
         key = (shape, layer.weight.shape, layer.stride)
         if key not in kinds:
+            kind = DTYPES[precision]
             alone = copy.deepcopy(layer).to(kind).requires_grad_(False).to(memory_format=torch.channels_last)
             example = torch.rand((batch, *shape), device=device).to(kind).contiguous(memory_format=torch.channels_last)
-            fast = compile_frozen(alone, example)
+            fast = alone if device.type == "cuda" else compile_frozen(alone, example, precision)
             kinds[key] = (alone if fast is None else fast, example, 0)
         fast, example, times = kinds[key]
         kinds[key] = (fast, example, times + 1)

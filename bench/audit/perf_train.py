@@ -21,6 +21,7 @@ from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
 from bench.settings.trial import Trial
 from bench.train.loop import TrainData, train_epoch
+from bench.train.replay import Steps
 from results.store.settings import TrainSettings
 
 BATCH = 256
@@ -173,7 +174,7 @@ def _ours(model: nn.Module, name: str, images: ImageSet, accelerator: Accelerato
     ready = _Autocast(model, device.type, low=low)
     optimizer = torch.optim.SGD(ready.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     data = TrainData(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
-    return partial(train_epoch, trial, 0, ready, optimizer, data, accelerator), len(images)
+    return partial(train_epoch, trial, 0, ready, optimizer, data, Steps(accelerator)), len(images)
 
 
 def _convolutions(model: nn.Module, kind: torch.dtype, device: torch.device) -> Timed:

@@ -168,6 +168,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             joules=None if before is None or spent is None else spent - before,
         )
         rows.append(row)
+    smoothed.engine.check(pixels.shape[1:])
     return _with_two_sided_radii(rows, settings)
 
 

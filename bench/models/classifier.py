@@ -6,7 +6,7 @@ model = build_model("resnet110", num_classes=10)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ FEWEST_TOGETHER = 16
 class MeanLogits(nn.Module):
     """An ensemble: the mean of its members' logits (Horváth et al. 2022)."""
 
-    def __init__(self, members: list[Classifier]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -95,7 +95,7 @@ class Consensus(MeanLogits):
     """K-consensus aggregation (Horváth et al. 2022): the first K members alone where they agree on a class, otherwise
     the mean logits of all."""
 
-    def __init__(self, members: list[Classifier], consensus: int) -> None:
+    def __init__(self, members: Sequence[nn.Module], consensus: int) -> None:
         """consensus: K, at least 2 and below the number of members."""
         super().__init__(members)
         self.consensus = consensus

@@ -169,7 +169,7 @@ class BatchRecord(FileRecord):
 
     batch: Positive | None = None
     """Samples of a forward pass, where they are fewer than usual."""
-    engine: Literal["inductor", "eager"] | None = None
+    engine: Literal["triton", "cudnn", "inductor", "eager"] | None = None
     """Of a classifier that is to be compiled: whether it was, where the certification began."""
 
 

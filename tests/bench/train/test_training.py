@@ -24,6 +24,7 @@ from bench.runner.state import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches
+from bench.train.replay import Steps
 from bench.train.resume import last_state
 from results.store.folder import RunFolder, read_json, sha256_of
 from tests.conftest import here, small_trial
@@ -238,7 +239,8 @@ def train_small(method: str, folder: str | Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     data = loop.TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
     data.memory["votes"] = torch.randint(0, 9, (len(images), 10), generator=torch.Generator().manual_seed(1)) + 1
-    losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, accelerator).loss for epoch in (0, 1)]
+    steps = Steps(accelerator)
+    losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, steps).loss for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
