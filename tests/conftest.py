@@ -32,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests mean CPUs, on machines with a GPU as on others, but for those of GPUs (`make gpu`)."""
+    if config.getoption("markexpr") != "gpu" and Path("/dev/nvidiactl").exists():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_in_any_order() -> None:
     """What a test draws from torch's own generator must not depend on the tests before it in its process."""
