@@ -126,7 +126,8 @@ def _check_images(name: str, settings: dict[str, Any], training: dict[str, Any],
 def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], row: Row) -> None:
     certify = settings["certify"]
     estimate = _misclassified if row["status"] == "misclassified" else _estimated
-    faults = chain(_identity(settings, training, row), _selection(row), estimate(certify, row), _claim(certify, row))
+    checks = _identity(settings, training, row), _selection(row), estimate(certify, row), _claim(certify, row)
+    faults = chain(*checks, _two_sided(certify, row))
     for fault in faults:
         raise AuditError(f"{place}: {fault}")
 
@@ -157,15 +158,39 @@ def _misclassified(certify: dict[str, Any], row: Row) -> Iterator[str]:
 def _estimated(certify: dict[str, Any], row: Row) -> Iterator[str]:
     """The n rule: as many samples as were decided beforehand, or fewer where these could not be enough any more."""
     alpha, n, k, counts = certify["alpha"], row["n"], row["count_top"], row["counts"]
-    planned = certify["n"]
-    if row["estimator"] == "two-stage":
-        planned = _planned(max(row["selection_counts"]), row["n0"], planned, alpha)
+    planned = _to_draw(certify, row)
     if min(counts) < 0 or sum(counts) != n or k != counts[row["selected"]]:
         yield f"counts {counts} are not of {n} samples with {k} of class {row['selected']}"
     if n > planned or (n < planned and _certifies(k + planned - n, planned, alpha)):
         yield f"n = {n}: {planned} samples were to be drawn, and abstention was not certain"
     if (row["status"] == "certified") != (n == planned and _certifies(k, n, alpha)):
         yield f"is {row['status']}, with {k} of {n} samples"
+
+
+def _to_draw(certify: dict[str, Any], row: Row) -> int:
+    if certify["estimator"] == "fixed":
+        return int(certify["n"])
+    return _planned(max(row["selection_counts"]), row["n0"], certify["n"], certify["alpha"])
+
+
+def _two_sided(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at half of alpha and the others at half of it together; from a whole estimation."""
+    claimed = row["radius_two_sided"]
+    if (claimed is None) != (row["n"] != _to_draw(certify, row)):
+        yield f"radius_two_sided = {claimed} after {row['n']} samples"
+    if claimed is None:
+        return
+    n, k, others = row["n"], row["count_top"], [*row["counts"]]
+    others.pop(row["selected"])
+    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
+    p_a = max(_lower(k, n, certify["alpha"] / 2) - distance, 0.0)
+    p_b = min(1 - _lower(n - max(others), n, certify["alpha"] / 2 / len(others)) + distance, 1 - p_a)
+    radius = 0.0
+    if p_a > p_b:
+        normal = NormalDist()
+        radius = max(row["sigma"] / 2 * (normal.inv_cdf(p_a) - normal.inv_cdf(p_b)) - debit, 0.0) if p_b else math.inf
+    if not radius * (1 - SLACK) - SLACK <= claimed <= radius * (1 + ROUNDING) + ROUNDING:
+        yield f"radius_two_sided {claimed} does not follow from counts {row['counts']}"
 
 
 def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
@@ -206,6 +231,20 @@ def _phi(x: float) -> Any:
 
 
 @cache
+def _lower(k: int, n: int, alpha: float) -> float:
+    """A p for which P(Binomial(n, p) ≥ k) ≤ alpha certainly holds, and within SLACK of its odds the largest."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    if k == 0:
+        return 0.0
+    p = float(proportion_confint(k, n, 2 * alpha, method="beta")[0])
+    more = 1 - (1 - p) * (1 - SLACK)
+    if not _tail(k, n, p) <= alpha * (1 + ROUNDING) or not _tail(k, n, more) > alpha:
+        raise AuditError(f"{p} is not the lower bound from {k} of {n} samples at {alpha:g}")
+    return p
+
+
+@cache
 def _certifies(k: int, n: int, alpha: float) -> bool:
     """Whether p_lower ≥ 1/2, which is whether k of n samples have probability at most alpha at p = 1/2."""
     return bool(_tail(k, n, 0.5) <= alpha)
@@ -234,11 +273,9 @@ def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:
 def _planned(count: int, n0: int, n: int, alpha: float) -> int:
     """Two-stage: the fewest of n, n/2, … n/32 samples whose radius falls short of that of n by at most .03 σ times the
     share saved, were the class as frequent as in the selection."""
-    from statsmodels.stats.proportion import proportion_confint
 
     def radius(size: int) -> float:
-        k = math.floor(count / n0 * size)
-        p = float(proportion_confint(k, size, 2 * alpha, method="beta")[0]) if k else 0.0
+        p = _lower(math.floor(count / n0 * size), size, alpha)
         return NormalDist().inv_cdf(p) if p >= 0.5 else 0.0
 
     sizes = [-(-n // 2**halving) for halving in range(6)]

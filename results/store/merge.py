@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from results.bounds.lattice import debited, is_certified
-from results.bounds.radius import largest_radius, lower_confidence_bound, two_sided_radius
+from results.bounds.lattice import debited, debited_two_sided, is_certified
+from results.bounds.radius import largest_radius, lower_confidence_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
@@ -209,14 +209,14 @@ def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> N
 def two_sided_radii(
     counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned samples: the bounds
-    are for a number of samples that does not depend on their answers; and of sound arithmetic, which does not debit
-    them."""
+    """`debited_two_sided` of rows; NaN where an estimation was not made, or ended before the planned samples: the bounds
+    are for a number of samples that does not depend on their answers."""
     found = np.full(len(counts), np.nan)
-    whole = (column["n"] == planned) & (planned > 0) & ~np.isfinite(column["lattice_pixels"].astype(np.float64))
+    whole = (column["n"] == planned) & (planned > 0)
     if whole.any():
-        selected, alpha, sigma = (column[name][whole] for name in ("selected", "alpha", "sigma"))
-        found[whole] = two_sided_radius(counts[whole], selected, alpha, sigma)
+        names = ("selected", "alpha", "sigma", "lattice_pixels")
+        selected, alpha, sigma, pixels = (column[name][whole] for name in names)
+        found[whole] = debited_two_sided(counts[whole], selected, alpha, sigma, pixels.astype(np.float64))
     return found
 
 

@@ -99,6 +99,17 @@ FORGERIES: dict[str, Forgery] = {
     "radius, less": (lambda row: row.update(radius=row["radius"] * 0.999), "certified", "does not follow from"),
     "twice alpha": (lambda row: bound_of(row, 0.002), "certified", "does not follow from"),
     "two-sided bound": (lambda row: bound_of(row, 0.0005), "certified", "does not follow from"),
+    "two-sided radius": (
+        lambda row: row.update(radius_two_sided=row["radius_two_sided"] * 1.0001),
+        "certified",
+        "radius_two_sided .* does not follow from counts",
+    ),
+    "two-sided radius, less": (
+        lambda row: row.update(radius_two_sided=row["radius_two_sided"] * 0.999),
+        "certified",
+        "radius_two_sided .* does not follow from counts",
+    ),
+    "no two-sided radius": (lambda row: row.update(radius_two_sided=None), "certified", "radius_two_sided = None"),
     "p_lower alone": (lambda row: row.update(p_lower=row["p_lower"] + 1e-6), "certified", "is not that of radius"),
     "a count": (one_more, "certified", "does not follow from"),
     "counts": (lambda row: row["counts"].__setitem__(0, row["counts"][0] + 1), "certified", "are not of"),
