@@ -2,7 +2,7 @@
 
     python independent.py RUN        (or: bench audit RUN)
 
-It can be read in five minutes and shares no code with what it checks. Bounds and radii are decided in interval
+It can be read in ten minutes and shares no code with what it checks. Bounds and radii are decided in interval
 arithmetic (Arb, by python-flint), whose roundings always go outwards, and so is the order of two numbers: a radius R
 with n samples of which k gave the class is accepted where P(Binomial(n, Φ(R/σ)) ≥ k) ≤ alpha certainly holds, and fails
 certainly for a radius larger by a part in a million: R is sound, and it is the one that the counts give.
@@ -31,6 +31,7 @@ BITS = 128
 SLACK = 1e-6
 """By how much a radius may be below the one that its counts give."""
 Row = dict[str, Any]
+Design = tuple[float, int, int] | tuple[()]
 
 
 class AuditError(ValueError):
@@ -156,27 +157,36 @@ def _misclassified(certify: dict[str, Any], row: Row) -> Iterator[str]:
 
 
 def _estimated(certify: dict[str, Any], row: Row) -> Iterator[str]:
-    """The n rule: as many samples as were decided beforehand, or fewer where these could not be enough any more."""
+    """The n rule: as many samples as were decided beforehand, or fewer where these could not be enough any more, or the
+    bound holds wherever it was stopped."""
     alpha, n, k, counts = certify["alpha"], row["n"], row["count_top"], row["counts"]
-    planned = _to_draw(certify, row)
+    planned, design = _to_draw(certify, row), _design(certify, row)
     if min(counts) < 0 or sum(counts) != n or k != counts[row["selected"]]:
         yield f"counts {counts} are not of {n} samples with {k} of class {row['selected']}"
-    if n > planned or (n < planned and _certifies(k + planned - n, planned, alpha)):
+    if n > planned or (n < planned and not design and _certifies(k + planned - n, planned, alpha)):
         yield f"n = {n}: {planned} samples were to be drawn, and abstention was not certain"
-    if (row["status"] == "certified") != (n == planned and _certifies(k, n, alpha)):
+    if (row["status"] == "certified") != ((n == planned or bool(design)) and _certifies(k, n, alpha, design)):
         yield f"is {row['status']}, with {k} of {n} samples"
 
 
 def _to_draw(certify: dict[str, Any], row: Row) -> int:
-    if certify["estimator"] == "fixed":
+    if certify["estimator"] != "two-stage":
         return int(certify["n"])
     return _planned(max(row["selection_counts"]), row["n0"], certify["n"], certify["alpha"])
 
 
+def _design(certify: dict[str, Any], row: Row) -> Design:
+    """Of an anytime bound: what the selection says of the class's probability and of the samples needed, and n."""
+    if certify["estimator"] != "anytime":
+        return ()
+    count, n0 = max(row["selection_counts"]), row["n0"]
+    return (count + 0.5) / (n0 + 0.6), _planned(count, n0, certify["n"], certify["alpha"]), certify["n"]
+
+
 def _two_sided(certify: dict[str, Any], row: Row) -> Iterator[str]:
-    """σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at half of alpha and the others at half of it together; from a whole estimation."""
+    """σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at half of alpha, the others at half of it together; of a whole estimation."""
     claimed = row["radius_two_sided"]
-    if (claimed is None) != (row["n"] != _to_draw(certify, row)):
+    if (claimed is None) != (row["n"] != _to_draw(certify, row) or certify["estimator"] == "anytime"):
         yield f"radius_two_sided = {claimed} after {row['n']} samples"
     if claimed is None:
         return
@@ -205,7 +215,7 @@ def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
         yield f"predicts {row['predicted']}, certified was {row['selected']}"
     debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
     whole = (radius + debit) / row["sigma"]
-    if not _is_radius(whole, k, n, certify["alpha"], distance):
+    if not _is_radius(whole, k, n, certify["alpha"], distance, _design(certify, row)):
         yield f"radius {radius} does not follow from {k} of {n} samples at alpha = {certify['alpha']:g}"
     if abs(NormalDist().cdf(whole) - row["p_lower"]) > ROUNDING:
         yield f"p_lower = {row['p_lower']} is not that of radius {radius}"
@@ -244,18 +254,40 @@ def _lower(k: int, n: int, alpha: float) -> float:
     return p
 
 
+def _levels(p: Any, k: int, n: int, alpha: float, design: Design) -> list[Any]:
+    """The levels of the tests that exclude a probability of p or less after k of n samples, as intervals. One test: the
+    binomial tail. Anytime: a tenth of alpha is bet, λ = 1, 1/2, … 1/1024 of the wealth after each sample on its being
+    above p, and the wealth never reaches 1/level with a larger probability than that; the rest is for the tail at n and
+    at the samples needed, if the estimation ended there."""
+    from flint import arb, ctx
+
+    if not design:
+        return [_tail(k, n, p)]
+    share, planned, most = design
+    star = min(math.sqrt(-2 * math.log(alpha) / (share * (1 - share) * planned)), 1.0)
+    weights = [2.0 ** -abs(place + math.log2(star)) for place in range(11)]
+    with ctx.workprec(BITS):
+        bets = [(weight / sum(weights), arb(2.0**-place)) for place, weight in enumerate(weights)]
+        wealth = sum(weight * (1 + bet * (1 - p)) ** k * (1 - bet * p) ** (n - k) for weight, bet in bets)
+        levels = [10 / wealth]
+    if n in (planned, most):
+        levels.append(_tail(k, n, p) * len({planned, most}) / 0.9)
+    return levels
+
+
 @cache
-def _certifies(k: int, n: int, alpha: float) -> bool:
+def _certifies(k: int, n: int, alpha: float, design: Design = ()) -> bool:
     """Whether p_lower ≥ 1/2, which is whether k of n samples have probability at most alpha at p = 1/2."""
-    return bool(_tail(k, n, 0.5) <= alpha)
+    return any(level <= alpha for level in _levels(0.5, k, n, alpha, design))
 
 
 @cache
-def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0) -> bool:
+def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0, design: Design = ()) -> bool:
     """Whether r = R/σ is sound, and within SLACK the largest that is, where the noise that was drawn is at so much
     total variation from a Gaussian."""
-    sound = _tail(k, n, _phi(r) + distance) <= alpha * (1 + ROUNDING)
-    return bool(sound) and bool(_tail(k, n, _phi(r * (1 + SLACK) + SLACK) + distance) > alpha)
+    sound = any(level <= alpha * (1 + ROUNDING) for level in _levels(_phi(r) + distance, k, n, alpha, design))
+    more = _phi(r * (1 + SLACK) + SLACK) + distance
+    return sound and all(level > alpha for level in _levels(more, k, n, alpha, design))
 
 
 def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
 from bench.models.external import ModelError
+from results.bounds.anytime import Design, anytime_bound, look_sizes, may_stop
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import certifying_count, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
@@ -185,7 +187,7 @@ class Smoothed:
                 status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
             else:
                 drawn, counts = self._estimate(draw, image.shape, selection, settings)
-                bound = lower_confidence_bound(counts[selected], drawn, settings.alpha)
+                bound = _lower_bound(counts[selected], drawn, int(selection[selected]), settings)
                 p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
                 status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
             yield Certificate(
@@ -252,6 +254,11 @@ class Smoothed:
     ) -> tuple[int, list[int]]:
         """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
         selected, n = int(selection.argmax()), settings.n
+        if settings.estimator == "anytime":
+            design, looks = _design(int(selection[selected]), settings), look_sizes(n)
+            for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
+                if drawn == n or may_stop(int(counts[selected]), drawn, design, settings.alpha):
+                    return drawn, counts.tolist()
         if settings.estimator == "two-stage":
             n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
         needed = certifying_count(n, settings.alpha)
@@ -301,6 +308,16 @@ class Smoothed:
             raise ModelError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
         finite &= ~logits.isnan().any()
         return logits.argmax(dim=1)
+
+
+def _design(selection_count: int, settings: CertifySettings) -> Design:
+    return Design.of(np.array([selection_count]), settings.n0, settings.n, settings.alpha)
+
+
+def _lower_bound(count: int, drawn: int, selection_count: int, settings: CertifySettings) -> float:
+    if settings.estimator == "anytime":
+        return float(anytime_bound([count], [drawn], _design(selection_count, settings), settings.alpha)[0])
+    return float(lower_confidence_bound(count, drawn, settings.alpha))
 
 
 def check_prediction(n: int, alpha: float) -> None:

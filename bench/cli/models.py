@@ -61,7 +61,9 @@ def certify(
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    estimator: Annotated[str, typer.Option(help="fixed (n samples), or two-stage (what an image needs).")] = "fixed",
+    estimator: Annotated[
+        str, typer.Option(help="fixed (n samples); two-stage or anytime (what an image needs, at most n).")
+    ] = "fixed",
     arithmetic: Annotated[
         str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
     ] = "float",

@@ -158,9 +158,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
             group.sigma,
             group.method,
             group.title,
-            _budgets(group, budgets)
-            | {"together": _acr_together(group), "two_sided": _two_sided_acr(group)}
-            | _probable(group),
+            _budgets(group, budgets) | {"together": _acr_together(group)} | _two_sided_acr(group) | _probable(group),
             setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
         )
         for group in groups
@@ -408,7 +406,7 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
     found = {}
     for n in budgets:
         own = group.trials["n"].min()  # of all its trials
-        if n == own or n < own < MOST:
+        if n == own or (n < own < MOST and (group.certificates["estimator"] != "anytime").all()):
             thinned = [
                 at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
                 for rows in group.seeds
@@ -419,7 +417,9 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
 
 def _acr_together(group: Group) -> float:
     """Of certificates that hold all at once; the mean over the seeds."""
-    return sum(average_certified_radius(holding_together(rows)) for rows in group.seeds) / len(group.seeds)
+    return sum(average_certified_radius(holding_together(rows, group.trials)) for rows in group.seeds) / len(
+        group.seeds
+    )
 
 
 def _false_sentences(groups: list[Group]) -> list[str]:
@@ -438,10 +438,13 @@ def _false_sentences(groups: list[Group]) -> list[str]:
     return sentences
 
 
-def _two_sided_acr(group: Group) -> float:
-    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0."""
+def _two_sided_acr(group: Group) -> dict[str, float]:
+    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0; none
+    where no estimation can have one."""
     rows = group.certificates
-    return float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())
+    if (rows["estimator"] == "anytime").all():
+        return {}
+    return {"two_sided": float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())}
 
 
 def _probable(group: Group) -> dict[str, float]:

@@ -50,7 +50,8 @@ class CertificateRow(Record):
     radius: Amount
     """ℓ2, in [0, 1] pixel units; 0 unless certified."""
     radius_two_sided: Amount | None = None
-    """By p_A and p_B (thesis Eq. 2.6), each at half of alpha; null also where an estimation was not made to its end."""
+    """By p_A and p_B (thesis Eq. 2.6), each at half of alpha; null also where an estimation was not made to its end, or
+    its end depended on its answers (anytime)."""
     p_lower: Share
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: Natural | None = None
@@ -58,11 +59,11 @@ class CertificateRow(Record):
     count_top: Natural | None = None
     """counts[selected]."""
     n: Natural
-    """Samples drawn: the trial's n; fewer where sampling is two-stage, or where abstention was certain earlier (take
-    such a row for an abstention at any other alpha too); 0: misclassified."""
+    """Samples drawn: the trial's n; fewer where sampling is two-stage or anytime, or where abstention was certain
+    earlier (take such a row for an abstention at any other alpha too); 0: misclassified."""
     n0: Natural
     alpha: Share
-    estimator: Literal["fixed", "two-stage", "imported"]
+    estimator: Literal["fixed", "two-stage", "anytime", "imported"]
     """imported: of another program's log, with the n and alpha that were stated for it."""
     classifier: str
     """network, mean of 3 logits, 2-consensus of 3; unknown: imported."""

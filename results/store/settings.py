@@ -25,7 +25,7 @@ Sigma = Annotated[float, Field(gt=0, le=100)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["auto", "fp32", "bf16"]
-Estimator = Literal["fixed", "two-stage"]
+Estimator = Literal["fixed", "two-stage", "anytime"]
 Arithmetic = Literal["float", "sound"]
 Option = bool | int | float | str
 
@@ -63,7 +63,9 @@ class CertifySettings(Record):
     """Certify this many test images, evenly spaced; all where not given."""
     precision: Precision = "auto"
     estimator: Estimator = "fixed"
-    """fixed: n samples of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
+    """fixed: n samples of every image; two-stage: as many as an image needs, at most n, decided before they are drawn
+    (`results.bounds.two_stage`); anytime: an image is looked at as it goes on, and its bound holds whenever it is
+    stopped (`results.bounds.anytime`)."""
     arithmetic: Arithmetic = "float"
     """float: x + ε in float32, as everybody does it; sound: certificates hold in floating point, whatever the
     classifier makes of the last bits of its input (`results.bounds.lattice`)."""
