@@ -30,6 +30,8 @@ BITS = 128
 """Of the intervals' ends: with those of a double an interval is wider than ROUNDING where n is large."""
 SLACK = 1e-6
 """By how much a radius may be below the one that its counts give."""
+EDGES = [place / 32 for place in range(32)] + [1 - 2.0**-place for place in range(6, 17)] + [1.0]
+"""Between which the softmax of a sample is kept."""
 Row = dict[str, Any]
 Design = tuple[float, int, int] | tuple[()]
 
@@ -128,7 +130,7 @@ def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], r
     certify = settings["certify"]
     estimate = _misclassified if row["status"] == "misclassified" else _estimated
     checks = _identity(settings, training, row), _selection(row), estimate(certify, row), _claim(certify, row)
-    faults = chain(*checks, _two_sided(certify, row))
+    faults = chain(*checks, _two_sided(certify, row), _soft(certify, row))
     for fault in faults:
         raise AuditError(f"{place}: {fault}")
 
@@ -203,6 +205,24 @@ def _two_sided(certify: dict[str, Any], row: Row) -> Iterator[str]:
         yield f"radius_two_sided {claimed} does not follow from counts {row['counts']}"
 
 
+def _soft(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """The expected softmax: its samples lie between edges, 2²⁰ of weight for each, and are bet on as at any time, with
+    eleven equal purses."""
+    claimed, weights = row["radius_soft"], row["soft_weights"]
+    if not (certify.get("soft") and row["n"]):
+        if (claimed, weights) != (None, None):
+            yield f"radius_soft = {claimed}, which was not asked for"
+        return
+    if claimed is None or len(weights) != len(EDGES) or min(weights) < 0 or sum(weights) != row["n"] * 2**20:
+        yield f"soft_weights are not of {row['n']} samples"
+        return
+    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
+    r, enough = (claimed + debit) / row["sigma"], 11 / certify["alpha"]
+    sound = not claimed or _wealth(weights, _phi(r) + distance) >= enough * (1 - ROUNDING)
+    if not sound or not _wealth(weights, _phi(r * (1 + SLACK) + SLACK) + distance) < enough:
+        yield f"radius_soft {claimed} does not follow from soft_weights"
+
+
 def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
     radius, k, n = row["radius"], row["count_top"], row["n"]
     if row["correct"] != (row["predicted"] == row["label"]):
@@ -238,6 +258,16 @@ def _phi(x: float) -> Any:
 
     with ctx.workprec(BITS):
         return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2
+
+
+def _wealth(weights: list[int], m: Any) -> Any:
+    """Of who bets λ = 1, 1/2, … 1/1024 of a purse on samples (edges, with weights) being above m, as an interval."""
+    from flint import arb, ctx
+
+    with ctx.workprec(BITS):
+        bets = [arb(2.0**-place) for place in range(11)]
+        logs = [sum(w * (1 + bet * (e - m)).log() for w, e in zip(weights, EDGES, strict=True) if w) for bet in bets]
+        return sum((log / 2**20).exp() for log in logs)
 
 
 @cache

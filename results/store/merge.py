@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from results.bounds.anytime import Design, anytime_bound
 from results.bounds.lattice import debited, debited_two_sided, is_certified
 from results.bounds.radius import largest_radius, lower_confidence_bound
+from results.bounds.soft import EDGES, UNIT, expected_softmax_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
@@ -141,7 +142,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
     lists = ("selection_counts", "counts")
-    column = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in (*lists, "soft_weights")}
     refuse = partial(_refuse, holder, column)
     certify = settings.certify
     for name, expected in (
@@ -200,6 +201,25 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     )
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+    _check_soft(refuse, column, table["soft_weights"], certify)
+
+
+def _check_soft(
+    refuse: Callable[..., None], column: Mapping[str, NDArray[Any]], weights: pa.ChunkedArray, certify: CertifySettings
+) -> None:
+    there = np.array([n > 0 and certify.soft for n in column["n"]])
+    refuse(weights.is_valid().to_numpy() != there, f"soft_weights are not as soft = {certify.soft} says")
+    refuse(np.isfinite(column["radius_soft"].astype(np.float64)) != there, "radius_soft is not where soft_weights are")
+    own = [given if given and len(given) == len(EDGES) else [0] * len(EDGES) for given in weights.to_pylist()]
+    sums = np.array(own, dtype=np.int64)
+    refuse(there & ((sums.min(axis=1) < 0) | (sums.sum(axis=1) != column["n"] * UNIT)), "soft_weights are not of n")
+    if there.any():
+        radius = np.full(len(there), np.nan)
+        bound = expected_softmax_bound(sums[there], certify.alpha)
+        pixels = column["lattice_pixels"][there].astype(np.float64)
+        radius[there] = debited(bound, column["sigma"][there], pixels)[1]
+        unlike = there & ~np.isclose(column["radius_soft"].astype(np.float64), radius, rtol=1e-9, atol=1e-9)
+        refuse(unlike, "radius_soft does not follow from soft_weights")
 
 
 def _lower_bounds(

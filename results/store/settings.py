@@ -69,6 +69,8 @@ class CertifySettings(Record):
     arithmetic: Arithmetic = "float"
     """float: x + ε in float32, as everybody does it; sound: certificates hold in floating point, whatever the
     classifier makes of the last bits of its input (`results.bounds.lattice`)."""
+    soft: bool = False
+    """Bound the expected softmax as well: a certificate of another classifier (`results.bounds.soft`)."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 
@@ -148,9 +150,15 @@ class CertifiedTrial(TrialSettings):
     @cached_property
     def noise_seed(self) -> int:
         """Seed of the certification noise. No two trials share a random stream, unless they differ only in what they
-        leave out: their certificates are then the same."""
-        certify = self.certify.model_dump(exclude={"skip_misclassified"})
+        leave out, or also bound: their certificates are then the same."""
+        certify = self.certify.model_dump(exclude={"skip_misclassified", "soft"})
         return int(short_digest(self._identity(without={"certify"}) | {"certify": certify}), 16)
+
+    def _identity(self, without: set[str]) -> dict[str, object]:
+        identity = super()._identity(without)
+        if not self.certify.soft and "certify" in identity:  # a trial without it is the one that it was
+            identity["certify"] = self.certify.model_dump(exclude={"soft"})
+        return identity
 
 
 class NativeTrial(CertifiedTrial):

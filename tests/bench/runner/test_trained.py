@@ -145,7 +145,7 @@ def test_rows_that_were_stopped_by_their_answers_follow_from_their_counts(
     beyond = (tmp_path / "run" / "tables" / "beyond_acr.csv").read_text().splitlines()
     [line] = csv.DictReader(beyond)
     assert line["two_sided"] == ""
-    assert float(line["together"]) < float(line["acr_960"])
+    assert line["together"] == line["acr_960"]  # of so few images each holds at alpha
     capsys.readouterr()
     assert bench("verify", out, "--images", "30") == 0
     assert "30 identical" in capsys.readouterr().out
