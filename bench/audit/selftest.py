@@ -332,7 +332,9 @@ def _without_two_sided(change: Callable[[Row], Row]) -> Callable[[list[Row]], li
         from results.store.merge import two_sided_radii
 
         new = [change(row) for row in rows]
-        column = {name: np.array([row[name] for row in new]) for name in ("n", "selected", "alpha", "sigma")}
+        column = {
+            name: np.array([row[name] for row in new]) for name in ("n", "selected", "alpha", "sigma", "estimator")
+        }
         column["lattice_pixels"] = np.full(len(new), np.nan)
         planned = np.where(column["n"] > 0, SETTINGS["certify"]["n"], 0)
         radii = two_sided_radii(np.array([row["counts"] for row in new]), column, planned)

@@ -173,7 +173,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
 
 
 def _with_two_sided_radii(rows: list[CertificateRow], settings: CertifiedTrial) -> list[CertificateRow]:
-    names = ("n", "selected", "alpha", "sigma", "lattice_pixels")
+    names = ("n", "selected", "alpha", "sigma", "lattice_pixels", "estimator")
     column = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     counts, selection = (np.array([getattr(row, name) for row in rows]) for name in ("counts", "selection_counts"))
     radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.certify)).tolist()

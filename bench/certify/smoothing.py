@@ -14,21 +14,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import Engine
 from bench.certify.lattice import LatticeSamples
 from bench.certify.noise import NoiseSamples
+from bench.certify.soft import SoftmaxWeights
 from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
 from bench.models.external import ModelError
+from results.bounds.anytime import Design, anytime_bound, look_sizes, may_stop
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import certifying_count, lower_confidence_bound
+from results.bounds.soft import expected_softmax_bound
 from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
@@ -62,6 +67,10 @@ class Certificate:
     """counts[selected]."""
     counts: list[int]
     """How often each class was the answer among the n samples."""
+    radius_soft: float | None
+    """Of the soft smoothed classifier (`results.bounds.soft`); None: not asked for, or nothing estimated."""
+    soft_weights: list[int] | None
+    """Where the softmax of `selected` was, among the n samples."""
     n: int
     """Samples that were drawn; fewer than asked for where abstention was certain earlier, or by the estimator."""
     n0: int
@@ -177,15 +186,16 @@ class Smoothed:
         targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
         for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
-            draw = partial(self._cumulative_counts, classify, image, seed=seed, index=index)
+            draw = partial(self._drawn_counts, classify, image, (seed, index))
             selection = next(draw([settings.n0], role=Role.SELECT))
             selected = int(selection.argmax())
+            soft = SoftmaxWeights(selected, self.device) if settings.soft else None
             status: Status
             if label is not None and selected != label:
                 status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
             else:
-                drawn, counts = self._estimate(draw, image.shape, selection, settings)
-                bound = lower_confidence_bound(counts[selected], drawn, settings.alpha)
+                drawn, counts = self._estimate(partial(draw, soft=soft), image.shape, selection, settings)
+                bound = _lower_bound(counts[selected], drawn, int(selection[selected]), settings)
                 p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
                 status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
             yield Certificate(
@@ -197,6 +207,7 @@ class Smoothed:
                 selection_counts=selection.tolist(),
                 count_top=counts[selected],
                 counts=counts,
+                **self._soft(soft if drawn else None, settings.alpha, pixels),
                 n=drawn,
                 n0=settings.n0,
                 alpha=settings.alpha,
@@ -241,7 +252,14 @@ class Smoothed:
     def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
         """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU."""
         classify, _ = self.engine.classifier(image.shape, n)
-        return next(self._cumulative_counts(classify, image, [n], role=role, seed=seed, index=index))
+        return next(self._drawn_counts(classify, image, (seed, index), [n], role))
+
+    def _soft(self, soft: SoftmaxWeights | None, alpha: float, pixels: int | None) -> dict[str, Any]:
+        if soft is None:
+            return {"radius_soft": None, "soft_weights": None}
+        bound = expected_softmax_bound(np.array([soft.sums()]), alpha)
+        radius = debited(bound, self.sigma, math.nan if pixels is None else pixels)[1]
+        return {"radius_soft": float(radius[0]), "soft_weights": soft.sums()}
 
     def _estimate(
         self,
@@ -252,6 +270,11 @@ class Smoothed:
     ) -> tuple[int, list[int]]:
         """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
         selected, n = int(selection.argmax()), settings.n
+        if settings.estimator == "anytime":
+            design, looks = _design(int(selection[selected]), settings), look_sizes(n)
+            for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
+                if drawn == n or may_stop(int(counts[selected]), drawn, design, settings.alpha):
+                    return drawn, counts.tolist()
         if settings.estimator == "two-stage":
             n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
         needed = certifying_count(n, settings.alpha)
@@ -261,35 +284,49 @@ class Smoothed:
                 return drawn, counts.tolist()
         raise AssertionError("the last analysis is at n")
 
+    def _drawn_counts(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        image: Tensor,
+        place: tuple[int, int],
+        sizes: Sequence[int],
+        role: Role,
+        soft: SoftmaxWeights | None = None,
+    ) -> Iterator[Tensor]:
+        """`_cumulative_counts` of an image whose noise has this seed and index."""
+        seed, index = place
+        batches = self._samples.batches(image, self.engine.batch(image.shape), seed, role, index)
+        return self._cumulative_counts(classify, batches, sizes, soft)
+
     @torch.inference_mode()
     def _cumulative_counts(
         self,
         classify: Callable[[Tensor], Tensor],
-        image: Tensor,
+        batches: Iterator[Tensor],
         sizes: Sequence[int],
-        *,
-        role: Role,
-        seed: int,
-        index: int,
+        soft: SoftmaxWeights | None,
     ) -> Iterator[Tensor]:
-        """The counts (num_classes,), int64, on the CPU, of the first sizes[0], sizes[1], … samples of an image.
+        """The counts (num_classes,), int64, on the CPU, of the first sizes[0], sizes[1], … samples of an image; as many
+        are added to `soft`.
 
         No batch holds samples of another image. The device is waited for at these sizes only.
         """
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        batch = self.engine.batch(image.shape)
-        batches = self._samples.batches(image, batch, seed, role, index)
-        answers = torch.empty(0, dtype=torch.int64, device=self.device)
+        answers = logits = torch.empty(0, dtype=torch.int64, device=self.device)
         drawn = 0
         for size in sizes:
             while drawn < size:
                 if not len(answers):
                     advance.steps += 1
-                    answers = self._answers(classify(next(batches)), batch, finite)
+                    noisy = next(batches)
+                    logits = classify(noisy)
+                    answers = self._answers(logits, len(noisy), finite)
                 taken = answers[: size - drawn]
+                if soft is not None:
+                    soft.add(logits[: len(taken)])
                 counts.scatter_add_(0, taken, torch.ones_like(taken))
-                answers = answers[len(taken) :]
+                answers, logits = answers[len(taken) :], logits[len(taken) :]
                 drawn += len(taken)
             if not finite:
                 raise ModelError("the model gave NaN")
@@ -301,6 +338,16 @@ class Smoothed:
             raise ModelError(f"the model gave logits {tuple(logits.shape)}, expected {expected}")
         finite &= ~logits.isnan().any()
         return logits.argmax(dim=1)
+
+
+def _design(selection_count: int, settings: CertifySettings) -> Design:
+    return Design.of(np.array([selection_count]), settings.n0, settings.n, settings.alpha)
+
+
+def _lower_bound(count: int, drawn: int, selection_count: int, settings: CertifySettings) -> float:
+    if settings.estimator == "anytime":
+        return float(anytime_bound([count], [drawn], _design(selection_count, settings), settings.alpha)[0])
+    return float(lower_confidence_bound(count, drawn, settings.alpha))
 
 
 def check_prediction(n: int, alpha: float) -> None:

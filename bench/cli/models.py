@@ -61,10 +61,13 @@ def certify(
     alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    estimator: Annotated[str, typer.Option(help="fixed (n samples), or two-stage (what an image needs).")] = "fixed",
+    estimator: Annotated[
+        str, typer.Option(help="fixed (n samples); two-stage or anytime (what an image needs, at most n).")
+    ] = "fixed",
     arithmetic: Annotated[
         str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
     ] = "float",
+    soft: Annotated[bool, typer.Option("--soft", help="Certify the expected softmax too, another classifier.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -88,6 +91,7 @@ def certify(
             "precision": precision,
             "estimator": estimator,
             "arithmetic": arithmetic,
+            "soft": soft,
             "skip_misclassified": not full,
         }
         # Before the model is opened, which takes torch and the user's own code.

@@ -46,9 +46,13 @@ def at_budget(
         `radius_two_sided` are still those of all samples.
 
     Raises:
-        BenchError: imported rows, which have no counts; n or alpha out of range; rows of 1e9 samples or more, of which
-            numpy draws no subset; certificates of no trial.
+        BenchError: imported rows, which have no counts; anytime ones, whose n their own answers decided; n or alpha out
+            of range; rows of 1e9 samples or more, of which numpy draws no subset; certificates of no trial.
     """
+    if (certificates["estimator"] == "anytime").any():
+        raise BenchError(
+            "anytime certificates were stopped by their answers, so nothing follows for another n or alpha"
+        )
     if certificates["count_top"].isna().any():
         raise BenchError("imported certificates have no counts, so nothing follows from them for another n or alpha")
     planned = planned_budget(certificates, trials)

@@ -20,7 +20,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from results.bounds.radius import certified_radius
+from results.bounds.radius import certified_radius, two_sided_radius
 
 STEPS = 64
 """Of the lattice between two values of an 8-bit pixel."""
@@ -49,6 +49,17 @@ def debited(p_lower: ArrayLike, sigma: ArrayLike, pixels: ArrayLike) -> tuple[ND
     bound = np.maximum(p_lower - np.vectorize(distance)(numbers, sigma), 0.0)
     radius = certified_radius(bound, sigma) - np.vectorize(lattice_debit)(numbers)
     return bound, np.maximum(radius, 0.0)
+
+
+def debited_two_sided(
+    counts: NDArray[np.int64], selected: NDArray[np.int64], alpha: ArrayLike, sigma: ArrayLike, pixels: ArrayLike
+) -> NDArray[np.float64]:
+    """`two_sided_radius` with the debits of `debited`: the noise's distance from both bounds, the lattice's off the
+    radius, 0 where that is not positive. Arguments as for the two."""
+    sigma, pixels = np.broadcast_arrays(np.asarray(sigma, np.float64), np.asarray(pixels, np.float64))
+    numbers = np.where(np.isfinite(pixels), pixels, 0.0)
+    radius = two_sided_radius(counts, selected, alpha, sigma, np.vectorize(distance)(numbers, sigma))
+    return np.maximum(radius - np.vectorize(lattice_debit)(numbers), 0.0)
 
 
 def is_certified(p_lower: ArrayLike, radius: ArrayLike, pixels: ArrayLike | None) -> NDArray[np.bool_]:

@@ -53,7 +53,11 @@ def upper_confidence_bound(successes: ArrayLike, n: ArrayLike, alpha: ArrayLike)
 
 
 def two_sided_radius(
-    counts: NDArray[np.int64], selected: NDArray[np.int64], alpha: ArrayLike, sigma: ArrayLike
+    counts: NDArray[np.int64],
+    selected: NDArray[np.int64],
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    distance: ArrayLike = 0.0,
 ) -> NDArray[np.float64]:
     """R = σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A from below and p_B from above (Cohen et al. 2019, Theorem 1; thesis Eq. 2.6);
     0 where it is not positive. It exceeds `certified_radius` where the other answers are spread over several classes.
@@ -66,6 +70,8 @@ def two_sided_radius(
         selected: (images,), the class that other samples chose.
         alpha: probability of a radius that is wrong, in (0, 1); broadcasts to (images,).
         sigma: standard deviation of the noise, in [0, 1] pixel units; broadcasts to (images,).
+        distance: total variation between the noise that was drawn and a Gaussian, by which p_A is less and p_B more;
+            broadcasts to (images,).
 
     Returns:
         (images,), in [0, 1] pixel units.
@@ -75,10 +81,10 @@ def two_sided_radius(
     """
     rows, (images, classes) = np.arange(len(counts)), counts.shape
     n, level = counts.sum(axis=1), np.broadcast_to(np.asarray(alpha, dtype=np.float64), images)
-    p_a = lower_confidence_bound(counts[rows, selected], n, level / 2)
+    p_a = np.maximum(lower_confidence_bound(counts[rows, selected], n, level / 2) - distance, 0.0)
     others = upper_confidence_bound(counts, n[:, None], level[:, None] / 2 / (classes - 1))
     others[rows, selected] = 0.0
-    p_b = np.minimum(others.max(axis=1), 1 - p_a)
+    p_b = np.minimum(others.max(axis=1) + distance, 1 - p_a)
     with np.errstate(invalid="ignore"):  # −∞ − −∞ where neither class was ever the answer
         radius = np.asarray(sigma) / 2 * (ndtri(p_a) - ndtri(p_b))
     return np.where(p_a > p_b, radius, 0.0)

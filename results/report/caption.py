@@ -9,6 +9,9 @@ import pandas as pd
 from results.analysis.groups import of_published_data, trained_models
 from results.store.run import Run
 
+FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
+"""Estimators that draw fewer than n samples, in words."""
+
 
 def caption(run: Run) -> list[str]:
     """How the numbers came about, whether they compare with the published ones, and what is missing."""
@@ -50,7 +53,9 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
     sound = certificates["lattice_pixels"].notna()
     arithmetic = " with sound arithmetic" if sound.all() else " with sound arithmetic in part" if sound.any() else ""
-    at_most = " at most (curtailed two-stage sampling)" if (certificates["estimator"] == "two-stage").any() else ""
+    kinds = set(certificates["estimator"])
+    at_most = " or ".join(words for kind, words in FEWER.items() if kind in kinds)
+    at_most = f" at most ({at_most})" if at_most else ""
     return (
         f"{distinct(trials['model'])} on {distinct(trials['dataset'])}{_labels(trials)}, "
         f"{distinct(trials['images'])} test images, "

@@ -35,6 +35,10 @@ BEYOND_ACR = (
     "probability 1 − alpha. p_A: share of an image's samples that are classified as its label; the columns give the "
     "share of images above; where nothing was estimated, it counts as 0."
 )
+SOFT = (
+    "Soft: the ACR of another classifier, whose answer is the class of the largest expected softmax under noise, from "
+    "the same noise samples."
+)
 NOT_REACHED = "–"
 CONVERGENCE = (
     "Accuracy: of the base classifier on one noise sample of each test image, after an epoch; final: after the last. "
@@ -152,6 +156,9 @@ def table_beyond_acr(run: Run) -> ResultTable:
         columns += [Column(f"acr_{n}", f"ACR {at}", 3, "max"), Column(f"rank_{n}", "rank", 0, alone=f"rank {at}")]
     columns.append(Column("together", "all hold", 3, "max", alone="ACR, all hold", on_terminal=False))
     columns.append(Column("two_sided", "two sided", 3, "max", alone="two-sided ACR"))
+    soft = any(group.certificates["radius_soft"].notna().any() for group in groups)
+    if soft:
+        columns.append(Column("soft", "soft", 3, "max", alone="ACR, soft classifier"))
     columns += [Column(f"above_{share}", f"p_A\u00a0>\u00a0{share:g}", 1, "max", "%") for share in SHARES]
     rows = [
         Row(
@@ -159,7 +166,9 @@ def table_beyond_acr(run: Run) -> ResultTable:
             group.method,
             group.title,
             _budgets(group, budgets)
-            | {"together": _acr_together(group), "two_sided": _two_sided_acr(group)}
+            | {"together": _acr_together(group)}
+            | _two_sided_acr(group)
+            | _soft_acr(group)
             | _probable(group),
             setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
         )
@@ -167,7 +176,14 @@ def table_beyond_acr(run: Run) -> ResultTable:
     ]
     _rank(rows, budgets)
     title = "Beyond ACR: smaller budgets, and how many images the right class is probable on"
-    return ResultTable("beyond_acr", title, columns, rows, caption(run), [BEYOND_ACR, *_false_sentences(groups)])
+    return ResultTable(
+        "beyond_acr",
+        title,
+        columns,
+        rows,
+        caption(run),
+        [BEYOND_ACR, *([SOFT] if soft else []), *_false_sentences(groups)],
+    )
 
 
 def can_compare_training(run: Run) -> bool:
@@ -408,7 +424,7 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
     found = {}
     for n in budgets:
         own = group.trials["n"].min()  # of all its trials
-        if n == own or n < own < MOST:
+        if n == own or (n < own < MOST and (group.certificates["estimator"] != "anytime").all()):
             thinned = [
                 at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
                 for rows in group.seeds
@@ -419,7 +435,9 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
 
 def _acr_together(group: Group) -> float:
     """Of certificates that hold all at once; the mean over the seeds."""
-    return sum(average_certified_radius(holding_together(rows)) for rows in group.seeds) / len(group.seeds)
+    return sum(average_certified_radius(holding_together(rows, group.trials)) for rows in group.seeds) / len(
+        group.seeds
+    )
 
 
 def _false_sentences(groups: list[Group]) -> list[str]:
@@ -438,10 +456,21 @@ def _false_sentences(groups: list[Group]) -> list[str]:
     return sentences
 
 
-def _two_sided_acr(group: Group) -> float:
-    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0."""
+def _soft_acr(group: Group) -> dict[str, float]:
+    """As `_two_sided_acr`, of the expected softmax, where it was asked for."""
     rows = group.certificates
-    return float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())
+    if rows["radius_soft"].isna().all():
+        return {}
+    return {"soft": float(rows["radius_soft"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())}
+
+
+def _two_sided_acr(group: Group) -> dict[str, float]:
+    """The mean over all images, where a radius that is unknown or of another class than the label counts as 0; none
+    where no estimation can have one."""
+    rows = group.certificates
+    if (rows["estimator"] == "anytime").all():
+        return {}
+    return {"two_sided": float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())}
 
 
 def _probable(group: Group) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from results.bounds.lattice import debited, is_certified
-from results.bounds.radius import largest_radius, lower_confidence_bound, two_sided_radius
+from results.bounds.anytime import Design, anytime_bound
+from results.bounds.lattice import debited, debited_two_sided, is_certified
+from results.bounds.radius import largest_radius, lower_confidence_bound
+from results.bounds.soft import EDGES, UNIT, expected_softmax_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
@@ -140,7 +142,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
     lists = ("selection_counts", "counts")
-    column = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in (*lists, "soft_weights")}
     refuse = partial(_refuse, holder, column)
     certify = settings.certify
     for name, expected in (
@@ -167,7 +169,11 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
     # Not whichever of the sizes looks best once the samples are drawn: the bound would not hold at alpha.
     planned = samples_to_draw(selection, certify)
-    refuse((status == "certified") & (n != planned), "n is not the number of samples that its selection asks for")
+    anytime = certify.estimator == "anytime"  # whose bound holds wherever it was stopped
+    refuse(
+        (status == "certified") & (n != planned) & (not anytime),
+        "n is not the number of samples that its selection asks for",
+    )
     refuse(n > planned, "n is above the number of samples that its selection asks for")
     refuse(counts.min(axis=1) < 0, "a count is negative")
     refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
@@ -178,7 +184,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
     pixels = column["lattice_pixels"].astype(np.float64)
     refuse(np.isfinite(pixels) != (certify.arithmetic == "sound"), f"its arithmetic is not {certify.arithmetic}")
-    bound = lower_confidence_bound(top, drawn, column["alpha"])
+    bound = _lower_bounds(top, drawn, selection.max(axis=1), certify)
     p_lower, radius = debited(bound, column["sigma"], pixels)
     refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
     refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
@@ -189,19 +195,50 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
         "radius_two_sided does not follow from counts",
     )
     hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
-    refuse((status == "abstained") & (n < planned) & hope, "its estimation stopped before abstention was certain")
+    refuse(
+        (status == "abstained") & (n < planned) & hope & (not anytime),
+        "its estimation stopped before abstention was certain",
+    )
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
+    _check_soft(refuse, column, table["soft_weights"], certify)
+
+
+def _check_soft(
+    refuse: Callable[..., None], column: Mapping[str, NDArray[Any]], weights: pa.ChunkedArray, certify: CertifySettings
+) -> None:
+    there = np.array([n > 0 and certify.soft for n in column["n"]])
+    refuse(weights.is_valid().to_numpy() != there, f"soft_weights are not as soft = {certify.soft} says")
+    refuse(np.isfinite(column["radius_soft"].astype(np.float64)) != there, "radius_soft is not where soft_weights are")
+    own = [given if given and len(given) == len(EDGES) else [0] * len(EDGES) for given in weights.to_pylist()]
+    sums = np.array(own, dtype=np.int64)
+    refuse(there & ((sums.min(axis=1) < 0) | (sums.sum(axis=1) != column["n"] * UNIT)), "soft_weights are not of n")
+    if there.any():
+        radius = np.full(len(there), np.nan)
+        bound = expected_softmax_bound(sums[there], certify.alpha)
+        pixels = column["lattice_pixels"][there].astype(np.float64)
+        radius[there] = debited(bound, column["sigma"][there], pixels)[1]
+        unlike = there & ~np.isclose(column["radius_soft"].astype(np.float64), radius, rtol=1e-9, atol=1e-9)
+        refuse(unlike, "radius_soft does not follow from soft_weights")
+
+
+def _lower_bounds(
+    top: NDArray[np.int64], drawn: NDArray[np.int64], selection: NDArray[np.int64], certify: CertifySettings
+) -> NDArray[np.float64]:
+    """Of images with `top` of `drawn` samples of the class that so many samples of the selection chose."""
+    if certify.estimator == "anytime":
+        return anytime_bound(top, drawn, Design.of(selection, certify.n0, certify.n, certify.alpha), certify.alpha)
+    return lower_confidence_bound(top, drawn, certify.alpha)
 
 
 def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
-    """The samples that an estimation was to draw, whatever they answered.
+    """The samples that an estimation was to draw, whatever they answered; at most, where it is stopped by that.
 
     Args:
         selection: (images, classes), the counts of the selection.
         certify: the trial's settings of that name.
     """
-    if certify.estimator == "fixed":
+    if certify.estimator != "two-stage":
         return np.full(len(selection), certify.n)
     return planned_samples(selection.max(axis=1), certify.n0, certify.n, certify.alpha)
 
@@ -209,14 +246,14 @@ def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> N
 def two_sided_radii(
     counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """`two_sided_radius` of rows; NaN where an estimation was not made, or ended before the planned samples: the bounds
-    are for a number of samples that does not depend on their answers; and of sound arithmetic, which does not debit
-    them."""
+    """`debited_two_sided` of rows; NaN where an estimation was not made, or ended before the planned samples, or might
+    have (anytime): the bounds are for a number of samples that does not depend on their answers."""
     found = np.full(len(counts), np.nan)
-    whole = (column["n"] == planned) & (planned > 0) & ~np.isfinite(column["lattice_pixels"].astype(np.float64))
+    whole = (column["n"] == planned) & (planned > 0) & (column["estimator"] != "anytime")
     if whole.any():
-        selected, alpha, sigma = (column[name][whole] for name in ("selected", "alpha", "sigma"))
-        found[whole] = two_sided_radius(counts[whole], selected, alpha, sigma)
+        names = ("selected", "alpha", "sigma", "lattice_pixels")
+        selected, alpha, sigma, pixels = (column[name][whole] for name in names)
+        found[whole] = debited_two_sided(counts[whole], selected, alpha, sigma, pixels.astype(np.float64))
     return found
 
 

@@ -50,7 +50,11 @@ class CertificateRow(Record):
     radius: Amount
     """ℓ2, in [0, 1] pixel units; 0 unless certified."""
     radius_two_sided: Amount | None = None
-    """By p_A and p_B (thesis Eq. 2.6), each at half of alpha; null also where an estimation was not made to its end."""
+    """By p_A and p_B (thesis Eq. 2.6), each at half of alpha; null also where an estimation was not made to its end, or
+    its end depended on its answers (anytime)."""
+    radius_soft: Amount | None = None
+    """Of the soft smoothed classifier, argmax of the expected softmax, at the same image, `selected` and alpha
+    (`results.bounds.soft`); 0: none is certified; null: not asked for, or nothing estimated."""
     p_lower: Share
     """Lower confidence bound on the probability of `selected`, at confidence 1 − alpha."""
     selected: Natural | None = None
@@ -58,11 +62,11 @@ class CertificateRow(Record):
     count_top: Natural | None = None
     """counts[selected]."""
     n: Natural
-    """Samples drawn: the trial's n; fewer where sampling is two-stage, or where abstention was certain earlier (take
-    such a row for an abstention at any other alpha too); 0: misclassified."""
+    """Samples drawn: the trial's n; fewer where sampling is two-stage or anytime, or where abstention was certain
+    earlier (take such a row for an abstention at any other alpha too); 0: misclassified."""
     n0: Natural
     alpha: Share
-    estimator: Literal["fixed", "two-stage", "imported"]
+    estimator: Literal["fixed", "two-stage", "anytime", "imported"]
     """imported: of another program's log, with the n and alpha that were stated for it."""
     classifier: str
     """network, mean of 3 logits, 2-consensus of 3; unknown: imported."""
@@ -73,6 +77,9 @@ class CertificateRow(Record):
     """Of the n0 samples, one per class."""
     counts: list[Natural] | None = None
     """Of the n samples, one per class."""
+    soft_weights: list[Natural] | None = None
+    """The softmax of `selected` among the n samples: 2²⁰ for each, on the two of `results.bounds.soft.EDGES` that it
+    lies between; null as `radius_soft`."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""

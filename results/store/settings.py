@@ -25,7 +25,7 @@ Sigma = Annotated[float, Field(gt=0, le=100)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["auto", "fp32", "bf16"]
-Estimator = Literal["fixed", "two-stage"]
+Estimator = Literal["fixed", "two-stage", "anytime"]
 Arithmetic = Literal["float", "sound"]
 Option = bool | int | float | str
 
@@ -63,10 +63,14 @@ class CertifySettings(Record):
     """Certify this many test images, evenly spaced; all where not given."""
     precision: Precision = "auto"
     estimator: Estimator = "fixed"
-    """fixed: n samples of every image; two-stage: as many as an image needs, at most n (`results.bounds.two_stage`)."""
+    """fixed: n samples of every image; two-stage: as many as an image needs, at most n, decided before they are drawn
+    (`results.bounds.two_stage`); anytime: an image is looked at as it goes on, and its bound holds whenever it is
+    stopped (`results.bounds.anytime`)."""
     arithmetic: Arithmetic = "float"
     """float: x + ε in float32, as everybody does it; sound: certificates hold in floating point, whatever the
     classifier makes of the last bits of its input (`results.bounds.lattice`)."""
+    soft: bool = False
+    """Bound the expected softmax as well: a certificate of another classifier (`results.bounds.soft`)."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
 
@@ -146,9 +150,15 @@ class CertifiedTrial(TrialSettings):
     @cached_property
     def noise_seed(self) -> int:
         """Seed of the certification noise. No two trials share a random stream, unless they differ only in what they
-        leave out: their certificates are then the same."""
-        certify = self.certify.model_dump(exclude={"skip_misclassified"})
+        leave out, or also bound: their certificates are then the same."""
+        certify = self.certify.model_dump(exclude={"skip_misclassified", "soft"})
         return int(short_digest(self._identity(without={"certify"}) | {"certify": certify}), 16)
+
+    def _identity(self, without: set[str]) -> dict[str, object]:
+        identity = super()._identity(without)
+        if not self.certify.soft and "certify" in identity:  # a trial without it is the one that it was
+            identity["certify"] = self.certify.model_dump(exclude={"soft"})
+        return identity
 
 
 class NativeTrial(CertifiedTrial):

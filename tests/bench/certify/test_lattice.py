@@ -19,7 +19,7 @@ from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.runner.single import run_single
 from results.bounds.lattice import STEPS, H, debited, distance, lattice_debit, most_steps
-from results.bounds.radius import certified_radius, lower_confidence_bound
+from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.run import read_run
@@ -168,8 +168,12 @@ def test_a_run_in_the_sound_mode_from_training_to_audit(tmp_path: Path) -> None:
     sound = rows[rows["method"] != "ordinary"]
     assert (sound["lattice_pixels"] == PIXELS).all()
     assert rows[rows["method"] == "ordinary"]["lattice_pixels"].isna().all()
-    assert sound["radius_two_sided"].isna().all()
     assert (sound["radius"] > 0).any()
+    certified = rows[rows["status"] == "certified"]
+    counts = np.array(certified["counts"].tolist())
+    undebited = two_sided_radius(counts, certified["selected"].astype(int).to_numpy(), certified["alpha"], 0.25)
+    debit = np.where(certified["lattice_pixels"].notna(), lattice_debit(PIXELS), 0.0)
+    assert certified["radius_two_sided"].to_numpy() == pytest.approx(undebited - debit, abs=1e-9)
     assert "with sound arithmetic in part" in " ".join(report.tables[0].setting)
     assert audit(tmp_path / "run")["rows"] == 60
     assert {verdict.outcome for verdict in verify_run(run, 20, seed=0).verdicts} == {"identical"}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import bench.certify.smoothing
 from bench.certify.smoothing import Certificate, Smoothed
 from bench.machine.randomness import Role
+from results.bounds.anytime import Design, anytime_bound
 from results.bounds.radius import certifying_count, largest_radius, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
 from results.store.settings import CertifySettings, Estimator
@@ -132,6 +133,39 @@ def test_half_space(estimator: Estimator, count: int, seed: int) -> None:
         assert len(np.unique(sizes)) >= 3
         assert (column(found, "n")[certified] == sizes[certified]).all()
     assert abs(surprise(wrong, expected_to_be_wrong(p_selected, sizes))) < 4
+
+
+def test_anytime_is_wrong_at_most_as_often_as_alpha(count: int, seed: int) -> None:
+    """Images that are stopped by their own answers."""
+    count //= 10
+    images = points(count, seed, 0.2, 0.8)
+    found = certify(half_space, images, 640, "anytime", seed)
+    assert len(set(column(found, "n"))) > 5
+    distance = images[:, 0].double().numpy() - 0.5
+    wrong = wrong_certificates(found, probability_of_selected(found, norm.cdf(distance / SIGMA)))
+    assert wrong.mean() < ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / count)
+    for certificate in found[:50]:
+        design = Design.of(np.array([max(certificate.selection_counts)]), N0, 640, ALPHA)
+        [bound] = anytime_bound([certificate.count_top], [certificate.n], design, ALPHA)
+        assert certificate.p_lower == bound
+
+
+def test_stopping_where_the_bound_of_one_size_is_best_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clopper and Pearson's bound, looked at until it is above what it will be with all samples."""
+
+    def fixed(k: object, n: object, _design: object, alpha: float) -> Floats:
+        return lower_confidence_bound(np.asarray(k), np.asarray(n), alpha)
+
+    monkeypatch.setattr(bench.certify.smoothing, "anytime_bound", fixed)
+    monkeypatch.setattr(
+        bench.certify.smoothing,
+        "may_stop",
+        lambda k, n, _design, alpha: lower_confidence_bound(k, n, alpha) > norm.cdf(0.1 / SIGMA),
+    )
+    images = torch.full((1000, 2), 0.6)
+    found = certify(half_space, images, 640, "anytime")
+    wrong = wrong_certificates(found, probability_of_selected(found, np.full(1000, norm.cdf(0.1 / SIGMA))))
+    assert wrong.mean() > ALPHA + 4 * math.sqrt(ALPHA * (1 - ALPHA) / 1000)
 
 
 def test_ball(count: int, seed: int) -> None:

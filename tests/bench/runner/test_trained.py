@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -26,6 +27,7 @@ from bench.machine.hardware import peak_memory_bytes, resolve_precision, restart
 from bench.models.classifier import build_model
 from bench.models.sources import SourceError, open_model
 from results import read_run
+from results.bounds.anytime import Design, anytime_bound, look_sizes
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.store.folder import RunFolder, read_json
 from results.store.merge import merge_run
@@ -123,6 +125,30 @@ def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_pat
         "n = 960 at most (curtailed two-stage sampling)"
         in (tmp_path / "run" / "tables" / "certified_accuracy.md").read_text()
     )
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_rows_that_were_stopped_by_their_answers_follow_from_their_counts(
+    trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    arguments = ["--n", "960", "--images", "30", "--estimator", "anytime"]
+    assert bench("certify", "--model", name_of(trained), "--out", out, *arguments) == 0
+    rows = read_run(out).certificates
+    estimated = rows[rows["n"] > 0]
+    assert set(estimated["n"]) <= set(look_sizes(960))
+    assert rows["radius_two_sided"].isna().all()
+    design = Design.of(estimated["selection_counts"].map(max).to_numpy(), 100, 960, 0.001)
+    bounds = anytime_bound(estimated["count_top"], estimated["n"], design, 0.001)
+    assert estimated["p_lower"].to_numpy() == pytest.approx(bounds, rel=1e-12)
+    assert "n = 960 at most (anytime-valid bounds)" in (tmp_path / "run/tables/certified_accuracy.md").read_text()
+    beyond = (tmp_path / "run" / "tables" / "beyond_acr.csv").read_text().splitlines()
+    [line] = csv.DictReader(beyond)
+    assert line["two_sided"] == ""
+    assert line["together"] == line["acr_960"]  # of so few images each holds at alpha
+    capsys.readouterr()
+    assert bench("verify", out, "--images", "30") == 0
+    assert "30 identical" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_no_figures")

@@ -133,6 +133,8 @@ def test_what_has_no_answer_is_refused() -> None:
         at_budget(rows, 100, np.random.default_rng(0), trials=trials(1000), alpha=1)
     with pytest.raises(ValueError, match="the trial t of the certificates is not among the trials"):
         at_budget(rows, 100, np.random.default_rng(0), trials=trials(1000).iloc[1:])
+    with pytest.raises(ValueError, match="anytime certificates were stopped by their answers"):
+        at_budget(rows.assign(estimator="anytime"), 100, np.random.default_rng(0), trials=trials(1000))
     many = rows.assign(n=10**9, count_top=9 * 10**8)
     with pytest.raises(ValueError, match="rows of 1000000000 samples cannot be thinned"):
         at_budget(many, 10**6, np.random.default_rng(0), trials=trials(10**9))

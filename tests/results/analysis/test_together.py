@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import beta, norm
 
 from results.analysis.together import false_at_most, holding_together
+from results.bounds.anytime import Design, anytime_bound
 from results.bounds.radius import certified_radius
 
 
@@ -17,6 +18,9 @@ def test_of_ten_thousand_certificates_fifteen_may_be_false() -> None:
     assert (draws <= 15).mean() >= 0.95 > (draws <= 14).mean()
 
 
+TRIALS = pd.DataFrame({"trial_id": ["t"], "n": [100_000]})
+
+
 def rows_of(counts: list[int], n: int, images: int, sigma: float = 1.0) -> pd.DataFrame:
     """Certificates at alpha = .001 of which the first have these counts, and the others were misclassified."""
     known = len(counts)
@@ -26,6 +30,7 @@ def rows_of(counts: list[int], n: int, images: int, sigma: float = 1.0) -> pd.Da
             "trial_id": "t",
             "status": ["certified" if p >= 0.5 else "abstained" for p in bounds] + ["misclassified"] * (images - known),
             "alpha": 0.001,
+            "estimator": "fixed",
             "sigma": sigma,
             "lattice_pixels": pd.array([pd.NA] * images, "Int64"),
             "n": [n] * known + [0] * (images - known),
@@ -41,10 +46,23 @@ def rows_of(counts: list[int], n: int, images: int, sigma: float = 1.0) -> pd.Da
 def test_the_largest_radius_falls_from_3_811_to_3_668_sigma() -> None:
     rows = rows_of([100_000], 100_000, 10_000)
     assert rows["radius"].iloc[0] == pytest.approx(3.811, abs=5e-4)
-    found = holding_together(rows)
+    found = holding_together(rows, TRIALS)
     assert found["radius"].iloc[0] == pytest.approx(3.668, abs=5e-4)
     assert found["radius"].iloc[0] == pytest.approx(norm.ppf(beta.ppf(0.05 / 10_000, 100_000, 1)))
-    assert holding_together(rows_of([100_000], 100_000, 10))["radius"].iloc[0] == rows["radius"].iloc[0]  # few: alpha
+    assert (
+        holding_together(rows_of([100_000], 100_000, 10), TRIALS)["radius"].iloc[0] == rows["radius"].iloc[0]
+    )  # few: alpha
+
+
+def test_a_bound_at_any_time_stays_one() -> None:
+    """Of an image that was stopped by its answers, at a smaller alpha too."""
+    selection = [[0, 2, 0, 98], [100, 0, 0, 0], [100, 0, 0, 0]]
+    rows = rows_of([49_000], 50_000, 3).assign(estimator="anytime", n0=100, selection_counts=selection)
+    wide = pd.concat([rows, *[rows.iloc[1:]] * 5000], ignore_index=True)
+    design = Design.of(np.array([98]), 100, 100_000, 0.001)
+    [expected] = anytime_bound([49_000], [50_000], design, 0.05 / len(wide))
+    assert holding_together(wide, TRIALS)["p_lower"].iloc[0] == pytest.approx(expected, rel=1e-12)
+    assert expected < beta.ppf(0.05 / len(wide), 49_000, 1001)
 
 
 def test_what_is_no_certificate_stays_none_and_a_bare_one_is_lost() -> None:
@@ -52,7 +70,7 @@ def test_what_is_no_certificate_stays_none_and_a_bare_one_is_lost() -> None:
     bare = next(k for k in range(n) if beta.ppf(0.001, k, n - k + 1) >= 0.5)  # the fewest that certify
     rows = pd.concat([rows_of([bare, bare - 1, n], n, 5), rows_of([], n, 1000)], ignore_index=True)
     assert rows["status"].tolist()[:5] == ["certified", "abstained", "certified", "misclassified", "misclassified"]
-    found = holding_together(rows)
+    found = holding_together(rows, TRIALS)
     assert found["status"].tolist()[:5] == ["abstained", "abstained", "certified", "misclassified", "misclassified"]
     assert found["predicted"].tolist()[:5] == [-1, -1, 3, -1, -1]
     assert found["correct"].tolist()[:5] == [False, False, True, False, False]

@@ -78,3 +78,13 @@ def test_the_two_sided_radius_by_hand_and_against_the_one_sided() -> None:
     assert found[0] > one_sided[0]  # the other answers are spread over two classes
     assert found[1] == pytest.approx(0.5 * norm.ppf(proportion_confint(900, 1000, 0.001, method="beta")[0]))
     assert found[2] == 0
+
+
+def test_the_distance_of_the_noise_is_taken_from_both_bounds_of_the_two_sided_radius() -> None:
+    counts, selected = np.array([[600, 200, 200], [900, 100, 0]]), np.array([0, 0])
+    p_a = proportion_confint(600, 1000, 0.001, method="beta")[0] - 0.01
+    p_b = proportion_confint(200, 1000, 0.0005, method="beta")[1] + 0.01
+    found = two_sided_radius(counts, selected, 0.001, 0.5, 0.01)
+    assert found[0] == pytest.approx(0.25 * (norm.ppf(p_a) - norm.ppf(p_b)))
+    p_a = proportion_confint(900, 1000, 0.001, method="beta")[0] - 0.01
+    assert found[1] == pytest.approx(0.5 * norm.ppf(p_a))

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from results import read_run
+from results.bounds.anytime import Design, anytime_bound
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
 from results.store.folder import RunFolder, TrialFolder, read_json, write_json
@@ -223,6 +225,38 @@ def test_a_two_stage_n_follows_from_the_selection_not_from_what_was_drawn(tmp_pa
     assert set(read_run(run.path).certificates["n"]) == {0, planned}
     drawn(planned * 2)
     with pytest.raises(MergeError, match="n is not the number of samples that its selection asks for"):
+        merge_run(run)
+
+
+def test_an_anytime_bound_holds_wherever_it_was_stopped_and_only_that_one(tmp_path: Path) -> None:
+    certify = {"n": 100_000, "n0": 10, "estimator": "anytime"}
+    run = write_fake_run(tmp_path / "run", [small_trial("gaussian", 0.25, certify=certify)])
+
+    def drawn(n: int, bound: Callable[[int], float]) -> None:
+        for path in first_trial(run).shard_files():
+            table = pq.read_table(path)
+            rows = [row | stopped(row, n, bound) for row in table.to_pylist() if row["n"]]
+            rows += [row for row in table.to_pylist() if not row["n"]]
+            rows.sort(key=lambda row: row["index"])
+            pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+    def stopped(row: dict[str, Any], n: int, bound: Callable[[int], float]) -> dict[str, Any]:
+        p_lower = bound(n)
+        radius = float(certified_radius(p_lower, row["sigma"]))
+        return fewer(row, n, round(0.98 * n)) | {"p_lower": p_lower, "radius": radius, "radius_two_sided": None}
+
+    def anytime(n: int) -> float:
+        return float(anytime_bound([round(0.98 * n)], [n], Design.of(np.array([9]), 10, 100_000, 0.001), 0.001)[0])
+
+    for n in (25_000, 12_345, 100_000):
+        drawn(n, anytime)
+        merge_run(run)
+        assert set(read_run(run.path).certificates["n"]) == {0, n}
+    drawn(12_345, lambda n: float(lower_confidence_bound(round(0.98 * n), n, 0.001)))
+    with pytest.raises(MergeError, match="p_lower does not follow from counts"):
+        merge_run(run)
+    drawn(100_001, anytime)
+    with pytest.raises(MergeError, match="n is above the number of samples"):
         merge_run(run)
 
 
