@@ -38,7 +38,8 @@ class AuditError(ValueError):
 
 
 def audit(run: Path) -> dict[str, int]:
-    """Check everything; how many trials, rows, and rows without counts (imported) were found in order.
+    """Check everything; how many trials, rows, rows without counts (imported), and trials whose noise is seeded by a
+    beacon were found in order.
 
     Raises:
         AuditError: the first thing that does not follow.
@@ -54,7 +55,7 @@ def audit(run: Path) -> dict[str, int]:
                 f"certificates.parquet: image {row['index']} is of {row['trial_id']}, not in trials.parquet"
             )
         by_trial[row["trial_id"]].append(row)
-    imported = 0
+    imported = beacons = 0
     for name, own in by_trial.items():
         if name not in listed:
             raise AuditError(f"trials.parquet: {name} is not a trial of run.json")
@@ -66,10 +67,11 @@ def audit(run: Path) -> dict[str, int]:
         training = _sealed(run / "trials" / name / "training.json")
         _check_weights(run, name, settings, training)
         _check_images(name, settings, training, own)
+        beacons += settings["certify"]["beacon"] is not None
         for row in own:
             _check_row(f"{name}, image {row['index']}", settings, training, row)
     _check_table(run / "tables" / "certified_accuracy.csv", by_trial)
-    return {"trials": len(merged), "rows": len(rows), "imported": imported}
+    return {"trials": len(merged), "rows": len(rows), "imported": imported, "beacons": beacons}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -141,6 +143,10 @@ def _identity(settings: dict[str, Any], training: dict[str, Any], row: Row) -> I
         yield "is of other weights than its trial's"
     if row["estimator"] != certify["estimator"]:
         yield f"estimator {row['estimator']}, its trial has {certify['estimator']}"
+    if certify["beacon"] is not None:
+        digest = hashlib.sha256(f"{row['checkpoint_sha256']}\n{certify['beacon']}".encode()).hexdigest()
+        if row["noise_seed"] != int(digest[:12], 16):
+            yield f"noise_seed {row['noise_seed']} is not that of its weights and the beacon {certify['beacon']}"
 
 
 def _selection(row: Row) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.base import (
+    BeaconOption,
     Group,
     PluginOption,
     RunArgument,
@@ -65,6 +66,7 @@ def certify(
     arithmetic: Annotated[
         str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
     ] = "float",
+    beacon: BeaconOption = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -89,6 +91,7 @@ def certify(
             "estimator": estimator,
             "arithmetic": arithmetic,
             "skip_misclassified": not full,
+            "beacon": beacon,
         }
         # Before the model is opened, which takes torch and the user's own code.
         _external(

@@ -73,10 +73,11 @@ def audit(
             found = check(folder)
         except AuditError as error:
             raise UserError(str(error)) from None
+    seeded = f"; trials with noise seeded by their weights and a beacon: {found['beacons']}" * bool(found["beacons"])
     counted = f" ({found['imported']} of them imported, without counts)" if found["imported"] else ""
     console.print(
         f"{found['rows']} certificates{counted} of {found['trials']} trials: counts, bounds, radii, images, weights "
-        "and the table of certified accuracy follow from one another",
+        f"and the table of certified accuracy follow from one another{seeded}",
         highlight=False,
         soft_wrap=True,
     )

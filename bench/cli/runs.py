@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from bench.cli.base import (
+    BeaconOption,
     PluginOption,
     RunArgument,
     app,
@@ -185,6 +186,7 @@ def trial(
         str, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
+    beacon: BeaconOption = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     plugin: PluginOption = None,
 ) -> None:
@@ -194,7 +196,7 @@ def trial(
 
     with stopped_in_order(), user_errors():
         load_plugins(plugin or ())
-        chosen = read_trial(location(settings))
+        chosen = read_trial(location(settings), beacon)
         folder = RunFolder(location(out))
         from bench.runner.single import run_single  # with torch
 

@@ -141,6 +141,7 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "device": "a machine",
             "device_kind": "cpu",
             "noise": "philox4x64-10/1",
+            "noise_seed": 0,
             "torch_version": "2.11",
             "checkpoint_sha256": "0" * 64,
         }
