@@ -120,6 +120,40 @@ def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    _print_power(found["detectable"])
+
+
+def _print_power(detectable: list[dict[str, Any]]) -> None:
+    """Which differences the run could detect."""
+    if not detectable:
+        return
+    from results.analysis.power import ASSUMED
+
+    headings = [
+        *(Heading(text, right=True) for text in ("σ", "images", "seeds", "ACR")),
+        Heading(f"ACR, Holm\n{detectable[0]['pairs']} pairs", f"ACR, Holm, {detectable[0]['pairs']} pairs", right=True),
+        Heading("certified\naccuracy", "certified accuracy", right=True),
+    ]
+    rows = [
+        [
+            f"{each['sigma']:g}",
+            str(each["images"]),
+            str(each["seeds"]),
+            *(f"{each[key]:.4f}" for key in ("acr", "acr_corrected")),
+            f"{100 * each['accuracy']:.1f} points",
+        ]
+        for each in detectable
+    ]
+    console.print(
+        "", "Differences of two methods that are found with probability .8 at .05, two-sided", highlight=False
+    )
+    console.print(Sheet(headings, rows, gap=1))
+    one = (
+        ""
+        if min(each["seeds"] for each in detectable) > 1
+        else (" With one seed the difference is that of two trained models, and says nothing of other trainings.")
+    )
+    console.print(ASSUMED + one, style="italic", highlight=False, soft_wrap=True)
 
 
 def _millions(count: int) -> str:
