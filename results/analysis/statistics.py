@@ -80,11 +80,12 @@ def wilson(successes: Shares, count: int) -> tuple[Shares, Shares]:
 
 
 def simultaneous_band(accuracies: Floats, images: int, seeds: int = 1) -> tuple[Floats, Floats]:
-    """The band that holds a whole curve of certified accuracy, at all radii at once, with 95 %: ± √(ln(2/.05) / 2n).
-    It is for the uncertainty of the test images.
+    """The band that holds a whole curve of certified accuracy, at all radii at once, with 95 %: ± √(ln(2/.05)
+    / 2n), for the uncertainty of the test images.
 
     An empirical distribution function, here of the radius for which an image is certified correctly, is nowhere further
-    from the true one, with so much confidence (Dvoretzky, Kiefer & Wolfowitz 1956; constant of Massart 1990). Of the mean curve of several seeds each has .05 divided by their number (Bonferroni).
+    from the true one with so much confidence (Dvoretzky, Kiefer & Wolfowitz 1956, with the constant of Massart 1990).
+    Of the mean curve of several seeds each has .05 divided by their number (Bonferroni).
 
     Args:
         accuracies: of the curve, in [0, 1], at any radii.
