@@ -24,7 +24,8 @@ e_si are normal, d·· is independent of U_s and of U_i, and the coverage is at 
     E G(λ_s t_S² U_s + λ_i t_n² U_i) ≥ λ_s E G(t_S² U_s) + λ_i E G(t_n² U_i) = .95.
 
 Of images there are many, so that only the few a_s have to be normal. Satterthwaite's degrees of freedom are usual for
-such a sum; in simulations they reject true hypotheses at .05 up to 13 % of the time with two seeds, and 8 % with three.
+such a sum; in simulations they reject true hypotheses at .05 up to 13 % of the time with two seeds, and 8 % with three
+(docs/performance.md).
 """
 
 from __future__ import annotations

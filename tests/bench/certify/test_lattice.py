@@ -82,7 +82,8 @@ def test_no_distance_in_total_variation_holds_in_the_ordinary_mode() -> None:
     black, settings = torch.zeros(1, 3, 32, 32), CertifySettings(n=500, n0=50)
     normal = 0.25 * torch.randn(500, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert (Directions()(normal.float()).argmax(1) == 1).all()
-    for arithmetic, answer in (("float", 0), ("sound", 1)):
+    expected: list[tuple[Arithmetic, int]] = [("float", 0), ("sound", 1)]
+    for arithmetic, answer in expected:
         smoothed = Smoothed(Directions(), 0.25, 2, precision="fp32", arithmetic=arithmetic, device=CPU)
         [certificate] = smoothed.certify(black, settings)
         assert (certificate.status, certificate.predicted, certificate.count_top) == ("certified", answer, 500)
