@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -37,9 +38,9 @@ class AuditError(ValueError):
     """What does not follow, with the row or file; the message is one sentence."""
 
 
-def audit(run: Path) -> dict[str, int]:
-    """Check everything; how many trials, rows, rows without counts (imported), and trials whose noise is seeded by a
-    beacon were found in order.
+def audit(run: Path) -> dict[str, Any]:
+    """Check everything; how many trials, rows, and rows without counts (imported) were found in order, and by which
+    beacons how many trials are seeded: what no file can tell is whether these were unknown when weights were fixed.
 
     Raises:
         AuditError: the first thing that does not follow.
@@ -55,7 +56,7 @@ def audit(run: Path) -> dict[str, int]:
                 f"certificates.parquet: image {row['index']} is of {row['trial_id']}, not in trials.parquet"
             )
         by_trial[row["trial_id"]].append(row)
-    imported = beacons = 0
+    imported, beacons = 0, Counter[str]()
     for name, own in by_trial.items():
         if name not in listed:
             raise AuditError(f"trials.parquet: {name} is not a trial of run.json")
@@ -67,7 +68,7 @@ def audit(run: Path) -> dict[str, int]:
         training = _sealed(run / "trials" / name / "training.json")
         _check_weights(run, name, settings, training)
         _check_images(name, settings, training, own)
-        beacons += settings["certify"]["beacon"] is not None
+        beacons.update({settings["certify"]["beacon"]} - {None})
         for row in own:
             _check_row(f"{name}, image {row['index']}", settings, training, row)
     _check_table(run / "tables" / "certified_accuracy.csv", by_trial)

@@ -73,7 +73,10 @@ def audit(
             found = check(folder)
         except AuditError as error:
             raise UserError(str(error)) from None
-    seeded = f"; trials with noise seeded by their weights and a beacon: {found['beacons']}" * bool(found["beacons"])
+    seeded = "".join(
+        f"; by their weights and the beacon {escape(beacon)} noise is seeded of {count} trial{'s' * (count > 1)}"
+        for beacon, count in found["beacons"].items()
+    )
     counted = f" ({found['imported']} of them imported, without counts)" if found["imported"] else ""
     console.print(
         f"{found['rows']} certificates{counted} of {found['trials']} trials: counts, bounds, radii, images, weights "

@@ -45,7 +45,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the trials and what they will cost on this machine.")
+        bool,
+        typer.Option("--dry-run", help="Only list the trials, their cost on this machine, and what they could detect."),
     ] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
@@ -144,9 +145,7 @@ def _print_power(detectable: list[dict[str, Any]]) -> None:
         ]
         for each in detectable
     ]
-    console.print(
-        "", "Differences of two methods that are found with probability .8 at .05, two-sided", highlight=False
-    )
+    console.print("\nDifferences of two methods that are found with probability .8 at .05, two-sided", highlight=False)
     console.print(Sheet(headings, rows, gap=1))
     one = (
         ""

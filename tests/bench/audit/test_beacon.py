@@ -92,7 +92,8 @@ def test_another_beacon_is_another_certification_of_the_same_training(tmp_path: 
 def test_verify_and_audit_pass_a_run_in_order(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("verify", str(run.path)) == 0
     assert bench("audit", str(run.path)) == 0
-    assert "noise seeded by their weights and a beacon: 2" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"by their weights and the beacon {BEACON} noise is seeded of 2 trials" in said
 
 
 def test_bench_run_takes_one_and_hands_it_on() -> None:
