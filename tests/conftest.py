@@ -216,6 +216,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
         device="a machine",
         device_kind="cpu",
         noise=NOISE,
+        noise_seed=trial.noise_seed(sha256),
         torch_version="0",
         checkpoint_sha256=sha256,
     )

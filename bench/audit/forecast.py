@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.passes import as_a_constant
 from methods import TrainingStep
+from results.analysis.power import Detectable, detectable
 from results.store.shards import evenly_spaced
 
 SECONDS = 10.0
@@ -132,8 +134,22 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
         "compiled": any(trial.certify.n >= COMPILE_FROM for trial in trials),
         "trials": [asdict(each) for each in found],
         "seconds": sum(each.seconds for each in found),
+        "detectable": [asdict(each) for each in _detectable(trials)],
         "rates": {" ".join(map(str, key)): asdict(speed) for key, speed in rates.items()},
     }
+
+
+def _detectable(trials: Sequence[Trial]) -> list[Detectable]:
+    """At each σ at which there are two rows to compare, with the seeds that all of its rows have."""
+    seeds: dict[float, dict[str, set[int]]] = {}
+    images: dict[float, int] = {}
+    for trial in trials:
+        seeds.setdefault(trial.sigma, {}).setdefault(trial.name, set()).add(trial.seed)
+        test_images = len(load_images(trial.data, "test", trial.dataset))
+        images[trial.sigma] = len(evenly_spaced(test_images, trial.certify.images))
+    shared = {sigma: len(set.intersection(*own.values())) for sigma, own in seeds.items() if len(own) > 1}
+    pairs = sum(math.comb(len(seeds[sigma]), 2) for sigma in shared)
+    return [detectable(sigma, images[sigma], max(1, count), pairs) for sigma, count in shared.items()]
 
 
 def _shared(trials: Sequence[Trial]) -> dict[str, list[str]]:

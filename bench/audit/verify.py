@@ -147,7 +147,7 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
     rows = certificates[certificates["estimator"] != "imported"]
     if rows.empty:
         raise StoreError(f"{run.path}: holds imported logs only, so there is no model to try")
-    return rows.astype({"selected": "int64", "count_top": "int64"})
+    return rows.astype({"selected": "int64", "count_top": "int64", "noise_seed": "int64"})
 
 
 def open_certified(
@@ -162,6 +162,8 @@ def open_certified(
     source, settings = from_trial(run, trial_id, factories), read_settings(run, trial_id)
     if source.weights != rows["checkpoint_sha256"].iloc[0]:
         raise StoreError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
+    if (rows["noise_seed"] != settings.noise_seed(source.weights)).any():
+        raise StoreError(f"{run.trial(trial_id).path}: its noise is not seeded by its settings, or weights and beacon")
     where = resolve_data(data or settings.data)
     name = dataset_name(where)
     if name != settings.dataset:

@@ -140,9 +140,8 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
     labels = images.labels[indices].tolist()
     pixels = torch.from_numpy(images.images[indices]).float() / 255
     smoothed = model.smoothed
-    certificates = smoothed.iter_certify(
-        pixels, settings.certify, seed=settings.noise_seed, indices=indices, labels=labels
-    )
+    seed = settings.noise_seed(model.sha256)
+    certificates = smoothed.iter_certify(pixels, settings.certify, seed=seed, indices=indices, labels=labels)
     meter = EnergyMeter(smoothed.device)
     rows, spent = [], meter.joules()
     for index, label, certificate in zip(indices, labels, certificates, strict=True):
@@ -163,6 +162,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             device=device_name(smoothed.device),
             device_kind=smoothed.device.type,
             noise=NOISE,
+            noise_seed=seed,
             torch_version=str(torch.__version__),
             checkpoint_sha256=model.sha256,
             joules=None if before is None or spent is None else spent - before,

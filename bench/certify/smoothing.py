@@ -27,6 +27,7 @@ from bench.certify.soft import SoftmaxWeights
 from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
+from bench.machine.normals import cut_tails
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
 from bench.models.external import ModelError
@@ -43,6 +44,8 @@ ABSTAIN = -1
 USUAL = CertifySettings()
 PREDICT_ALPHA = 0.001
 """Probability that an answer of PREDICT is not that of g, where none is given."""
+NEGLIGIBLE = 0.01
+"""Share of 1 − p_lower that the noise may lack in its tails."""
 INTERIM_ANALYSES = 20
 """An estimation is judged at every 20th of its samples, in its second half: abstention may be certain by then."""
 
@@ -162,6 +165,7 @@ class Smoothed:
 
         Raises:
             ValueError: images outside [0, 1].
+            BenchError: n is so large that the noise's cut tails count (`bench.machine.normals`).
             ModelError: the model fails, gives NaN or another number of logits, or its answers are not those of a
                 function of the image.
         """
@@ -179,6 +183,8 @@ class Smoothed:
         """As `certify`, one certificate at a time."""
         _check_images(images)
         shape = images.shape[1:]
+        if self.arithmetic == "float":
+            _check_tails(shape.numel(), settings)
         classify, engine = self.engine.classifier(shape, settings.n)
         passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
@@ -358,6 +364,16 @@ def check_prediction(n: int, alpha: float) -> None:
         raise BenchError(
             f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all samples agree; n must be "
             f"at least {1 + math.ceil(-math.log2(alpha))}"
+        )
+
+
+def _check_tails(numbers: int, settings: CertifySettings) -> None:
+    """The bound is of the noise that is drawn, whose tails are cut."""
+    least = -math.expm1(math.log(settings.alpha) / settings.n)  # 1 − p_lower where all samples agree
+    if cut_tails(numbers) > NEGLIGIBLE * least:
+        raise BenchError(
+            f"n = {settings.n} with alpha = {settings.alpha:g}: certifies probabilities so near 1 that the tails which "
+            f"the noise of {numbers} numbers lacks would count: take a smaller n, or arithmetic = sound"
         )
 
 

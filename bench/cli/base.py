@@ -88,6 +88,9 @@ PluginOption = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="A file or module with methods, networks or data of your own; its code is run."),
 ]
+BeaconOption = Annotated[
+    str | None, typer.Option(help="A value published after the weights: with them it seeds the certification noise.")
+]
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.base import (
+    BeaconOption,
     Group,
     PluginOption,
     RunArgument,
@@ -68,6 +69,7 @@ def certify(
         str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
     ] = "float",
     soft: Annotated[bool, typer.Option("--soft", help="Certify the expected softmax too, another classifier.")] = False,
+    beacon: BeaconOption = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
@@ -93,6 +95,7 @@ def certify(
             "arithmetic": arithmetic,
             "soft": soft,
             "skip_misclassified": not full,
+            "beacon": beacon,
         }
         # Before the model is opened, which takes torch and the user's own code.
         _external(

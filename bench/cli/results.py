@@ -73,10 +73,14 @@ def audit(
             found = check(folder)
         except AuditError as error:
             raise UserError(str(error)) from None
+    seeded = "".join(
+        f"; by their weights and the beacon {escape(beacon)} noise is seeded of {count} trial{'s' * (count > 1)}"
+        for beacon, count in found["beacons"].items()
+    )
     counted = f" ({found['imported']} of them imported, without counts)" if found["imported"] else ""
     console.print(
         f"{found['rows']} certificates{counted} of {found['trials']} trials: counts, bounds, radii, images, weights "
-        "and the table of certified accuracy follow from one another",
+        f"and the table of certified accuracy follow from one another{seeded}",
         highlight=False,
         soft_wrap=True,
     )
@@ -110,18 +114,26 @@ def compare(
         from results.analysis.comparison import METHOD
         from results.analysis.comparison import compare as compared
         from results.analysis.groups import SAME
+        from results.analysis.seeds import METHOD as SEEDS_METHOD
+        from results.analysis.seeds import compare_seeds
         from results.store.run import read_run
 
         run = read_run(*runs)
-        table = compared(run, names(methods))
+        table, over_seeds = compared(run, names(methods)), compare_seeds(run, names(methods))
     if as_json:
         same = _records(run.trials[["method", "sigma", "seed", *SAME]])
-        typer.echo(json.dumps({"method": METHOD, "trials": same, "comparisons": _records(table)}, indent=2))
+        seeds = {"method": SEEDS_METHOD, "comparisons": _records(over_seeds)}
+        found = {"method": METHOD, "trials": same, "comparisons": _records(table), "over_seeds": seeds}
+        typer.echo(json.dumps(found, indent=2))
         return
     _print_comparison(table)
     console.print(
         METHOD + " Bold: below .05 after correction, of the primary endpoint alone.", style="italic", highlight=False
     )
+    if len(over_seeds):
+        console.print("")
+        _print_over_seeds(over_seeds)
+        console.print(SEEDS_METHOD, style="italic", highlight=False)
 
 
 @app.command("import")
@@ -169,6 +181,35 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON has them: null for NaN."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     return rows
+
+
+def _print_over_seeds(table: pd.DataFrame) -> None:
+    names_of_columns = ("", "A", "B", "A − B", "95 % interval", "sd seeds", "sd images", "p", "Holm")
+    headings = [Heading(name, right=True) for name in names_of_columns]
+    pairs = table.groupby(["sigma", "first", "second", "seeds", "shared_models"], sort=False)
+    for (sigma, first, second, seeds, models), rows in pairs:
+        shown_rows = []
+        for row in rows.to_dict("records"):
+            accuracy = row["quantity"] == "accuracy"
+            digits, scale = (1, 100) if accuracy else (3, 1)
+            shown = [_decimal(row[key], digits, scale) for key in ("first_value", "second_value", "difference")]
+            interval = "–"
+            if row["lower"] == row["lower"]:
+                interval = ", ".join(_decimal(row[key], digits, scale) for key in ("lower", "upper"))
+            spreads = (_decimal(row[key], digits + 1, scale) for key in ("sd_seed", "sd_image"))
+            p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
+            style = "bold" * (row["p_holm"] < 0.05)
+            label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
+            shown_rows.append([Text(cell, style) for cell in (label, *shown, interval, *spreads, *p_values)])
+        title = f"σ = {sigma:g}, over {seeds} seeds: A = {first}, B = {second}"
+        if models:
+            title += f" (not independent; trained models that they share: {models})"
+        console.print(title, style="bold", highlight=False)
+        console.print(Sheet(headings, shown_rows, gap=1), "")
+
+
+def _decimal(value: float, digits: int, scale: int) -> str:
+    return f"{scale * value:.{digits}f}"
 
 
 def _print_comparison(table: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from bench.cli.base import (
+    BeaconOption,
     PluginOption,
     RunArgument,
     app,
@@ -44,7 +45,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the trials and what they will cost on this machine.")
+        bool,
+        typer.Option("--dry-run", help="Only list the trials, their cost on this machine, and what they could detect."),
     ] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
@@ -119,6 +121,38 @@ def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    _print_power(found["detectable"])
+
+
+def _print_power(detectable: list[dict[str, Any]]) -> None:
+    """Which differences the run could detect."""
+    if not detectable:
+        return
+    from results.analysis.power import ASSUMED
+
+    headings = [
+        *(Heading(text, right=True) for text in ("σ", "images", "seeds", "ACR")),
+        Heading(f"ACR, Holm\n{detectable[0]['pairs']} pairs", f"ACR, Holm, {detectable[0]['pairs']} pairs", right=True),
+        Heading("certified\naccuracy", "certified accuracy", right=True),
+    ]
+    rows = [
+        [
+            f"{each['sigma']:g}",
+            str(each["images"]),
+            str(each["seeds"]),
+            *(f"{each[key]:.4f}" for key in ("acr", "acr_corrected")),
+            f"{100 * each['accuracy']:.1f} points",
+        ]
+        for each in detectable
+    ]
+    console.print("\nDifferences of two methods that are found with probability .8 at .05, two-sided", highlight=False)
+    console.print(Sheet(headings, rows, gap=1))
+    one = (
+        ""
+        if min(each["seeds"] for each in detectable) > 1
+        else (" With one seed the difference is that of two trained models, and says nothing of other trainings.")
+    )
+    console.print(ASSUMED + one, style="italic", highlight=False, soft_wrap=True)
 
 
 def _millions(count: int) -> str:
@@ -185,6 +219,7 @@ def trial(
         str, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
+    beacon: BeaconOption = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     plugin: PluginOption = None,
 ) -> None:
@@ -194,7 +229,7 @@ def trial(
 
     with stopped_in_order(), user_errors():
         load_plugins(plugin or ())
-        chosen = read_trial(location(settings))
+        chosen = read_trial(location(settings), beacon)
         folder = RunFolder(location(out))
         from bench.runner.single import run_single  # with torch
 

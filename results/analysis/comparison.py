@@ -68,11 +68,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     from statsmodels.stats.multitest import multipletests  # a second to import
 
     refuse_twins(run.trials)
-    known = list(dict.fromkeys(run.trials["method"]))
-    wanted = known if methods is None else list(dict.fromkeys(methods))
-    for method in wanted:
-        if method not in known:
-            raise CompareError(f"no trial is {method}; there are {', '.join(known)}")
+    wanted = known_methods(run, methods)
     certificates = dict(list(run.certificates.groupby("trial_id", sort=False)))
     rows: list[dict[str, object]] = []
     for (sigma, seed), cell in run.trials.groupby(["sigma", "seed"]):
@@ -89,6 +85,16 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     primary = table.loc[table["endpoint"] == "primary", "p_value"]
     corrected = pd.Series(multipletests(primary.fillna(1.0), method="holm")[1], primary.index)
     return table.assign(p_holm=corrected.where(primary.notna()))
+
+
+def known_methods(run: Run, methods: list[str] | None) -> list[str]:
+    """The methods that are named, each once, or all of the run; CompareError where one is not there."""
+    known = list(dict.fromkeys(run.trials["method"]))
+    wanted = known if methods is None else list(dict.fromkeys(methods))
+    for method in wanted:
+        if method not in known:
+            raise CompareError(f"no trial is {method}; there are {', '.join(known)}")
+    return wanted
 
 
 def check_comparable(

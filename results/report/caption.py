@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import pandas as pd
 
 from results.analysis.groups import of_published_data, trained_models
+from results.printable import printable
 from results.store.run import Run
 
 FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
@@ -64,8 +66,18 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
         f"{trained}, "
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
-        f"({distinct(certificates['engine'])}){arithmetic}."
+        f"({distinct(certificates['engine'])}){arithmetic}{_beacons(trials)}."
     )
+
+
+def _beacons(trials: pd.DataFrame) -> str:
+    """By what the noise is seeded, where it is by a beacon."""
+    found = {json.loads(settings).get("certify", {}).get("beacon") for settings in trials["settings"]}
+    named = sorted(found - {None})
+    if not named:
+        return ""
+    part = " in part" if None in found else ""
+    return f", with noise{part} seeded by the weights and the beacon {' or '.join(map(printable, named))}"
 
 
 def _imported(trials: pd.DataFrame) -> str:

@@ -28,6 +28,7 @@ from results.store.settings import (
     CertifySettings,
     ImportedTrial,
     NativeTrial,
+    beacon_seed,
     read_trial_settings,
 )
 from results.store.shards import evenly_spaced, read_shard
@@ -137,7 +138,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     Raises:
         MergeError: it does not hold.
     """
-    for name in ("selection_counts", "counts", "selected", "count_top"):
+    for name in ("selection_counts", "counts", "selected", "count_top", "noise_seed"):
         if table[name].null_count:
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
@@ -151,6 +152,10 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
         ("estimator", certify.estimator),
     ):
         refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    seed = column["noise_seed"][0]
+    if certify.beacon is not None:
+        seed = beacon_seed(table["checkpoint_sha256"][0].as_py(), certify.beacon)
+    refuse(column["noise_seed"] != seed, "its noise is not seeded as the trial's")
     widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
     classes = widths["counts"][0]
     refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")

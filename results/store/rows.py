@@ -94,6 +94,9 @@ class CertificateRow(Record):
     """cpu, cuda."""
     noise: Literal["philox4x64-10/1"] | None = None
     """How the noise was drawn, on any device: the generator, and the version of what is made of it."""
+    noise_seed: Natural | None = None
+    """What its streams are derived from, with the role and the index: a digest of the settings, or of the weights and
+    the beacon where `certify.beacon` is given (`results.store.settings.beacon_seed`)."""
     torch_version: str
     checkpoint_sha256: str
 

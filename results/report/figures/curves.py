@@ -14,12 +14,14 @@ from matplotlib.patches import Patch
 from results.analysis import published
 from results.analysis.groups import Group, certified_groups, of_published_data
 from results.analysis.metrics import label_probabilities
-from results.report.figures.steps import Floats, band, curve, distribution, thinned
+from results.analysis.statistics import simultaneous_band
+from results.report.figures.steps import Floats, curve, distribution, thinned
 from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.report.figures.theory import threshold_name
 from results.store.run import Run
 
 BASELINE = "gaussian"
+BAND = "Bands hold at all radii at once, over test images (DKW); the table has the intervals at single radii."
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ def baselines(run: Run) -> set[str]:
 def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
-    The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
-    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
-    a source other than the thesis also those of methods that the run lacks, in grey.
+    The line is the mean over the seeds; each of several seeds is a thin line. The band is that of the whole curve
+    (`results.analysis.statistics.simultaneous_band`), for the uncertainty of the test images. Markers are the values of
+    a published source, zeros left out; of a source other than the thesis also those of methods that the run lacks, in
+    grey.
 
     Args:
         run: with at least one finished trial.
@@ -123,22 +126,22 @@ def _certified_accuracy(
                 entries[f"{method} (published)"] = Line2D([], [], **how.points)
         if any(len(group.seeds) > 1 for group in groups):
             entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
-        entries["95 % interval over test images"] = Patch(color="grey", alpha=0.3, linewidth=0)
+        entries["95 % band of the whole curve"] = Patch(color="grey", alpha=0.3, linewidth=0)
         if any(group.published_among(reference) for group in groups):
             points = Line2D([], [], **Look("grey", "-", "o").points)
             entries[f"published: {published.find_source(source).short}"] = points
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        legend_below(figure, entries, words.note)
+        legend_below(figure, entries, f"{words.note} {BAND}")
     return figure, axes
 
 
 def _draw(group: Group, panel: Axes, how: Look) -> None:
     x, y = thinned(*_curve_of(group.certificates))
-    lower, upper = band(y, group.certificates["index"].nunique())
-    panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
     seeds = group.seeds
+    lower, upper = simultaneous_band(y, group.certificates["index"].nunique(), len(seeds))
+    panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
     for seed in seeds if len(seeds) > 1 else []:
         a, b = thinned(*_curve_of(seed))
         panel.step(a, 100 * b, where="pre", color=how.colour, linewidth=THIN, alpha=0.7)

@@ -29,7 +29,8 @@ function buildCharts(content) {
   section("curves").append(
     ...block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
       "As Figure 5.1 of the thesis. Share of all test images that are predicted correctly with at least this certified "
-      + "radius; mean over the training seeds. Circles: published. Move along a chart with the pointer, a finger or the "
+      + "radius; mean over the training seeds. A band of 95 % holds at all radii at once, over test images (DKW); the "
+      + "table has the intervals at single radii. Circles: published. Move along a chart with the pointer, a finger or the "
       + "arrow keys."),
     ...block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
       "p_A: share of an image’s noise samples that are classified as its label. At 1/2 stand all images below it and those "

@@ -14,7 +14,8 @@ import pandas as pd
 
 from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
-from results.report.figures.steps import Floats, band
+from results.analysis.statistics import simultaneous_band
+from results.report.figures.steps import Floats
 from results.report.figures.style import Dash, looks
 from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel
 from results.report.table import ResultTable
@@ -75,7 +76,7 @@ def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
     lines: list[Line] = []
     for group in groups:
         accuracy = np.mean([_share_from(rows, grid) for rows in group.seeds], axis=0)
-        lower, upper = band(accuracy, group.certificates["index"].nunique())
+        lower, upper = simultaneous_band(accuracy, group.certificates["index"].nunique(), len(group.seeds))
         numbers = published.get((group.sigma, group.method), {})
         points = [(float(key[1:]), value) for key, value in numbers.items() if key.startswith("r") and value]
         lines.append(

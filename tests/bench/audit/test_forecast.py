@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.audit import forecast
 from bench.audit.forecast import Passes, Rates, count_passes
 from bench.cli.base import app
 from bench.data import load_images
+from results.analysis.power import detectable
 from tests.conftest import small_trial
 
 TRAIN = {"epochs": 4, "decay_epochs": [3], "batch": 64, "images": 200}
@@ -89,7 +91,23 @@ def test_a_dry_run_lists_what_it_would_do_and_does_nothing(tmp_path: Path, monke
     first, second = (trials["cat_rs", sigma, 0]["passes"]["survey"] for sigma in (0.25, 0.5))
     assert first - second == 2000 * 10
     assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["trials"]))
+    assert [(each["sigma"], each["images"], each["seeds"], each["pairs"]) for each in found["detectable"]] == [
+        (0.25, 100, 1, 12),
+        (0.5, 100, 1, 12),
+    ]
+    assert found["detectable"][0] == asdict(detectable(0.25, 100, 1, 12))
     text = dry_run(*chosen)
+    assert "With one seed the difference is that of two trained models" in " ".join(text.split())
+    assert "0.0664" in text  # 2.8 · .94 · .25 / √100, and a little more for t
     assert "trained once: gaussian seed 0 at σ = 0.25, teacher of cat_rs" in text
     assert "12 trials, together about" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_could_detect_is_of_the_seeds_that_all_rows_have() -> None:
+    trials = [small_trial(name, seed=seed) for name, seed in (("macer", 0), ("macer", 1), ("gaussian", 1))]
+    [found] = forecast._detectable(trials)
+    assert (found.images, found.seeds, found.pairs) == (12, 1, 1)
+    [found] = forecast._detectable([*trials, small_trial("gaussian", seed=0)])
+    assert found.seeds == 2
+    assert forecast._detectable(trials[:2]) == []

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from bench.audit.independent import audit
 from bench.audit.verify import verify_run
 from bench.certify.lattice import LatticeSamples, on_lattice, thresholds
-from bench.certify.smoothing import Smoothed
+from bench.certify.smoothing import Smoothed, _check_tails
 from bench.machine.randomness import Role
 from bench.runner.single import run_single
 from results.bounds.lattice import STEPS, H, debited, distance, lattice_debit, most_steps
 from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
+from results.errors import BenchError
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.run import read_run
@@ -63,6 +64,40 @@ def test_in_the_sound_mode_it_is_not() -> None:
     radius, answers = refuted("sound")
     assert radius > 0.7
     assert answers[0] == answers[1]
+
+
+class Directions(nn.Module):
+    """Class 0 where pairs of numbers lie on the 2²⁴ directions that a word of the ordinary noise has, seen on black."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        numbers = images.permute(0, 2, 3, 1).flatten(1).double()  # in the order in which noise is drawn
+        one, other = numbers.chunk(2, dim=1)
+        cells = torch.atan2(other, one) * (2**24 / (2 * math.pi))
+        score = -torch.cos(2 * math.pi * cells).mean(1) - 0.15  # their middles are at halves
+        return torch.stack([score, -score], 1)
+
+
+def test_no_distance_in_total_variation_holds_in_the_ordinary_mode() -> None:
+    """A classifier that tells the noise that is drawn from normal numbers rounded to float32."""
+    black, settings = torch.zeros(1, 3, 32, 32), CertifySettings(n=500, n0=50)
+    normal = 0.25 * torch.randn(500, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert (Directions()(normal.float()).argmax(1) == 1).all()
+    expected: list[tuple[Arithmetic, int]] = [("float", 0), ("sound", 1)]
+    for arithmetic, answer in expected:
+        smoothed = Smoothed(Directions(), 0.25, 2, precision="fp32", arithmetic=arithmetic, device=CPU)
+        [certificate] = smoothed.certify(black, settings)
+        assert (certificate.status, certificate.predicted, certificate.count_top) == ("certified", answer, 500)
+
+
+def test_a_bound_so_near_1_that_the_cut_tails_count_is_refused() -> None:
+    smoothed = Smoothed(nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 2)), 0.25, 2, precision="fp32", device=CPU)
+    with pytest.raises(BenchError, match=r"n = 50000000 with alpha = 0\.001: certifies probabilities so near 1"):
+        smoothed.certify(torch.zeros(1, 3, 32, 32), CertifySettings(n=50_000_000))
+    for n in (100_000, 49_000_000):
+        _check_tails(PIXELS, CertifySettings(n=n))
+    _check_tails(3 * 224 * 224, CertifySettings(n=1_000_000))
+    with pytest.raises(BenchError, match="150528 numbers"):
+        _check_tails(3 * 224 * 224, CertifySettings(n=1_100_000))
 
 
 def test_what_the_classifier_sees_is_a_function_of_the_lattice_point() -> None:
