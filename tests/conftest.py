@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_tabl
 from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and a thread that waits leaves its core to other tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +51,16 @@ def _no_group_is_left() -> Iterator[None]:
         from bench.machine.processes import leave_group
 
         leave_group()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nearly all that is imported stays: to look for garbage in between takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 LONGEST = (
@@ -226,7 +239,25 @@ def fake_run(tmp_path: Path) -> RunFolder:
     return write_fake_run(tmp_path / "run", trials)
 
 
+@contextmanager
+def without_figures(but: int = 0) -> Iterator[None]:
+    """Reports without figures, or with the first of them, which take longer than all the rest of a report."""
+    from results.report.figures import figures_of
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("results.report.write.figures_of", lambda *of: islice(figures_of(*of), but))
+        yield
+
+
 @pytest.fixture
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, which take longer than all the rest, for tests that look at rows and tables alone."""
-    monkeypatch.setattr("results.report.write.figures_of", lambda *_: iter(()))
+def _no_figures() -> Iterator[None]:
+    """For a test that looks at rows, tables or the page alone."""
+    with without_figures():
+        yield
+
+
+@pytest.fixture
+def _one_figure() -> Iterator[None]:
+    """For a test of what is done with figures, whichever they are."""
+    with without_figures(but=1):
+        yield
