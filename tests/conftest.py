@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bench.machine.resources import usable_cores
 from bench.settings.trial import Trial
 from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_json, write_json
@@ -63,6 +64,11 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests of clusters, locks and stores wait for most of their time."""
+    return usable_cores() + 1
+
+
 LONGEST = (
     "test_trained.py", "test_end_to_end.py", "test_storage.py", "test_fuzz.py", "test_schedule.py", "test_cli.py",
     "test_training.py",
@@ -74,14 +80,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _collected_garbage() -> None:
-    """What is there before the tests of a file stays, modules above all. Left to the garbage collector, these half a
-    million objects would be looked through whenever a test, the program or a library collects: a third of a second
-    each time.
+    """Modules stay. Left to the garbage collector, their half a million objects would be looked through whenever a
+    test, the program or a library collects: a third of a second each time. Some are imported only when a test runs.
     """
-    gc.collect()
-    gc.freeze()
+    if len(sys.modules) > _frozen[0] + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen[0] = len(sys.modules)
+
+
+_frozen = [0]
+"""How many modules there were when those were last left out of garbage collection."""
 
 
 def pytest_unconfigure() -> None:
