@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bench.machine.resources import usable_cores
 from bench.settings.trial import Trial
 from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_json, write_json
@@ -21,6 +24,7 @@ from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_tabl
 from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and a thread that waits leaves its core to other tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +60,21 @@ def _no_group_is_left() -> Iterator[None]:
         leave_group()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nearly all that is imported stays: to look for garbage in between takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests of clusters, locks and stores wait for most of their time."""
+    return usable_cores() + 1
+
+
 LONGEST = (
     "test_trained.py", "test_end_to_end.py", "test_storage.py", "test_fuzz.py", "test_schedule.py", "test_cli.py",
     "test_training.py",
@@ -67,14 +86,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _collected_garbage() -> None:
-    """What is there before the tests of a file stays, modules above all. Left to the garbage collector, these half a
-    million objects would be looked through whenever a test, the program or a library collects: a third of a second
-    each time.
+    """Modules stay. Left to the garbage collector, their half a million objects would be looked through whenever a
+    test, the program or a library collects: a third of a second each time. Some are imported only when a test runs.
     """
-    gc.collect()
-    gc.freeze()
+    if len(sys.modules) > _frozen[0] + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen[0] = len(sys.modules)
+
+
+_frozen = [0]
+"""How many modules there were when those were last left out of garbage collection."""
 
 
 def pytest_unconfigure() -> None:
@@ -233,7 +257,25 @@ def fake_run(tmp_path: Path) -> RunFolder:
     return write_fake_run(tmp_path / "run", trials)
 
 
+@contextmanager
+def without_figures(but: int = 0) -> Iterator[None]:
+    """Reports without figures, or with the first of them, which take longer than all the rest of a report."""
+    from results.report.figures import figures_of
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("results.report.write.figures_of", lambda *of: islice(figures_of(*of), but))
+        yield
+
+
 @pytest.fixture
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, which take longer than all the rest, for tests that look at rows and tables alone."""
-    monkeypatch.setattr("results.report.write.figures_of", lambda *_: iter(()))
+def _no_figures() -> Iterator[None]:
+    """For a test that looks at rows, tables or the page alone."""
+    with without_figures():
+        yield
+
+
+@pytest.fixture
+def _one_figure() -> Iterator[None]:
+    """For a test of what is done with figures, whichever they are."""
+    with without_figures(but=1):
+        yield

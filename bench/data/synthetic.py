@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from bench.data.imageset import ImageSet, Split
@@ -16,8 +18,10 @@ CHUNK = 100
 
 
 @register_dataset("synthetic")
+@cache
 def draw_synthetic(split: Split) -> ImageSet:
-    """The split's images, the same on every machine: as many of each class, in random order.
+    """The split's images, the same on every machine: as many of each class, in random order. They are kept, being few,
+    whatever other data is loaded in between.
 
     An image is 1/f background noise of random colour plus one soft-edged figure of its class (disc, ring, bars,
     cross, …) with random place, size, colour and strength. Classes differ in shape more than in colour.

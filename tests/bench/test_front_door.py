@@ -48,6 +48,7 @@ def test_wrong_options_are_refused_in_a_notebook_as_on_the_command_line(given: d
     assert message in str(caught.value)
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_notebook_gets_the_run_or_the_reason(
     fake_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

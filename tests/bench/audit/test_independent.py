@@ -25,7 +25,7 @@ from bench.cli.base import app
 from bench.runner.single import run_single
 from results.report.update import update_report
 from results.store.folder import RunFolder
-from tests.conftest import edit_record, small_trial
+from tests.conftest import edit_record, small_trial, without_figures
 
 Rows = list[dict[str, Any]]
 SETTINGS = {"n": 400, "n0": 20, "images": 40, "precision": "fp32"}
@@ -40,7 +40,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         certify = SETTINGS | {"estimator": estimator, "beacon": "round-7" if name == "plain" else None}
         trial = small_trial("gaussian", name=name, train=train, certify=certify)
         assert run_single(trial, RunFolder(path), 16)
-    update_report(RunFolder(path))
+    with without_figures():
+        update_report(RunFolder(path))
     rows = pq.read_table(path / "certificates.parquet")
     assert set(rows["status"].to_pylist()) == {"certified", "abstained", "misclassified"}
     return path

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._inductor import config as inductor
 
 from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
 from bench.certify.noise import NoiseSamples
@@ -125,6 +124,8 @@ def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) 
 
 
 def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    from torch._inductor import config as inductor  # takes a second to import, also where files are only collected
+
     model = trained("tiny")
     image = torch.rand(*SHAPE)
     no_compiler = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}

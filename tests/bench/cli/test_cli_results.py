@@ -17,6 +17,7 @@ from tests.conftest import here, small_trial, trial_ids, write_fake_run
 from tests.results.store.test_logs import GOOD, write_log
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_log_becomes_a_row_and_its_oddities_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path, [*GOOD, "60\t1\t1\t0.97\t1\t2.5"])
     out = tmp_path / "run"
@@ -32,6 +33,7 @@ def test_a_log_becomes_a_row_and_its_oddities_are_told(tmp_path: Path, capsys: p
         assert "imported logs only" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Path) -> None:
     merge_run(fake_run)
     for name in ("certificates", "trials", "epochs"):
@@ -113,6 +115,7 @@ def test_compare_prints_a_table_and_the_same_as_json(
     assert "Holm: over the pairs at all σ" in " ".join(text.split())
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("report", str(fake_run.path), "--published", "jeong2023_logs") == 0
     table = here(fake_run.tables / "certified_accuracy.md").read_text()

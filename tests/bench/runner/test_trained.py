@@ -34,20 +34,24 @@ from results.store.merge import merge_run
 from results.store.rows import CertificateRow
 from results.store.settings import CertifiedTrial, CertifySettings
 from tests.bench.cli.test_cli import bench
-from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided
+from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided, without_figures
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
 
 
+def trained_in(folder: Path, model: str) -> RunFolder:
+    """A network on synthetic images, certified on 30."""
+    trial = small_trial(model=model, width=8, certify=CERTIFY, train=TRAIN)
+    (folder / "trial.json").write_text(trial.model_dump_json())
+    with without_figures():
+        assert bench("trial", str(folder / "trial.json"), "--out", str(folder / "run"), "--shard-size", "8") == 0
+    return RunFolder(folder / "run")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A residual network on synthetic images, certified on 30."""
-    folder = tmp_path_factory.mktemp("trained")
-    trial = small_trial(model="resnet8", width=8, certify=CERTIFY, train=TRAIN)
-    (folder / "trial.json").write_text(trial.model_dump_json())
-    assert bench("trial", str(folder / "trial.json"), "--out", str(folder / "run"), "--shard-size", "8") == 0
-    return RunFolder(folder / "run")
+    return trained_in(tmp_path_factory.mktemp("trained"), "tiny")
 
 
 def name_of(run: RunFolder) -> str:
@@ -91,8 +95,8 @@ def test_deleted_shards_come_back_identical_with_other_threads_and_shard_sizes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # where bf16 is emulated it takes a hundred times as long
-def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
-    found = compare_precisions(open_model(name_of(trained)), 0.25, 250, n=2000)
+def test_bf16_and_fp32_agree_in_acr(tmp_path: Path) -> None:
+    found = compare_precisions(open_model(name_of(trained_in(tmp_path, "resnet8"))), 0.25, 250, n=2000)
     assert found["acr_fp32"] > 0.1
     assert found["acr_fp32"] != found["acr_bf16"]  # another classifier, if only just
     assert abs(found["acr_difference"]) < 0.002
@@ -114,6 +118,7 @@ def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_
     assert tables[0] == tables[1]
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     arguments = ["--n", "960", "--images", "30", "--estimator", "two-stage"]
@@ -387,7 +392,7 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     del tensors["network.head.bias"]
     headless = save(tensors, {"training_id": str(record["training_id"])})
     put(headless)
-    with pytest.raises(ValueError, match="not the weights of a resnet8"):
+    with pytest.raises(ValueError, match="not the weights of a tiny"):
         open_model(name_of(run))
     folder.training.unlink()
     with pytest.raises(SourceError, match="its training is not finished"):

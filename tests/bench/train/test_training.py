@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +24,7 @@ from bench.train.replay import Steps
 from bench.train.resume import last_state
 from results.store.folder import RunFolder, read_json, sha256_of
 from tests.conftest import here, small_trial
+from tests.ranks import said_by_two_ranks
 
 
 def ranks(count: int) -> list[Accelerator]:
@@ -251,23 +248,7 @@ def train_small(method: str, folder: str | Path) -> None:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together, one method after the other."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", GROUP, str(folder)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[3],
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    said_by_two_ranks(GROUP, str(folder))
     return folder
 
 

@@ -171,6 +171,7 @@ def test_report_writes_every_file(fake_run: RunFolder) -> None:
     assert here(fake_run.page).stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_report_removes_what_earlier_versions_called_otherwise_and_nothing_else(fake_run: RunFolder) -> None:
     former = [fake_run.tables / "table_5_1.md", fake_run.tables / "table_5_2.csv", fake_run.figures / "figure_5_1.png"]
     own = [fake_run.tables / "mine.md", fake_run.figures / "figure_5_10.png", fake_run.path / "table_5_1.md"]
@@ -189,6 +190,7 @@ def test_the_thesiss_numbers_stand_in_captions(run: Run) -> None:
         assert rf"\label{{tab:{table.name.replace('_', '-')}}}" in to_latex(table)
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     files = (fake_run.tables, fake_run.figures)
