@@ -45,7 +45,7 @@ class SearchForecast:
         networks = max(1, len(first.members))
         teachers = {trial.teacher: trial.objective.teacher_copies for trial in trials if trial.teacher}
         trained = cost + sum(map(training_cost, teachers))
-        surveyed = images * sum(teachers.values()) + held_out * networks * sum(trial.train.epochs for trial in trials)
+        surveyed = images * sum(teachers.values()) + held_out * networks * _epochs(trials)
         certified = held_out * networks * len(trials) * (first.certify.n0 + first.certify.n)
         seconds = images * trained / rates.train + surveyed / rates.survey + certified / rates.certify
         return seconds / self._devices
@@ -56,3 +56,15 @@ class SearchForecast:
             images = load_images(trial.data, "train", trial.dataset)
             self._rates[key] = measure(trial, images, self._device)
         return self._rates[key]
+
+
+def _epochs(trials: Sequence[Trial]) -> int:
+    """That are trained, after each of which the noisy accuracy is found: a rung goes on from the one below, unless
+    there is a teacher."""
+    if trials[0].teacher:
+        return sum(trial.train.epochs for trial in trials)
+    longest: dict[str, int] = {}
+    for trial in trials:
+        options = str(sorted(trial.options.items()))
+        longest[options] = max(trial.train.epochs, longest.get(options, 0))
+    return sum(longest.values())

@@ -68,7 +68,7 @@ def tune(
 
         searches = searches_of(options, asked, training_cost)
         if dry_run or not quiet:
-            _print_forecast(searches, as_json=as_json)
+            _print_forecast(searches, options.opened[0].methods, as_json=as_json)
         if not dry_run:
             tuned = tune_grid(
                 options,
@@ -83,7 +83,7 @@ def tune(
     raise typer.Exit(1 if failed else 0)
 
 
-def _print_forecast(searches: list[Search], *, as_json: bool) -> None:
+def _print_forecast(searches: list[Search], methods: list[str], *, as_json: bool) -> None:
     from bench.audit.search import SearchForecast
     from bench.runner.display import duration
 
@@ -126,6 +126,8 @@ def _print_forecast(searches: list[Search], *, as_json: bool) -> None:
         for search, each in zip(searches, found, strict=True)
     ]
     console.print(Sheet(headings, rows), "")
+    if others := [name for name in methods if name not in {search.trial.name for search in searches}]:
+        console.print(f"nothing to search: {escape(', '.join(others))}", highlight=False, soft_wrap=True)
     console.print(
         f"{len(found)} search{'es' * (len(found) > 1)} with a budget of {searches[0].halving.budget:g} passes of the "
         f"training images each, together about {duration(total)} on this machine: certified with "

@@ -40,12 +40,14 @@ def resolve_data(data: str) -> str:
 
     Args:
         data: "synthetic", one of `KNOWN` such as "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the
-            name of another registered data set, a folder or its URL.
+            name of another registered data set, a folder or its URL; or what `held_out_of` gives.
 
     Raises:
         DataError: one of `KNOWN` is neither there nor to be had.
         ValueError: a URL that cannot be opened.
     """
+    if parts := parts_of(data):
+        return held_out_of(resolve_data(parts[1]), parts[0])
     if data in KNOWN:  # workers are told where it is, for ./data is another folder to them
         from bench.data.downloaded import find, given_place  # torchvision takes seconds to import
 

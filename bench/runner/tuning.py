@@ -204,13 +204,14 @@ def searches_of(options: RunOptions, tune: TuneOptions, cost: Cost) -> list[Sear
             found.append(Search(trial.model_copy(update={"train": train}), tune, cost))
     if not found:
         raise GridError(f"{', '.join(grid.methods)}: must have a method that says which of its options are searched")
-    for search in found:
-        least = least_budget(len(search.epochs), search.cost)
-        if tune.budget < least:
-            raise GridError(
-                f"--budget = {tune.budget:g}: must be at least {math.ceil(least)} for {search.trial.name} at σ = "
-                f"{search.trial.sigma:g}, of whose configurations one is then trained to its end"
-            )
+    least, search = max(
+        ((least_budget(len(search.epochs), search.cost), search) for search in found), key=lambda pair: pair[0]
+    )
+    if tune.budget < least:
+        raise GridError(
+            f"--budget = {tune.budget:g}: must be at least {math.ceil(least)}, with which one configuration of "
+            f"{search.trial.name} at σ = {search.trial.sigma:g} is trained to its end"
+        )
     return found
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data import DataError, count_channels, count_images, dataset_name, held_out_of, load_images, split_name
+from bench.data import (
+    DataError,
+    count_channels,
+    count_images,
+    dataset_name,
+    held_out_of,
+    load_images,
+    resolve_data,
+    split_name,
+)
 from bench.data.known import KNOWN
 from tests.bench.data.originals import drawn, write_original
 from tests.bench.data.test_data import image_folder, png, random_pixels, write_parquet
@@ -53,6 +62,7 @@ def test_a_part_is_drawn_evenly_and_the_rest_is_trained_on(tmp_path: Path) -> No
     assert dataset_name(held_out_of("synthetic", 500)) == "synthetic (500 of the training images)"
     assert split_name(data) == "held out of train"
     assert split_name("synthetic") == "test"
+    assert resolve_data(held_out_of("synthetic", 7)) == held_out_of("synthetic", 7)
 
 
 def test_to_hold_all_images_out_is_refused(tmp_path: Path) -> None:

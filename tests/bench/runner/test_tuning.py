@@ -308,7 +308,7 @@ def test_a_space_with_few_configurations_comes_to_its_end(monkeypatch: pytest.Mo
 
 def test_what_cannot_be_searched_is_refused_in_one_sentence(ended: Ended, tmp_path: Path) -> None:
     nobody = Workers()
-    with pytest.raises(GridError, match=r"--budget = 9: must be at least 10 for consistency at σ = 0\.25"):
+    with pytest.raises(GridError, match=r"--budget = 9: must be at least 10, with .* of consistency at σ"):
         search(ended.grid, tmp_path, nobody, data=ended.data, budget=9.0)
     with pytest.raises(GridError, match="gaussian: must have a method that says which of its options are searched"):
         search(ended.grid, tmp_path, nobody, data=ended.data, methods=["gaussian"])
