@@ -64,6 +64,7 @@ def run_jobs(
 
     Raises:
         ClusterError: a worker group never fits.
+        Exception: what `more` raised, once what ran then has ended.
     """
     missing = _missing_room(size)
     if missing:  # Tune would wait for it for ever
@@ -98,6 +99,8 @@ def run_jobs(
         )
         tuner.fit()
     silent = f"no room is left: {'; '.join(order.left_out)}" if order.left_out else LOST
+    if order.fault:
+        raise order.fault
     known = list(order.jobs.values())
     failed = {job.name: order.errors.get(job.name, silent) for job in known if job.name not in order.succeeded}
     for job in known:
@@ -112,6 +115,8 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
     def __init__(self, jobs: list[Job], size: GroupSize, work: Work, more: Callable[[str], list[Job]]) -> None:
         super().__init__(metric="succeeded", mode="max")
         self.more = more
+        self.fault: Exception | None = None
+        """Of `more`; nothing is begun after it."""
         self.size = size
         self.work = work
         self.starts = _Starts()
@@ -162,9 +167,14 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
             self.succeeded.add(name)
         elif not error and result and "error" in result:
             self.errors[name] = str(result["error"])
-        following = self.more(name)
-        self.waiting += following
-        self.jobs |= {job.name: job for job in following}
+        try:
+            following = self.more(name)
+        except Exception as fault:  # Tune would make an error of its own of it
+            self.fault = self.fault or fault
+            self.waiting.clear()
+        else:
+            self.waiting += following
+            self.jobs |= {job.name: job for job in following}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run resumes from its own files."""

@@ -18,6 +18,10 @@ ATTEMPTS = 100
 """Draws in a row of which none is new and allowed, after which there are no more configurations."""
 
 
+MOST = 1000
+"""Configurations of a search; a budget for more would be better spent on longer trainings or several seeds."""
+
+
 class TuneOptions(Record):
     """The options of a search. Their descriptions are their help on the command line."""
 
@@ -58,7 +62,9 @@ class Space:
         self._draws = 0
 
     def options(self, number: int) -> dict[str, Option] | None:
-        """Of the configuration of that number; None: there are not so many."""
+        """Of the configuration of that number; None: there are not so many, or it would be one beyond `MOST`."""
+        if number >= MOST:
+            return None
         for _ in range(ATTEMPTS):
             if number < len(self._found):
                 return self._found[number]

@@ -89,6 +89,15 @@ def test_jobs_may_follow_from_the_end_of_others_and_find_the_same_workers(tmp_pa
     assert len(workers) == 1
 
 
+def test_what_goes_wrong_between_jobs_is_raised_as_it_is(tmp_path: Path) -> None:
+    def more(ended: str) -> list[Job]:
+        raise KeyError(ended)
+
+    with pytest.raises(KeyError, match=r"'[ab]'"):
+        run_jobs([job(tmp_path, "a"), job(tmp_path, "b"), job(tmp_path, "c")], WORK, GroupSize(1, 1, 0), more=more)
+    assert not (tmp_path / "c" / "notes.txt").exists()
+
+
 STALLED_AFTER = 6.0  # seconds, or 12 in which the work does not go on
 LONG = 16
 

@@ -47,6 +47,13 @@ def test_a_dry_run_tells_what_would_be_searched_and_its_cost_and_does_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_search_comes_to_its_end_whatever_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.settings.tuning.MOST", 30)
+    [search] = json.loads(printed("--json", "--methods", "macer", "--budget", "1e300"))["searches"]
+    assert search["configurations"][0] == 30
+    assert 3 <= search["configurations"][2] < 20
+
+
 def test_an_ensemble_costs_what_its_members_do() -> None:
     [search] = json.loads(printed("--json", "--methods", "ensemble", "--budget", "180"))["searches"]
     assert (search["cost"], search["configurations"]) == (180, [9, 3, 1])
