@@ -50,7 +50,8 @@ def _parameter(name: str, *, required: bool) -> inspect.Parameter:
     elif get_origin(field.annotation) is list:
         kind = list[str]
     least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    option = typer.Option(option_of(name), help=field.description, min=least)
+    spellings = [option_of(name), *([option_of(name).removesuffix("s")] if name in AS_ONE else [])]  # of one, --method
+    option = typer.Option(*spellings, help=field.description, min=least)
     if kind is bool:
         annotation: Any = Annotated[bool, option]
     elif required:

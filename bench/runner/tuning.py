@@ -253,9 +253,8 @@ def tune_grid(
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
         make_room(folder, fresh=options.fresh)
+        _refuse_run(folder)
         add_trials(folder, [], grid=grid.model_dump())
-        if RunRecord.read(folder.description).trials and not folder.search.exists():
-            raise RunError(f"{folder.path} holds a run, not a search: give --out another folder")
         going = _Going(searches, folder, options.shard_size, plugins, _description(tune))
         jobs = going.begin()
         size: GroupSize | None = None
@@ -281,6 +280,11 @@ def tune_grid(
                 chosen.setdefault(search.trial.name, {})[search.trial.sigma] = search.chosen()
             write_text(folder.tuned, _head(tune, searches) + grid_as_toml(tuned_grid(grid, chosen)))
     return Tuned(folder, searches, failed)
+
+
+def _refuse_run(folder: RunFolder) -> None:
+    if folder.description.exists() and RunRecord.read(folder.description).trials and not folder.search.exists():
+        raise RunError(f"{folder.path} holds a run, not a search: give --out another folder")
 
 
 def _description(tune: TuneOptions) -> dict[str, str]:

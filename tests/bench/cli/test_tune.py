@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bench.audit.forecast import Rates
 from bench.cli.base import app
 
-SMOKE = ["tune", "--grid", "smoke", "--sigmas", ".25", "--set", "train.images=1000", "--dry-run"]
+SMOKE = ["tune", "--grid", "smoke", "--sigma", ".25", "--set", "train.images=1000", "--dry-run"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_a_search_comes_to_its_end_whatever_the_budget(monkeypatch: pytest.Monke
 
 
 def test_an_ensemble_costs_what_its_members_do() -> None:
-    [search] = json.loads(printed("--json", "--methods", "ensemble", "--budget", "180"))["searches"]
+    [search] = json.loads(printed("--json", "--method", "ensemble", "--budget", "180"))["searches"]
     assert (search["cost"], search["configurations"]) == (180, [9, 3, 1])
     steps, epochs = 13, 9 * 2 + 3 * 2 + 6
     seconds = 1000 * 180 / 100 + 3 * 500 * epochs / 400 + 3 * steps * 500 * (32 + 1000) / 500

@@ -319,9 +319,11 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(ended: Ended, tmp_pa
     with pytest.raises(GridError, match="--held-out = 1: "):
         TuneOptions.of(budget=1.0, held_out=1)
     run = write_fake_run(tmp_path / "run", [small_trial()])
+    before = run.description.read_bytes()
     with pytest.raises(RunError, match="holds a run, not a search: give --out another folder"):
         search(ended.grid, tmp_path / "run", nobody, data=ended.data)
     assert not run.search.exists()
+    assert run.description.read_bytes() == before
 
 
 def test_a_run_does_not_go_into_the_folder_of_a_search(ended: Ended) -> None:
