@@ -9,7 +9,7 @@ import torch
 
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
-from bench.data import load_images
+from bench.data import load_images, split_name
 from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import device_name
@@ -153,7 +153,7 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             sigma=settings.sigma,
             seed=settings.seed,
             dataset=settings.dataset,
-            split="test",
+            split=split_name(settings.data),
             index=index,
             label=label,
             correct=certificate.predicted == label,

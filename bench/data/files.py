@@ -49,11 +49,11 @@ class _Encoded:
     """Names of the labels, where the files tell."""
 
 
-def name_of_folder(data: str) -> str:
-    """What tables call a folder or its URL: its own name and a fingerprint of its images and labels, in their order; or
-    the name of the data set of `bench.data.known` that it holds.
+def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+    """What tables call a folder or its URL: its own name and a fingerprint of the images and labels of these splits, in
+    their order; or the name of the data set of `bench.data.known` that it holds.
 
-    Files that are not read are named in one warning.
+    Files that are not read are named in one warning, where all splits are.
 
     Raises:
         DataError: a folder that is not there, or that holds no usable images.
@@ -61,27 +61,31 @@ def name_of_folder(data: str) -> str:
     """
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else _existing(place)
-    if known := name_in(folder):
+    if known := name_in(folder, splits):
         return known
     digest = hashlib.sha256()
     found, used = False, set()
-    for split in get_args(Split):
+    for split in splits:
         files = _files_of(folder, split)
         used.update(files)
         if files:
             found = True
-            encoded = _read(folder, split, files)
+            encoded = _read(folder, split, files, splits)
             for label, content in zip(encoded.labels, encoded.contents, strict=True):
                 digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
     if not found:
-        raise _nothing(folder, "test")
-    _tell_of_the_rest(folder, used)
+        raise _nothing(folder, splits[-1])
+    if splits == get_args(Split):
+        _tell_of_the_rest(folder, used)
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
     return f"{name}@{digest.hexdigest()[:8]}"
 
 
-def load_folder(folder: Path, split: Split) -> ImageSet:
+def load_folder(folder: Path, split: Split, splits: tuple[Split, ...] = get_args(Split)) -> ImageSet:
     """The images of one split of a folder.
+
+    Args:
+        splits: which must have the same classes, where there are folders of them.
 
     Raises:
         DataError: neither layout is found, several are, or a file is not readable as images of one size with labels.
@@ -90,7 +94,7 @@ def load_folder(folder: Path, split: Split) -> ImageSet:
     files = _files_of(folder, split)
     if not files:
         raise _nothing(folder, split)
-    encoded = _read(folder, split, files)
+    encoded = _read(folder, split, files, splits)
     known = len(encoded.classes or [])
     num_classes = known if known > max(encoded.labels) else max(encoded.labels) + 1
     names = tuple(encoded.classes) if encoded.classes and known == num_classes else None
@@ -164,8 +168,8 @@ def _tell_of_the_rest(folder: Path, used: set[Path]) -> None:
         logger.warning("%s: ignored, as no image of a class: %s", folder, named)
 
 
-def _read(folder: Path, split: Split, files: list[Path]) -> _Encoded:
-    return _read_parquet(files) if files[0].suffix == ".parquet" else _read_images(folder, split, files)
+def _read(folder: Path, split: Split, files: list[Path], splits: tuple[Split, ...]) -> _Encoded:
+    return _read_parquet(files) if files[0].suffix == ".parquet" else _read_images(folder, split, files, splits)
 
 
 def _read_parquet(files: list[Path]) -> _Encoded:
@@ -202,9 +206,9 @@ def _names_in(schema: pa.Schema, label: str) -> list[str] | None:
     return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
 
 
-def _read_images(folder: Path, split: Split, files: list[Path]) -> _Encoded:
-    classes = {part: _classes(folder, part) for part in get_args(Split)}
-    if all(classes.values()) and classes["train"] != classes["test"]:
+def _read_images(folder: Path, split: Split, files: list[Path], splits: tuple[Split, ...]) -> _Encoded:
+    classes = {part: _classes(folder, part) for part in splits}
+    if len(classes) > 1 and all(classes.values()) and classes["train"] != classes["test"]:
         raise DataError(
             f"{folder}: train/ and test/ must have the same classes, found {classes['train']} and {classes['test']}"
         )

@@ -30,12 +30,12 @@ def load_named(name: str, split: Split) -> ImageSet:
     return _checked(name, found)
 
 
-def name_of_named(name: str) -> str:
-    """The name itself for this program's own data; else with a fingerprint of all that belongs to it."""
+def name_of_named(name: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+    """The name itself for this program's own data; else with a fingerprint of all that belongs to these splits."""
     if not DATASETS.code(name):
         return name
     digest = hashlib.sha256()
-    for split in get_args(Split):
+    for split in splits:
         found = load_named(name, split)
         shape = ", ".join(map(str, found.images.shape))
         digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())

@@ -98,7 +98,7 @@ def finish_grid(
     trials, loaded, dataset = trials_of(options)
 
     from bench.data.thumbnails import keep_thumbnails
-    from results.store.description import add_trials, make_room
+    from results.store.description import RunError, add_trials, make_room
     from results.store.lock import RunLock, end_command
     from results.store.records import GroupRecord
 
@@ -106,6 +106,8 @@ def finish_grid(
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
         make_room(folder, fresh=options.fresh)
+        if folder.search.exists():
+            raise RunError(f"{folder.path} holds a search, not a run: give --out another folder")
         left = unfinished(trials, folder)
         size: GroupSize | None = None
         if left:

@@ -16,7 +16,7 @@ from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, listing, refuse_devices
 from results.store.lock import Holder, holder
 from results.store.record import FileRecord
-from results.store.records import DevicesRecord, RunRecord, StateRecord, TrainingRecord, WorkerRecord
+from results.store.records import DevicesRecord, DivergedRecord, RunRecord, StateRecord, TrainingRecord, WorkerRecord
 from results.store.settings import AnyTrial, ImportedTrial, NativeTrial, read_trial_settings
 from results.store.shards import evenly_spaced
 
@@ -74,6 +74,8 @@ class RunProgress:
     """The command that runs it; None where none does."""
     left_out: list[str] = field(default_factory=list)
     """Accelerators that it, or the last one, left out: a sentence of each."""
+    search: bool = False
+    """Whether the trials are those of a search, which more may follow."""
 
     def count(self, *stages: str) -> int:
         """How many trials are in one of these stages."""
@@ -102,6 +104,7 @@ def read_progress(run: RunFolder) -> RunProgress:
         description.group.workers if description.group else 1,
         found if running else None,
         left_out.left_out if left_out else [],
+        run.search.exists(),
     )
 
 
@@ -111,7 +114,7 @@ def _trial_progress(
     folder = run.trial(trial_id)
     files = dict(listing(folder.path))
     settings = read_trial_settings(folder.settings)
-    state = _read_state(folder, running) if folder.state in files else None
+    state = _read_state(folder, running) if {folder.state, folder.diverged} & files.keys() else None
     epochs = _read_seconds(folder.epochs, files[folder.epochs]) if folder.epochs in files else []
     shards = folder.shard_times() if folder.shards in files else {}
     training = _or_none(TrainingRecord, folder.training) if folder.training in files else None
@@ -151,7 +154,9 @@ def _stage(state: StateRecord | None, *, complete: bool, begun: bool) -> str:
 
 
 def _read_state(folder: TrialFolder, running: bool) -> StateRecord | None:
-    """state.json, unless it is of a command that is no more."""
+    """state.json, unless it is of a command that is no more; of a training that cannot go on, that it failed."""
+    if diverged := _or_none(DivergedRecord, folder.diverged):
+        return StateRecord(state="failed", error=diverged.reason)
     state = _or_none(StateRecord, folder.state)
     return None if state and state.state in ("running", "waiting") and not running else state
 
@@ -197,7 +202,9 @@ def _read_seconds(path: AnyPath, written: int) -> list[float]:  # noqa: ARG001  
 
 
 def seconds_left(run: RunProgress) -> float | None:
-    """A rough estimate from what is finished, in wall-clock seconds; None while nothing is."""
+    """A rough estimate from what is finished, in wall-clock seconds; None while nothing is, and in a search."""
+    if run.search:
+        return None
     epoch = _mean([trial.epoch_seconds for trial in run.trials])
     image = _mean([trial.image_seconds for trial in run.trials])
     images_each = max((trial.images_wanted or 0 for trial in run.trials), default=0)

@@ -65,6 +65,10 @@ class TrainingError(BenchError):
     """A training that cannot go on; the message is one sentence for the user."""
 
 
+class DivergedError(TrainingError):
+    """One that never could: it would end likewise if it were tried again."""
+
+
 def make_accelerator(trial: Trial) -> Accelerator:
     """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
 
@@ -154,7 +158,7 @@ def _run_training(
         train_data = replace(train_data, memory=memory)
         trained = train_epoch(trial, epoch, parallel, optimizer, train_data, steps)
         if not math.isfinite(trained.loss):
-            raise TrainingError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
+            raise DivergedError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
         accuracy = noisy_accuracy(trial, epoch, model, test_data, accelerator)
         progress.epochs.append(
@@ -196,7 +200,7 @@ def _before_epoch(
     try:
         return trial.objective.before_epoch(epoch, data.memory, data.labels, votes)
     except ValueError as error:
-        raise TrainingError(f"epoch {epoch}: {error}") from error
+        raise DivergedError(f"epoch {epoch}: {error}") from error
 
 
 def _on(device: torch.device, data: ImageSet) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,11 @@ class TrialFolder:
         return self.path / "state.json"
 
     @property
+    def diverged(self) -> AnyPath:
+        """Why the training cannot go on, which is a result of a search (`bench tune`); absent elsewhere."""
+        return self.path / "diverged.json"
+
+    @property
     def votes(self) -> AnyPath:
         """The folder of the model's votes on its training images; only where other trials learn from them."""
         return self.path / "votes"
@@ -157,6 +162,16 @@ class RunFolder:
     def thumbnails(self) -> AnyPath:
         """One row per certified test image (`ThumbnailRow`)."""
         return self.path / "thumbnails.parquet"
+
+    @property
+    def search(self) -> AnyPath:
+        """One row per configuration and rung (`SearchRow`); only where the trials are those of a search."""
+        return self.path / "search.parquet"
+
+    @property
+    def tuned(self) -> AnyPath:
+        """The grid with the options that a search chose."""
+        return self.path / "tuned.toml"
 
     @property
     def page(self) -> AnyPath:

@@ -157,6 +157,12 @@ class StateRecord(FileRecord):
     error: str = ""
 
 
+class DivergedRecord(FileRecord):
+    """diverged.json: of a search, a training that would fail in every attempt."""
+
+    reason: str
+
+
 class DevicesRecord(FileRecord):
     """devices.json: accelerators that the last command on a run left out."""
 

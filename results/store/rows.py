@@ -196,6 +196,39 @@ class SpectrumRow(Record):
     """Falling; pixel values in [0, 1]."""
 
 
+class SearchRow(Record):
+    """search.parquet: one configuration of a method at one σ, trained up to one rung of a search."""
+
+    method: str
+    """Row of the grid."""
+    sigma: Sigma
+    order: Natural
+    """In which the step was decided, from 0, of this method and σ."""
+    configuration: Natural
+    """0: the options that the grid has."""
+    options: str
+    """Those that are searched, as JSON."""
+    rung: Natural
+    """From 0."""
+    epochs: Natural
+    """Trained so far."""
+    cost: Amount
+    """Of this step, in passes of the training images, forward and backward; forward alone counts a third."""
+    outcome: Literal["promoted", "stopped", "finished", "failed"]
+    """finished: on the last rung; failed: the training could not go on; stopped also where the search still goes on."""
+    chosen: bool
+    """Whether these options are those of tuned.toml, and this the rung on which they were compared."""
+    acr: Amount | None = None
+    """Average certified radius on the images held out of the training set; null: failed."""
+    acr_error: Amount | None = None
+    """Its standard error over those images."""
+    seconds: Amount
+    """Wall clock of this step's training, and its certification summed over workers; 0: failed."""
+    reason: str | None = None
+    """Why it failed."""
+    trial_id: str
+
+
 class ThumbnailRow(Record):
     """thumbnails.parquet: a small picture of one test image."""
 

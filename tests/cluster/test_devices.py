@@ -96,7 +96,7 @@ def test_where_none_is_left_what_is_left_fails_with_the_reason(tmp_path: Path) -
 
 
 def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: Path) -> None:
-    order = schedule._Order([job(tmp_path)], ONE_GPU, Work())
+    order = schedule._Order([job(tmp_path)], ONE_GPU, Work(), lambda _: [])
     trial = SimpleNamespace(trial_id="first", config=order.suggest("first"))
     result = {"left_out": "GPU 0 of here is left out"}
     order.on_trial_result("first", result)

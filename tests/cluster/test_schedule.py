@@ -75,6 +75,29 @@ def test_a_broken_connection_without_a_cause_is_tried_again(tmp_path: Path) -> N
     assert shards(tmp_path) == [0, 1, 2, 3]
 
 
+def test_jobs_may_follow_from_the_end_of_others_and_find_the_same_workers(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def more(ended: str) -> list[Job]:
+        names.append(ended)
+        return [job(tmp_path, f"{ended}+", train_raises=len(ended) == 3)] if len(ended) < 4 else []
+
+    assert run_jobs([job(tmp_path, "a")], WORK, GroupSize(1, 1, 0), more=more) == {"a+++": "the loss became nan"}
+    assert names == ["a", "a+", "a++", "a+++"]
+    assert shards(tmp_path, "a++") == [0, 1, 2, 3]
+    workers = {note.split()[-1] for name in names[:3] for note in notes(tmp_path, name) if note.startswith("shard")}
+    assert len(workers) == 1
+
+
+def test_what_goes_wrong_between_jobs_is_raised_as_it_is(tmp_path: Path) -> None:
+    def more(ended: str) -> list[Job]:
+        raise KeyError(ended)
+
+    with pytest.raises(KeyError, match=r"'[ab]'"):
+        run_jobs([job(tmp_path, "a"), job(tmp_path, "b"), job(tmp_path, "c")], WORK, GroupSize(1, 1, 0), more=more)
+    assert not (tmp_path / "c" / "notes.txt").exists()
+
+
 STALLED_AFTER = 6.0  # seconds, or 12 in which the work does not go on
 LONG = 16
 

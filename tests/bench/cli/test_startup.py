@@ -57,7 +57,15 @@ def run_in_turn(*commands: list[str], before: str = "") -> tuple[list[int], floa
 def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     place = str(fake_run.path)
-    commands = [["--help"], ["grids"], ["methods"], ["published"], ["run", "--help"], ["status", place]]
+    commands = [
+        ["--help"],
+        ["grids"],
+        ["methods"],
+        ["published"],
+        ["run", "--help"],
+        ["tune", "--help"],
+        ["status", place],
+    ]
     commands += [["report", place], ["compare", place, "--json"]]
     ended, _, _ = run_in_turn(*commands)
     assert set(ended) == {0}
@@ -82,6 +90,10 @@ def test_refusals_need_neither_torch_nor_ray(tmp_path: Path) -> None:
         [*smoke, "--gpus-per-worker", "2"],
         [*smoke, "--out", str(tmp_path)],
         ["submit", "--grid", "smok", "--out", "/run"],
+        ["tune", "--grid", "smok", "--budget", "9"],
+        ["tune", "--grid", "smoke"],
+        ["tune", "--grid", "smoke", "--budget", "0"],
+        ["tune", "--grid", "smoke", "--budget", "9", "--held-out", "1"],
         ["trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")],
         ["certify", "--model", "a:b", "--alpha", "1"],
         ["certify", "--model", str(tmp_path / "none")],
