@@ -180,9 +180,9 @@ def merged_run(text: str) -> RunFolder:
     return folder
 
 
-def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
+def merge_and_report(folder: RunFolder, published: str | None = None, *, places: bool = False) -> None:
     """Merge what is finished, report it and show it."""
-    print_report(folder, update_report(folder, published))
+    print_report(folder, update_report(folder, published, places=places))
 
 
 def print_report(folder: RunFolder, report: Report) -> None:

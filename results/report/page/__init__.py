@@ -20,7 +20,7 @@ from results.analysis.groups import certified_groups
 from results.report.page.charts import charts, methods
 from results.report.page.content import Content
 from results.report.page.images import packed_images
-from results.report.page.settings import environment, settings
+from results.report.page.settings import environment, grids, settings
 from results.report.page.thumbnails import sprite_sheets
 from results.report.page.words import caveats, page_title, summary, table_content
 from results.report.table import ResultTable
@@ -57,7 +57,13 @@ class Picture:
 
 
 def write_page(
-    run: Run, tables: list[ResultTable], thumbnails: pd.DataFrame, path: AnyPath, pictures: Sequence[Picture] = ()
+    run: Run,
+    tables: list[ResultTable],
+    thumbnails: pd.DataFrame,
+    path: AnyPath,
+    pictures: Sequence[Picture] = (),
+    *,
+    places: bool = False,
 ) -> None:
     """Write the page.
 
@@ -67,6 +73,7 @@ def write_page(
         thumbnails: columns `dataset`, `index`, `png`, each picture at most 64 pixels wide and high; may have no rows.
         path: of the file; an existing one is replaced.
         pictures: figures without a chart of their own, in order.
+        places: say also where on the machine data, grid and program were.
 
     Raises:
         ValueError: as `certified_groups`.
@@ -83,8 +90,9 @@ def write_page(
         "pictures": [{"title": picture.title, "words": picture.words} for picture in pictures],
         "images": images,
         "tiles": tiles,
-        "settings": settings(groups),
-        "environment": environment(run),
+        "settings": settings(groups, places=places),
+        "grids": grids(run, places=places),
+        "environment": environment(run, places=places),
         "caveats": caveats(run),
     }
     data = [_data("content", "application/json", _json(content))]

@@ -186,6 +186,14 @@ class Settings(TypedDict):
     shared: list[Entry]
 
 
+class GridContent(TypedDict):
+    """The grid of a run's last command as a TOML file, and the command line that runs it again."""
+
+    title: str
+    toml: str
+    command: str
+
+
 class Block(TypedDict):
     """A titled list."""
 
@@ -204,5 +212,6 @@ class Content(TypedDict):
     images: list[DatasetImages]
     tiles: dict[str, Tiles]
     settings: Settings
+    grids: list[GridContent]
     environment: list[Block]
     caveats: list[str]

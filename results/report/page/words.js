@@ -19,6 +19,7 @@ function buildWords(content) {
     return html("img", { class: "picture", src: `data:image/png;base64,${file}`, alt: `${title}. ${words}` });
   }));
   buildSettings(content.settings);
+  section("settings").append(...content.grids.flatMap(gridOf));
   section("environment").append(
     ...content.environment.flatMap(({ title, entries }) => [html("h3", {}, title), pairs(entries)]));
   section("caveats").append(html("ul", {}, content.caveats.map((sentence) => html("li", {}, sentence))));
@@ -37,4 +38,22 @@ function buildSettings({ differing, shared }) {
           html("td", {}, html("code", {}, value)), html("td", {}, whose))))))));
   }
   section("settings").append(html("h3", {}, differing.length ? "The same in all trials" : "Of all trials"), pairs(shared));
+}
+
+// A file to be copied: by its button, or selected as any text.
+function gridOf({ title, toml, command }) {
+  const text = html("pre", { class: "file", tabindex: "0", role: "region", "aria-label": `${title}, a TOML file` }, html("code", {}, toml));
+  const said = html("span", { role: "status" });
+  const button = html("button", { type: "button", on: { click: copy } }, "Copy");
+  function copy() {
+    getSelection().selectAllChildren(text);
+    const copied = navigator.clipboard ? navigator.clipboard.writeText(toml) : Promise.reject();
+    copied.then(() => { said.textContent = "Copied."; }, () => { said.textContent = "Selected: copy it with Ctrl-C."; });
+  }
+  return [
+    html("h3", {}, title),
+    html("p", { class: "caption" }, "As the last command loaded it, with every default. Saved as grid.toml it runs again with ",
+      html("code", {}, command), "."),
+    html("p", { class: "copy" }, button, said), text,
+  ];
 }
