@@ -1,4 +1,4 @@
-"""Commands that run and watch trials: `bench run`, `status`, `trial`."""
+"""Commands that run and watch trials: `bench run`, `status`, `watch`, `trial`."""
 
 from __future__ import annotations
 
@@ -177,6 +177,32 @@ def status(
         elif progress.count("done", "failed") < len(progress.trials):
             console.print("nobody runs it now: the same command goes on from there")
         print_failures(folder)
+
+
+@app.command()
+def watch(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 8420,
+    host: Annotated[
+        str, typer.Option(help="Address at which it is served; others than this machine's own take a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str, typer.Option(envvar="BENCH_WATCH_TOKEN", help="That whoever opens the page must know.", show_default=False)
+    ] = "",
+) -> None:
+    """The page of a run in a browser while it goes on: progress, curves of training, tables as they fill.
+
+    It reads the run's files and writes none; Ctrl-C ends it, and nothing else.
+    """
+    with user_errors():
+        folder = RunFolder(location(run))
+        from bench.runner.watch import WatchServer
+
+        with WatchServer(folder, host, port, token) as server:
+            console.print(
+                f"{server.url}  shows {escape(run)} while it goes on; Ctrl-C ends this", highlight=False, soft_wrap=True
+            )
+            server.serve()
 
 
 @app.command()

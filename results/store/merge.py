@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,10 +67,11 @@ def merge_run(run: RunFolder, *, places: bool = False) -> list[str]:
     return found.unfinished
 
 
-def merged(run: RunFolder, *, places: bool = False) -> Merged:
+def merged(run: RunFolder, only: Collection[str] | None = None, *, places: bool = False) -> Merged:
     """Put the finished trials of a run together.
 
     Args:
+        only: the ids of those that are; what is finished is found out where not given.
         places: say also in which folder the data was.
 
     Raises:
@@ -84,7 +85,8 @@ def merged(run: RunFolder, *, places: bool = False) -> Merged:
         folder = run.trial(trial_id)
         if not folder.settings.exists():
             raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
-        if not folder.training.exists() or folder.state.exists():
+        finished = folder.training.exists() and not folder.state.exists() if only is None else trial_id in only
+        if not finished:
             unfinished.append(trial_id)
             continue
         settings, training = read_trial_settings(folder.settings), TrainingRecord.read(folder.training)

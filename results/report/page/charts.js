@@ -23,9 +23,12 @@ const ACCURACY = { ...EPOCH, yLabel: "noisy test accuracy (%)", top: 100, text: 
 const LOSS = { ...EPOCH, yLabel: "loss", text: (value) => value.toPrecision(4) };
 
 function buildCharts(content) {
+  look.listeners = [];
   for (const method of content.methods) look.methods.set(method.method, method);
-  section("charts").prepend(toolbar(content));
+  document.querySelector(".toolbar")?.remove();
+  if (content.methods.length) section("charts").prepend(toolbar(content));
   const { certified, p_a, accuracy, loss, cost } = content.charts;
+  hideWithout("curves", certified);
   section("curves").append(
     ...block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
       "As Figure 5.1 of the thesis. Share of all test images that are predicted correctly with at least this certified "
@@ -39,12 +42,12 @@ function buildCharts(content) {
       "Of the network itself, on one noise sample of each test image, after each epoch; mean over the models trained."),
     ...block("Training loss", loss.map((panel) => chart(LOSS, panel)),
       "Mean over the images of an epoch. Methods have losses of their own: their heights do not compare.")]
-    : [html("p", {}, "No model of this run was trained in it.")]));
+    : [html("p", {}, content.progress ? "No epoch is finished yet." : "No model of this run was trained in it.")]));
   const hours = { xLabel: "hours × workers, training and certification", yLabel: "ACR" };
   section("cost").append(...(cost.length
     ? block("ACR against cost", cost.map((panel) => scatter(hours, panel)),
       "Means over the training seeds. Memory, speed and energy are in the table of costs.")
-    : [html("p", {}, "No model of this run was trained in it, so its cost is not known.")]));
+    : [html("p", {}, content.progress ? "No trial is finished yet." : "No model of this run was trained in it, so its cost is not known.")]));
 }
 
 function block(title, panels, caption) {
@@ -62,10 +65,10 @@ function toolbar(content) {
     });
     return button;
   };
-  const methods = content.methods.map((method) => toggle(method.method, true, (on) => {
+  const methods = content.methods.map((method) => toggle(method.method, !look.hidden.has(method.method), (on) => {
     if (on) look.hidden.delete(method.method);
     else look.hidden.add(method.method);
   }, swatch(method), method.title));
-  const bands = toggle("", false, (on) => { look.bands = on; }, "95 % bands");
+  const bands = toggle("", look.bands, (on) => { look.bands = on; }, "95 % bands");
   return html("div", { class: "toolbar", role: "group", "aria-label": "Shown in all charts" }, methods, bands);
 }

@@ -109,13 +109,18 @@ class CostPanel(TypedDict):
     points: list[CostPoint]
 
 
-class Charts(TypedDict):
+class TrainingCharts(TypedDict):
+    """Panels of what is known after each epoch."""
+
+    accuracy: list[Panel]
+    loss: list[Panel]
+
+
+class Charts(TrainingCharts):
     """Panels by chart."""
 
     certified: list[Panel]
     p_a: list[Panel]
-    accuracy: list[Panel]
-    loss: list[Panel]
     cost: list[CostPanel]
 
 
@@ -201,8 +206,29 @@ class Block(TypedDict):
     entries: list[Entry]
 
 
+class TrialProgress(TypedDict):
+    """How far a trial is; texts as people read them, empty where there is nothing to say."""
+
+    sigma: float
+    title: str
+    stage: str
+    epochs: str
+    images: str
+    left: str
+
+
+class Progress(TypedDict):
+    """How far a run is; `said`: sentences."""
+
+    done: int
+    trials: list[TrialProgress]
+    said: list[str]
+
+
 class Content(TypedDict):
-    """The whole page."""
+    """The whole page; `progress` where the run goes on."""
+
+    progress: Progress | None
 
     summary: Summary
     tables: list[TableContent]

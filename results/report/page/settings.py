@@ -88,7 +88,8 @@ def environment(run: Run, *, places: bool = False) -> list[Block]:
         "Engine": distinct(certificates["engine"]),
         "torch": distinct(certificates["torch_version"]),
     }
-    blocks: list[Block] = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
+    known = [item for item in machines.items() if item[1]]
+    blocks: list[Block] = [{"title": "Machines", "entries": known}] if known else []
     for number, description in enumerate(run.descriptions, 1):
         command = description.command if places else placeless(description.command)
         entries = [

@@ -3,8 +3,7 @@ function pairs(entries) {
     entries.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value))));
 }
 
-function buildWords(content) {
-  const { facts, best, caption } = content.summary;
+function buildSummary({ summary: { facts, best, caption } }) {
   section("summary").append(
     best.length
       ? html("ul", { class: "winners" }, best.map((row) => html("li", {},
@@ -12,20 +11,35 @@ function buildWords(content) {
         html("span", { class: "figure" }, row.acr),
         html("span", {}, row.interval ? `${row.title} [${row.interval}]` : row.title))))
       : "",
-    pairs(facts),
+    facts.length ? pairs(facts) : "",
     html("p", { class: "caption" }, caption.join(" ")));
+}
+
+function buildPictures(content) {
   section("figures").append(...content.pictures.map(({ title, words }, place) => {
     const file = section(`picture-${place}`).textContent;
     return html("img", { class: "picture", src: `data:image/png;base64,${file}`, alt: `${title}. ${words}` });
   }));
-  buildSettings(content.settings);
-  section("settings").append(...content.grids.flatMap(gridOf));
-  section("environment").append(
-    ...content.environment.flatMap(({ title, entries }) => [html("h3", {}, title), pairs(entries)]));
-  section("caveats").append(html("ul", {}, content.caveats.map((sentence) => html("li", {}, sentence))));
+  hideWithout("figures", content.pictures);
 }
 
-function buildSettings({ differing, shared }) {
+function buildEnvironment({ environment }) {
+  section("environment").append(...environment.flatMap(({ title, entries }) => [html("h3", {}, title), pairs(entries)]));
+  hideWithout("environment", environment);
+}
+
+function buildCaveats({ caveats }) {
+  section("caveats").append(html("ul", {}, caveats.map((sentence) => html("li", {}, sentence))));
+  hideWithout("caveats", caveats);
+}
+
+// A section with nothing in it is not there, and nothing leads to it.
+function hideWithout(name, things) {
+  section(name).hidden = !things.length;
+  document.querySelector(`nav a[href="#${name}"]`).parentElement.hidden = !things.length;
+}
+
+function buildSettings({ settings: { differing, shared }, grids }) {
   const line = (...cells) => html("tr", {}, cells);
   const column = (name) => html("th", { scope: "col" }, name);
   if (differing.length) {
@@ -37,7 +51,11 @@ function buildSettings({ differing, shared }) {
           place ? "" : html("th", { scope: "rowgroup", rowspan: values.length }, key),
           html("td", {}, html("code", {}, value)), html("td", {}, whose))))))));
   }
-  section("settings").append(html("h3", {}, differing.length ? "The same in all trials" : "Of all trials"), pairs(shared));
+  if (shared.length) {
+    section("settings").append(html("h3", {}, differing.length ? "The same in all trials" : "Of all trials"), pairs(shared));
+  }
+  section("settings").append(...grids.flatMap(gridOf));
+  hideWithout("settings", [...differing, ...shared, ...grids]);
 }
 
 // A file to be copied: by its button, or selected as any text.

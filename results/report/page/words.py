@@ -13,7 +13,8 @@ from results.store.run import Run
 
 def page_title(run: Run) -> str:
     """Networks and data of the run."""
-    return f"{distinct(run.trials['model'])} on {distinct(run.trials['dataset'])}"
+    trials = run.planned if run.trials.empty else run.trials
+    return f"{distinct(trials['model'])} on {distinct(trials['dataset'])}" if len(trials) else "No trial yet"
 
 
 def table_content(table: ResultTable) -> TableContent:
@@ -37,6 +38,8 @@ def table_content(table: ResultTable) -> TableContent:
 def summary(run: Run, tables: list[ResultTable]) -> Summary:
     """Facts by name, and the largest ACR at each σ."""
     trials, certificates = run.trials, run.certificates
+    if trials.empty:
+        return {"title": page_title(run), "facts": [], "best": [], "caption": ["No trial is finished yet."]}
     unfinished = f", {len(run.missing)} not finished" if run.missing else ""
     facts = {
         "Data": distinct(trials["dataset"]),
@@ -55,6 +58,8 @@ def summary(run: Run, tables: list[ResultTable]) -> Summary:
 
 def caveats(run: Run) -> list[str]:
     """What the numbers do not say."""
+    if run.trials.empty:
+        return []
     wrong = (run.trials["images"] * run.trials["alpha"]).max()
     sentences = [
         "Each certificate may be wrong with probability alpha, each on its own: of the images of one trial, at most "

@@ -187,7 +187,7 @@ def test_a_dumb_terminal_shows_progress_as_a_pipe_does(fake_run: RunFolder, monk
 HELP = [
     [*command.split(), "--help"]
     for command in (
-        "", "grids", "methods", "published", "run", "status", "trial", "submit", "report", "compare", "import",
+        "", "grids", "methods", "published", "run", "status", "watch", "trial", "submit", "report", "compare", "import",
         "certify", "predict", "verify", "attack", "audit", "perf", "perf certify", "perf train",
     )
 ]  # fmt: skip
