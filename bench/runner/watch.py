@@ -15,7 +15,8 @@ from hashlib import sha256
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from socketserver import TCPServer
+from urllib.parse import parse_qs, quote, urlsplit
 
 from bench.runner.live import LivePage
 from results.errors import BenchError
@@ -47,8 +48,8 @@ class WatchServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, run: RunFolder, host: str, port: int, token: str = "") -> None:
-        if token and len(token) < SHORTEST_TOKEN:
-            raise BenchError(f"--token: must have at least {SHORTEST_TOKEN} characters")
+        if token and (len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable())):
+            raise BenchError(f"--token: must have at least {SHORTEST_TOKEN} characters, which any keyboard has")
         if not token and not is_loopback(host):
             raise BenchError(
                 f"--host {host}: others than this machine's users could read the page there: give --token as well, or "
@@ -59,15 +60,19 @@ class WatchServer(ThreadingHTTPServer):
             self.address_family = socket.AF_INET6
         try:
             super().__init__((host, port), _Handler)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise BenchError(f"--host {host} --port {port}: {reason}; --port 0 takes any that is free") from None
+
+    def server_bind(self) -> None:
+        """As any TCP server does it; one of HTTP would ask the network for its own name."""
+        TCPServer.server_bind(self)
 
     @property
     def url(self) -> str:
         """Where a browser finds the page, with the token."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.server_address[1]}/" + f"?token={self.token}" * bool(self.token)
+        return f"http://{host}:{self.server_address[1]}/" + f"?token={quote(self.token)}" * bool(self.token)
 
     def serve(self) -> None:
         """Answer until a KeyboardInterrupt, then end in order."""

@@ -229,6 +229,8 @@ def test_other_addresses_take_a_token(host: str, tmp_path: Path) -> None:
         WatchServer(RunFolder(tmp_path), host, 0)
     with pytest.raises(BenchError, match="at least 16 characters"):
         WatchServer(RunFolder(tmp_path), host, 0, "short")
+    with pytest.raises(BenchError, match="any keyboard has"):
+        WatchServer(RunFolder(tmp_path), host, 0, "\udcff" * 20)
 
 
 def test_a_token_opens_the_page_and_leaves_the_address(run: RunFolder) -> None:
