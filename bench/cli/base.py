@@ -199,6 +199,7 @@ def print_report(folder: RunFolder, report: Report) -> None:
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
+    console.print("Open report.html in a browser first: all of this is on that one page.")
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:

@@ -79,11 +79,12 @@ def run(
 def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
     from bench.audit.forecast import forecast
     from bench.runner.display import duration
+    from bench.runner.expected import in_words, record_of
     from bench.runner.grid import trials_of
 
     if not as_json:
-        console.print("counting passes, and measuring their speed for some ten seconds …")
-    found = forecast(trials_of(options)[0])
+        console.print("counting passes, and measuring their speed for some seconds …")
+    found = forecast(trials_of(options)[0], options.workers, options.cpus_per_worker)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -111,9 +112,8 @@ def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
             console.print(f"trained once: {escape(which)}, {escape(', '.join(each['shared']))}", highlight=False)
     several = f"{found['devices']} × " if found["devices"] > 1 else ""
     compiled = ", less where compilation pays, which was not tried" if found["compiled"] else ""
-    machine = f"{several}{escape(found['device'])}"
     console.print(
-        f"{len(rows)} trials, together about {duration(found['seconds'])} on {machine}{compiled}. "
+        f"{len(rows)} trials on {several}{escape(found['device'])}: {escape(in_words(record_of(found)))}{compiled}. "
         "Passes of images through one network: train forward and backward; attack likewise, for the images; survey "
         "forward alone, by a model in training or a teacher; certify forward alone, at most.",
         highlight=False,
@@ -131,6 +131,9 @@ class _Terminal:
     def __init__(self, grid: str, *, quiet: bool, as_json: bool) -> None:
         self.grid, self.quiet, self.as_json = grid, quiet, as_json
 
+    def asks_for_cost(self) -> bool:
+        return not self.quiet
+
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         if self.quiet:
             return
@@ -144,6 +147,9 @@ class _Terminal:
             highlight=False,
             soft_wrap=True,
         )
+
+    def expects(self, cost: str) -> None:
+        console.print(f"{escape(cost)} (bench run --dry-run has each trial)", highlight=False, soft_wrap=True)
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         from bench.runner.display import shown

@@ -31,8 +31,14 @@ class RunFailedError(RuntimeError):
 class Audience(Protocol):
     """Who is told how a run goes."""
 
+    def asks_for_cost(self) -> bool:
+        """Whether it wants to know what a run on this machine will cost, which takes seconds to find out."""
+
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         """The trials are known, and the resources of each; None where nothing is left to do."""
+
+    def expects(self, cost: str) -> None:
+        """What is left is expected to cost so much, in words."""
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         """A block in which the trials run."""
@@ -110,9 +116,12 @@ def finish_grid(
         size: GroupSize | None = None
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
+            from bench.runner.expected import asked, in_words
             from bench.runner.jobs import default_group, run_trials
             from cluster import connected, node_resources
 
+            # What is measured of this machine tells nothing of a cluster.
+            question = stack.enter_context(asked(options, wanted=address is None and audience.asks_for_cost()))
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
             size = default_group(
@@ -124,6 +133,10 @@ def finish_grid(
             keep_thumbnails(folder, trials)
         audience.begins(trials, dataset, size, folder)
         if size:
+            folder.forecast.unlink(missing_ok=True)  # of an earlier command
+            if forecast := question.answer():
+                forecast.write(folder.forecast)
+                audience.expects(in_words(forecast, left))
             with audience.watching(folder):
                 failed = run_trials(
                     left,
@@ -172,8 +185,14 @@ class _Notebook:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
 
+    def asks_for_cost(self) -> bool:
+        return not self.quiet
+
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         pass
+
+    def expects(self, cost: str) -> None:
+        print(cost)
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         from rich.console import Console

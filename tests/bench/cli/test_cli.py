@@ -18,9 +18,9 @@ from rich.console import Console
 
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
-from bench.runner.display import AT_WORK, COLUMNS, render, shown
+from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
-from bench.runner.progress import RunProgress, TrialProgress
+from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
 from bench.runner.state import note_devices, trial_task
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
