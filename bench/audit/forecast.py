@@ -28,7 +28,7 @@ from bench.train.passes import as_a_constant
 from methods import TrainingStep
 from results.store.shards import evenly_spaced
 
-SECONDS = 6.0
+SECONDS = 4.0
 """Of all measurements of a network together."""
 START_SECONDS, TRIAL_SECONDS, REPORT_SECONDS, REPORT_SECONDS_OF_A_ROW = 11.0, 1.0, 6.0, 1.2e-4
 """Until the first trial trains; of each trial, besides its passes; of the report, and for each of its certificates.

@@ -6,51 +6,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from bench.runner.display import duration
 from bench.settings.options import RunOptions
-from results.errors import BenchError
 from results.store.records import ForecastRecord, TrialForecast
 
 BUSY = 0.15
 """Of a machine's cores: what others take beyond that is told."""
 FULL = 0.9
 PATIENCE = 300.0
-"""Seconds in which an answer must come."""
+"""Seconds in which the answer must come."""
 
 
-class Asked:
-    """An answer that is being worked out."""
-
-    def __init__(self, process: subprocess.Popen[str] | None) -> None:
-        self._process = process
-
-    def answer(self) -> ForecastRecord | None:
-        """None where there is none: the run goes on without, and finds out itself what it costs."""
-        if self._process is None:
-            return None
-        try:
-            text, _ = self._process.communicate(timeout=PATIENCE)
-            return record_of(json.loads(text)) if self._process.returncode == 0 else None
-        except (subprocess.TimeoutExpired, OSError, ValueError, KeyError, BenchError):
-            return None
-
-
-@contextmanager
-def asked(options: RunOptions, *, wanted: bool) -> Iterator[Asked]:
-    """Ask `bench run --dry-run` while the block runs; nothing where it is not wanted."""
-    if not wanted:
-        yield Asked(None)
-        return
+def ask(options: RunOptions) -> ForecastRecord | None:
+    """What `bench run --dry-run` says of the same options. None where it says nothing: the run goes on without, and
+    finds out itself what it costs."""
     command = [sys.executable, "-m", "bench", "run", *options.arguments(), "--dry-run", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603
-        try:
-            yield Asked(process)
-        finally:
-            process.kill()
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)  # noqa: S603
+        return record_of(json.loads(found.stdout))
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError):
+        return None
 
 
 def record_of(forecast: Mapping[str, Any]) -> ForecastRecord:

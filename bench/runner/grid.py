@@ -116,12 +116,12 @@ def finish_grid(
         size: GroupSize | None = None
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
-            from bench.runner.expected import asked, in_words
+            from bench.runner.expected import ask, in_words
             from bench.runner.jobs import default_group, run_trials
             from cluster import connected, node_resources
 
-            # What is measured of this machine tells nothing of a cluster.
-            question = stack.enter_context(asked(options, wanted=address is None and audience.asks_for_cost()))
+            # What is measured of this machine tells nothing of a cluster; and Ray, which starts next, would disturb it.
+            forecast = ask(options) if address is None and audience.asks_for_cost() else None
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
             size = default_group(
@@ -134,7 +134,7 @@ def finish_grid(
         audience.begins(trials, dataset, size, folder)
         if size:
             folder.forecast.unlink(missing_ok=True)  # of an earlier command
-            if forecast := question.answer():
+            if forecast:
                 forecast.write(folder.forecast)
                 audience.expects(in_words(forecast, left))
             with audience.watching(folder):

@@ -47,7 +47,8 @@ def placeless(words: Sequence[str]) -> list[str]:
     for place, word in enumerate(words):
         match = _PLACE.fullmatch(word)
         if match and place == 0:
-            found.append(PurePosixPath(word).name)  # the program
+            program = PurePosixPath(word)
+            found += ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
         elif match:
             path = PurePosixPath(match[2])
             found.append(f"{match[1]}…" + (f"/{path.name}" if path.suffix in _NAMED_FILES else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -14,12 +15,15 @@ from matplotlib.patches import Patch
 from results.analysis import published
 from results.analysis.groups import Group, certified_groups, of_published_data
 from results.analysis.metrics import label_probabilities
+from results.report.caption import not_comparable
 from results.report.figures.steps import Floats, band, curve, distribution, thinned
 from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.report.figures.theory import threshold_name
 from results.store.run import Run
 
 BASELINE = "gaussian"
+GREYED: dict[str, Any] = {"markeredgecolor": "0.6", "zorder": 1.5}
+"""Published marks of another setting than a line's."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
     The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
-    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
-    a source other than the thesis also those of methods that the run lacks, in grey.
+    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; in
+    grey where network, data, n or alpha is another, with the reason below. Of a source other than the thesis also those
+    of methods that the run lacks, in grey.
 
     Args:
         run: with at least one finished trial.
@@ -102,14 +107,18 @@ def _certified_accuracy(
 ) -> tuple[Figure, dict[float, Axes]]:
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
+    reasons: dict[str, None] = {}
     with styled():
         figure, axes = panels_by_sigma(words.title, (group.sigma for group in groups))
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
             _draw(group, panel, how)
             known = _published_points(group.published_among(reference))
+            apart = not_comparable(group.trials) if known else []
+            reasons |= dict.fromkeys(apart)
             if known:
-                panel.plot(*zip(*known, strict=True), **how.points)
+                panel.plot(*zip(*known, strict=True), **how.points, **GREYED if apart else {})
+            if known and not apart:
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
@@ -130,7 +139,10 @@ def _certified_accuracy(
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        legend_below(figure, entries, words.note)
+        note = words.note
+        if reasons:
+            note += f"\nGrey marks: published for another setting, since here {'; '.join(reasons)}."
+        legend_below(figure, entries, note)
     return figure, axes
 
 

@@ -108,7 +108,7 @@ def page_parts(
     files = {f"picture-{place}": picture.png for place, picture in enumerate(pictures)}
     content: Content = {
         "progress": None,
-        "summary": summary(run, tables),
+        "summary": summary(run, groups, tables),
         "tables": [table_content(table) for table in tables if table.rows],
         "methods": methods(run, groups),
         "charts": charts(run, groups, tables),

@@ -14,6 +14,7 @@ import pandas as pd
 
 from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
+from results.report.caption import not_comparable
 from results.report.figures.steps import Floats, band
 from results.report.figures.style import Dash, looks
 from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel, TrainingCharts
@@ -93,6 +94,7 @@ def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
                 "method": group.method,
                 "values": _percent(accuracy),
                 "points": points,
+                "apart": not_comparable(group.trials) if points else [],
                 "lower": _percent(lower),
                 "upper": _percent(upper),
             }

@@ -61,6 +61,7 @@ class Summary(TypedDict):
     """What stands at the top."""
 
     title: str
+    verdict: list[str]
     facts: list[Entry]
     best: list[Best]
     caption: list[str]
@@ -76,11 +77,13 @@ class MethodLook(TypedDict):
 
 
 class Line(TypedDict):
-    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y)."""
+    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y), and
+    `apart` is why they are of another setting."""
 
     method: str
     values: list[float | None]
     points: NotRequired[list[tuple[float, float]]]
+    apart: NotRequired[list[str]]
     lower: NotRequired[list[float | None]]
     upper: NotRequired[list[float | None]]
 

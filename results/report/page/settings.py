@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -93,7 +94,7 @@ def environment(run: Run, *, places: bool = False) -> list[Block]:
     for number, description in enumerate(run.descriptions, 1):
         command = description.command if places else placeless(description.command)
         entries = [
-            ("command", shlex.join(command) or "none"),
+            ("command", " ".join(map(_word, command)) or "none"),
             ("time", description.time or "unknown"),
             ("workers of a trial", _group(description.group)),
             ("git_commit", description.git_commit or "none"),
@@ -117,6 +118,10 @@ def _text(value: Any) -> str:
     if value is None or value == "":
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _word(word: str) -> str:
+    return shlex.quote(word) if re.search(r"[\s'\"\\$]", word) else word
 
 
 def _group(group: GroupRecord | None) -> str:

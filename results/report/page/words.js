@@ -3,8 +3,9 @@ function pairs(entries) {
     entries.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value))));
 }
 
-function buildSummary({ summary: { facts, best, caption } }) {
+function buildSummary({ summary: { verdict, facts, best, caption } }) {
   section("summary").append(
+    verdict.length ? html("p", { class: "verdict" }, verdict.join(" ")) : "",
     best.length
       ? html("ul", { class: "winners" }, best.map((row) => html("li", {},
         html("span", { class: "where" }, `Largest ACR at σ = ${row.sigma}`),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.runner.expected import asked, in_words, record_of
+from bench.runner.expected import ask, in_words, record_of
 from bench.runner.progress import RunProgress, TrialProgress, seconds_left
 from bench.settings.options import RunOptions
 from results.store.records import ForecastRecord, TrialForecast
@@ -99,14 +99,10 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_answer_that_does_not_come_is_none(interpreter: Path) -> None:
-    with asked(RunOptions.of(grid="smoke"), wanted=True) as question:
-        assert question.answer() is None
+    assert ask(RunOptions.of(grid="smoke")) is None
     for text in ("nonsense", "{}"):
         interpreter.write_text(f"#!/bin/sh\necho '{text}'\n")
-        with asked(RunOptions.of(grid="smoke"), wanted=True) as question:
-            assert question.answer() is None
-    with asked(RunOptions.of(grid="smoke"), wanted=False) as question:
-        assert question.answer() is None
+        assert ask(RunOptions.of(grid="smoke")) is None
 
 
 def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp_path: Path) -> None:
@@ -120,9 +116,7 @@ def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp
     }
     (tmp_path / "found.json").write_text(json.dumps(found))
     interpreter.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\ncat {tmp_path}/found.json\n')
-    with asked(RunOptions.of(grid="smoke", sigmas=[0.5], set=["certify.n=40"]), wanted=True) as question:
-        assert question.answer() == record_of(found)
+    assert ask(RunOptions.of(grid="smoke", sigmas=[0.5], set=["certify.n=40"])) == record_of(found)
     words = (tmp_path / "asked").read_text().split()
     assert words == ["-m", "bench", "run", "--grid=smoke", "--sigmas=0.5", "--set=certify.n=40", "--dry-run", "--json"]
     assert record_of(found).trials["a"].certify_seconds == 2.0
-    assert sys.executable == str(interpreter)

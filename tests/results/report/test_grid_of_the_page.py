@@ -46,6 +46,7 @@ def test_odd_tables_come_back(table: dict[str, Any]) -> None:
     ("typed", "told"),
     [
         ("/home/alice/.venv/bin/bench run --grid smoke", "bench run --grid smoke"),
+        ("/home/alice/x/bench/__main__.py run --grid smoke", "python -m bench run --grid smoke"),
         ("bench run --grid ~alice/mine.toml --out runs/a", "bench run --grid …/mine.toml --out runs/a"),
         ("bench run --grid=../a/my.toml --data=/home/alice", "bench run --grid=…/my.toml --data=…"),
         ("bench run --set data=/home/alice --out s3://alice/x --data ..", "bench run --set data=… --out … --data …"),
