@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stderr
     assert "Certified accuracy (%)" in result.stdout
     assert "Cost of training" in result.stdout
-    assert "(bench run --dry-run has each trial)" in result.stdout
+    assert "(bench run --dry-run has each trial)" in " ".join(result.stdout.split())
     assert RunFolder(folder / "run").forecast.exists()
     return folder
 

@@ -149,7 +149,7 @@ class _Terminal:
         )
 
     def expects(self, cost: str) -> None:
-        console.print(f"{escape(cost)} (bench run --dry-run has each trial)", highlight=False, soft_wrap=True)
+        console.print(f"{escape(cost)} (bench run --dry-run has each trial)", highlight=False)
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         from bench.runner.display import shown

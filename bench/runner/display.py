@@ -173,7 +173,7 @@ def _print_changes(run: RunFolder, console: Console, stop: threading.Event, star
             if before != trial.stage:
                 left = seconds_left(progress) if trial.stage == "done" and done < len(progress.trials) else None
                 console.print(
-                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<24} {trial.stage}"
+                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<20} {trial.stage}"
                     f"  ({done} of {len(progress.trials)} done{f', about {duration(left)} left' if left else ''})",
                     highlight=False,
                     soft_wrap=True,

@@ -67,7 +67,7 @@ def run_grid(
         grid: the name of one that comes with the program, or a .toml file.
         address: "auto" or HOST:PORT of a running Ray cluster; one of this machine is started where not given.
         allow_unauthenticated: join a cluster also where it takes commands from anybody.
-        quiet: show no progress.
+        quiet: say neither what it will cost nor how far it is nor where to look.
         options: fields of `bench.settings.options.RunOptions`, such as out="runs/mine", sigmas=[0.5],
             set=["certify.n=200"], plugins=["mine.py"].
 
@@ -90,6 +90,8 @@ def run_grid(
         name, reason = next(iter(finished.failed.items()))
         more = f", and {len(finished.failed) - 1} more" if len(finished.failed) > 1 else ""
         raise RunFailedError(f"{name}: {reason}{more} (log: {finished.folder.trial(name).log})")
+    if not quiet:
+        print(f"{finished.folder.page}: open it in a browser first, all of this is on that one page")
     return read_run(finished.folder.path)
 
 
@@ -199,7 +201,7 @@ class _Notebook:
 
         from bench.runner.display import shown
 
-        return shown(folder, Console(), quiet=self.quiet)
+        return shown(folder, Console(force_jupyter=False), quiet=self.quiet)  # lines of text, as print writes them
 
     def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
         pass  # the error that follows tells

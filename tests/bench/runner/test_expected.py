@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.cli.base import PlainConsole
+from bench.runner import display
 from bench.runner.expected import ask, in_words, record_of
-from bench.runner.progress import RunProgress, TrialProgress, seconds_left
+from bench.runner.grid import _Notebook
+from bench.runner.progress import RunProgress, TrialProgress, read_progress, seconds_left
 from bench.settings.options import RunOptions
+from results.store.folder import RunFolder
 from results.store.records import ForecastRecord, TrialForecast
+from tests.conftest import trial_ids
 
 EPOCHS, IMAGES, WORKERS = 10, 100, 2
 COSTS = {"gaussian": (20.0, 40.0), "macer": (80.0, 40.0), "smoothadv": (240.0, 40.0), "ensemble": (0.0, 120.0)}
@@ -123,3 +130,48 @@ def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp
     words = (tmp_path / "asked").read_text().split()
     assert words == ["-m", "bench", "run", "--grid=smoke", "--sigmas=0.5", "--set=certify.n=40", "--dry-run", "--json"]
     assert record_of(found).trials["a"].certify_seconds == 2.0
+
+
+@pytest.mark.parametrize("where", ["pipe", "notebook"])
+def test_outside_a_terminal_each_change_is_a_line_of_at_most_80_and_says_what_is_left(
+    where: str, fake_run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = fake_run.trial(trial_ids(fake_run)[-1])
+    kept = {path: path.read_bytes() for path in (last.training, *last.shard_files())}
+    for path in kept:
+        path.unlink()
+    states = iter([False, True])  # nothing of the last trial is there yet; then it is
+
+    def polls(run: RunFolder, _: object) -> Iterator[RunProgress]:
+        for there in states:
+            for path, content in kept.items() if there else ():
+                path.write_bytes(content)
+            yield replace(read_progress(run), forecast=None)
+
+    monkeypatch.setattr(display, "_polls", polls)
+    if where == "notebook":
+        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+        with _Notebook(quiet=False).watching(fake_run):
+            pass
+    else:
+        with display.shown(fake_run, PlainConsole(width=80), quiet=False):
+            pass
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[2:] == ["gaussian", "stopped", "(3", "of", "4", "done)"]
+    assert second.split()[2:] == ["gaussian", "done", "(4", "of", "4", "done)"]
+    assert max(len(first), len(second)) <= 80
+
+
+def test_the_first_line_that_says_what_is_left_has_room_in_80_columns(
+    fake_run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = trial("smoothadv", 0.25, "done", EPOCHS, IMAGES, (100.0, 100.0))
+    both = [replace(done, stage="certifying"), done]
+    waiting = [trial("smoothadv", 0.5, "waiting", 0, 0, (1.0, 1.0))] * 11
+    runs = [RunProgress([now, *waiting], WORKERS, None, forecast=forecast()) for now in both]
+    monkeypatch.setattr(display, "_polls", lambda *_: iter(runs))
+    with display.shown(fake_run, PlainConsole(width=80), quiet=False):
+        pass
+    [_, line] = capsys.readouterr().out.splitlines()
+    assert re.search(r"smoothadv +done  \(1 of 12 done, about \d+:\d\d:\d\d left\)$", line)
+    assert len(line) <= 80  # of a run of days
