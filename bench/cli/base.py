@@ -183,9 +183,9 @@ def merged_run(text: str) -> RunFolder:
     return folder
 
 
-def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
+def merge_and_report(folder: RunFolder, published: str | None = None, *, places: bool = False) -> None:
     """Merge what is finished, report it and show it."""
-    print_report(folder, update_report(folder, published))
+    print_report(folder, update_report(folder, published, places=places))
 
 
 def print_report(folder: RunFolder, report: Report) -> None:
@@ -202,6 +202,7 @@ def print_report(folder: RunFolder, report: Report) -> None:
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
+    console.print("Open report.html in a browser first: all of this is on that one page.")
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:

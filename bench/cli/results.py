@@ -41,10 +41,13 @@ def report(
     published: Annotated[
         str | None, typer.Option(help="Whose published numbers stand beside ours (bench published); the thesis's.")
     ] = None,
+    places: Annotated[
+        bool, typer.Option("--places", help="Say also where on this machine data, grid and program were.")
+    ] = False,
 ) -> None:
     """Merge the shards, then write tables, figures and report.html again."""
     with user_errors():
-        merge_and_report(RunFolder(location(run)), published)
+        merge_and_report(RunFolder(location(run)), published, places=places)
 
 
 @app.command()

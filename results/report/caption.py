@@ -26,7 +26,7 @@ def caption(run: Run) -> list[str]:
         sentences.append(
             _imported(run.trials[run.trials["trial_id"].isin(set(run.certificates["trial_id"][imported]))])
         )
-    reasons = _reasons(run.trials)
+    reasons = not_comparable(run.trials)
     if reasons:
         sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
     shared = _shared_models(run.trials)
@@ -111,7 +111,8 @@ def _shared_models(trials: pd.DataFrame) -> list[str]:
     ]
 
 
-def _reasons(trials: pd.DataFrame) -> list[str]:
+def not_comparable(trials: pd.DataFrame) -> list[str]:
+    """Why numbers of these trials do not compare with the published ones; nothing where they do."""
     reasons = []
     if not of_published_data(trials).all():
         reasons.append("the data is not CIFAR-10")

@@ -154,6 +154,11 @@ class RunFolder:
         return self.path / "spectra.parquet"
 
     @property
+    def forecast(self) -> AnyPath:
+        """What the last command was expected to cost; only where that was asked."""
+        return self.path / "forecast.json"
+
+    @property
     def devices(self) -> AnyPath:
         """Accelerators that failed; only where some did in the last command."""
         return self.path / "devices.json"

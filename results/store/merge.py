@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from results.store.logs import check_imported
 from results.store.records import RunRecord, TrainingRecord
 from results.store.rows import TrialRow, table_of
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
+from results.store.secrecy import without_place
 from results.store.settings import (
     AnyTrial,
     CertifiedTrial,
@@ -38,11 +41,41 @@ class MergeError(StoreError):
     """Certificates that must not be published; the message names the shard and what is wrong with it."""
 
 
-def merge_run(run: RunFolder) -> list[str]:
-    """Write the run's Parquet files from its finished trials, in the order of the grid.
+@dataclass(frozen=True)
+class Merged:
+    """A run's Parquet files as tables, from its finished trials in the order of the grid."""
+
+    certificates: pa.Table
+    trials: pa.Table
+    epochs: pa.Table
+    spectra: pa.Table
+    unfinished: list[str]
+    """The ids of the trials that are not finished and so not in the tables."""
+
+
+def merge_run(run: RunFolder, *, places: bool = False) -> list[str]:
+    """Write the run's Parquet files, as `merged` gives them.
 
     Returns:
         The ids of the trials that are not finished and so not in the files.
+
+    Raises:
+        MergeError: as `merged`.
+    """
+    found = merged(run, places=places)
+    write_table(run.certificates, found.certificates)
+    write_table(run.trials, found.trials)
+    write_table(run.epochs, found.epochs)
+    write_table(run.spectra, found.spectra)
+    return found.unfinished
+
+
+def merged(run: RunFolder, only: Collection[str] | None = None, *, places: bool = False) -> Merged:
+    """Put the finished trials of a run together.
+
+    Args:
+        only: the ids of those that are; what is finished is found out where not given.
+        places: say also in which folder the data was.
 
     Raises:
         MergeError: a trial's folder is gone; gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum
@@ -55,13 +88,14 @@ def merge_run(run: RunFolder) -> list[str]:
         folder = run.trial(trial_id)
         if not folder.settings.exists():
             raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
-        if not folder.training.exists() or folder.state.exists():
+        finished = folder.training.exists() and not folder.state.exists() if only is None else trial_id in only
+        if not finished:
             unfinished.append(trial_id)
             continue
         settings, training = read_trial_settings(folder.settings), TrainingRecord.read(folder.training)
         rows = merge_shards(folder, trial_id, settings, training)
         certificates.append(rows)
-        trials.append(_trial_row(trial_id, settings, training, rows))
+        trials.append(_trial_row(trial_id, settings, training, rows, places=places))
         for trained in training.members or [trial_id]:
             if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
                 epochs.setdefault(trained, read_table(run.trial(trained).epochs, EPOCHS).cast(EPOCHS))
@@ -69,11 +103,13 @@ def merge_run(run: RunFolder) -> list[str]:
                 spectrum = read_table(run.trial(trained).spectrum, SPECTRA).cast(SPECTRA)
                 # The variances are those of the images alone, whatever σ and the model.
                 spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
-    write_table(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
-    write_table(run.trials, table_of(trials, TRIALS))
-    write_table(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
-    write_table(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
-    return unfinished
+    return Merged(
+        pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table(),
+        table_of(trials, TRIALS),
+        pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table(),
+        pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table(),
+        unfinished,
+    )
 
 
 def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, training: TrainingRecord) -> pa.Table:
@@ -270,10 +306,13 @@ def _refuse(
         raise MergeError(f"{holder[index]}: image {index}: {reason}")
 
 
-def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table) -> TrialRow:
+def _trial_row(
+    trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table, *, places: bool
+) -> TrialRow:
     seconds = pc.sum(rows["seconds"]).as_py()
     samples = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     native = settings if isinstance(settings, NativeTrial) else None
+    told = settings.model_dump(mode="json")
     recorded = (TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()) - {"variant_of"}
     return TrialRow(
         **training.model_dump(include=recorded),
@@ -291,5 +330,5 @@ def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows
         certify_seconds=seconds,
         certify_samples_per_second=samples / seconds if seconds else 0.0,
         certify_joules=None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
-        settings=settings.model_dump_json(),
+        settings=json.dumps(told if places else without_place(told, settings.dataset), ensure_ascii=False),
     )

@@ -179,6 +179,29 @@ class BatchRecord(FileRecord):
     """Of a classifier that is to be compiled: whether it was, where the certification began."""
 
 
+class TrialForecast(Record):
+    """What was expected of a trial, in seconds of wall clock with all workers of its group."""
+
+    train_seconds: Amount
+    certify_seconds: Amount
+    """At most: nothing is estimated where the selected class is wrong."""
+
+
+class ForecastRecord(FileRecord):
+    """forecast.json: what the last command was expected to cost where nothing else computes. What counts later are the
+    proportions: which trial takes how many times as long as another."""
+
+    trials: dict[str, TrialForecast]
+    """By id, also those that only others need."""
+    start_seconds: Amount
+    """Until the first trial trains."""
+    trial_seconds: Amount
+    """Of each trial, besides training and certification."""
+    report_seconds: Amount
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the machine's cores that others used meanwhile; null: not known."""
+
+
 class ReportRecord(FileRecord):
     """report.json: what a run's report was made from, and its files."""
 

@@ -161,7 +161,7 @@ class TrialRow(Record):
     torch_version: str
     checkpoint_sha256: str
     settings: str
-    """trial.json."""
+    """trial.json; the name of the data in the place of its folder, unless that was asked for."""
 
 
 class EpochRow(Record):

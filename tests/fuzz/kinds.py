@@ -107,10 +107,11 @@ def records(random: Random, shop: Workshop) -> list[str]:
     """A run with a damaged JSON or Parquet file, for the commands that only read and report."""
     for _ in range(random.choice((1, 1, 1, 2))):
         damage_file(random, shop, random.choice(shop.files_of(shop.run)))
-    command = random.choice(("report", "report", "status", "status", "status", "compare"))
+    command = random.choice(("report", "report", "status", "status", "status", "compare", "watch"))
     if command == "report" and random.random() < 0.3:  # from the merged files alone
         shop.unlink(shop.run / "run.json")
     options = ["--methods", "generalised_ld,gaussian", *random.choice(([], ["--json"]))] if command == "compare" else []
+    options += ["--port", "0"] if command == "watch" else []
     return [command, str(shop.run), *options]
 
 

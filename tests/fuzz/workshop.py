@@ -148,6 +148,7 @@ def without_work(shop: Workshop) -> Iterator[None]:
             patch.dict(os.environ, {"BENCH_DATA": str(shop.data.parent)}),
             patch("results.store.lock.RunLock", _only_to_report),
             patch("cluster.connected", begin_work),
+            patch("bench.runner.watch.WatchServer.serve", lambda server: server.page.now()),
             patch("bench.runner.single.run_single", begin_work),
             patch("bench.runner.single.certify_source", begin_work),
             patch("bench.audit.perf_certify.measure", begin_work),

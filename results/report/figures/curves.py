@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -15,6 +16,7 @@ from results.analysis import published
 from results.analysis.groups import Group, certified_groups, of_published_data
 from results.analysis.metrics import label_probabilities
 from results.analysis.statistics import simultaneous_band
+from results.report.caption import not_comparable
 from results.report.figures.steps import Floats, curve, distribution, thinned
 from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
 from results.report.figures.theory import threshold_name
@@ -22,6 +24,8 @@ from results.store.run import Run
 
 BASELINE = "gaussian"
 BAND = "Bands hold at all radii at once, over test images (DKW); the table has the intervals at single radii."
+GREYED: dict[str, Any] = {"markeredgecolor": "0.6", "zorder": 1.5}
+"""Published marks of another setting than a line's."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
 
     The line is the mean over the seeds; each of several seeds is a thin line. The band is that of the whole curve
     (`results.analysis.statistics.simultaneous_band`), for the uncertainty of the test images. Markers are the values of
-    a published source, zeros left out; of a source other than the thesis also those of methods that the run lacks, in
-    grey.
+    a published source, zeros left out; in grey where network, data, n or alpha is another, with the reason below. Of a
+    source other than the thesis also those of methods that the run lacks, in grey.
 
     Args:
         run: with at least one finished trial.
@@ -105,14 +109,18 @@ def _certified_accuracy(
 ) -> tuple[Figure, dict[float, Axes]]:
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
+    reasons: dict[str, None] = {}
     with styled():
         figure, axes = panels_by_sigma(words.title, (group.sigma for group in groups))
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
             _draw(group, panel, how)
             known = _published_points(group.published_among(reference))
+            apart = not_comparable(group.trials) if known else []
+            reasons |= dict.fromkeys(apart)
             if known:
-                panel.plot(*zip(*known, strict=True), **how.points)
+                panel.plot(*zip(*known, strict=True), **how.points, **GREYED if apart else {})
+            if known and not apart:
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
@@ -133,7 +141,10 @@ def _certified_accuracy(
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        legend_below(figure, entries, f"{words.note} {BAND}")
+        note = f"{words.note} {BAND}"
+        if reasons:
+            note += f"\nGrey marks: published for another setting, since here {'; '.join(reasons)}."
+        legend_below(figure, entries, note)
     return figure, axes
 
 

@@ -103,11 +103,15 @@ def looks(run: Run) -> dict[str, Look]:
     that only an ensemble's members are trained with. After seven methods the colours come again, with other dashes.
     Methods of a colour group have the colour of the first of them, or of the method called so, with other dashes.
     """
-    there = dict.fromkeys([*run.trials["method"], *run.epochs["method"]])
+    there = dict.fromkeys([*run.planned["method"], *run.trials["method"], *run.epochs["method"]])
     methods = [*(method for method in published.ACCURACY_ORDER if method in there)]
     methods += [method for method in there if method not in methods]
-    grouped = run.trials.dropna(subset=["colour_group"])
-    groups = dict(zip(grouped["method"], grouped["colour_group"], strict=True))
+    groups = {
+        method: group
+        for trials in (run.planned, run.trials)
+        for method, group in zip(trials["method"], trials["colour_group"], strict=True)
+        if isinstance(group, str)
+    }
     leaders = {group: group if group in there else method for method, group in reversed(groups.items())}
     followers = {
         method: leaders[group] for method, group in groups.items() if method not in {leaders[group], *leaders.values()}

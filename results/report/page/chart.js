@@ -23,7 +23,7 @@ function chart(kind, panel) {
     label: `${kind.yLabel} against ${kind.xName} at ${panel.title}, a line for each method; the values are below`,
     xLabel: kind.xLabel,
     yLabel: kind.yLabel,
-    scales: (box) => [linearScale(panel.start, end, box.left, box.right), linearScale(0, top, box.bottom, box.top)],
+    scales: (box) => [linearScale(panel.start, end, box.left, box.right, kind.whole), linearScale(0, top, box.bottom, box.top)],
     draw(picture, box, x, y) {
       Object.assign(handle.style, {
         left: `${box.left}px`, top: `${box.top}px`, width: `${box.right - box.left}px`, height: `${box.bottom - box.top}px`,
@@ -88,7 +88,7 @@ function readoutOf(line, place, x, kind) {
   const notes = [];
   if (look.bands && line.lower) notes.push(`[${line.lower[place].toFixed(1)}, ${line.upper[place].toFixed(1)}]`);
   const published = (line.points || []).find((point) => Math.abs(point[0] - x) < 1e-9);
-  if (published) notes.push(`published ${published[1].toFixed(1)}`);
+  if (published) notes.push(`published ${published[1].toFixed(1)}${line.apart.length ? ", for another setting" : ""}`);
   return html("li", {}, swatch(method), html("span", { class: "who" }, method.title),
     html("span", { class: "value" }, kind.text(line.values[place])), html("span", { class: "note" }, notes.join(", ")));
 }
@@ -105,7 +105,8 @@ function lineOf(line, shape, at, x, y) {
     else path += { pre: `V${py}H${px}`, post: `H${px}V${py}`, straight: `L${px} ${py}` }[shape];
   });
   const points = (line.points || []).map(([px, py]) => svg("circle", {
-    class: "published", cx: x(px), cy: y(py), r: 3.5, stroke: method.colour,
+    class: line.apart.length ? "published apart" : "published", cx: x(px), cy: y(py), r: 3.5,
+    ...(line.apart.length ? {} : { stroke: method.colour }),
   }));
   return [
     svg("path", {

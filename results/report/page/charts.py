@@ -15,9 +15,10 @@ import pandas as pd
 from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
 from results.analysis.statistics import simultaneous_band
+from results.report.caption import not_comparable
 from results.report.figures.steps import Floats
 from results.report.figures.style import Dash, looks
-from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel
+from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel, TrainingCharts
 from results.report.table import ResultTable
 from results.store.run import Run
 
@@ -28,7 +29,10 @@ P_A = np.round(np.arange(0.5, 1.00001, 0.0025), 4)
 
 def methods(run: Run, groups: list[Group]) -> list[MethodLook]:
     """Every method with its look, which is that of the figures."""
-    titles = {group.method: group.title for group in groups}
+    shared = run.planned.groupby("title")["method"].nunique()
+    known = zip(run.planned["method"], run.planned["title"], strict=True)
+    titles: dict[str, str] = {method: title for method, title in known if shared[title] == 1}
+    titles |= {group.method: group.title for group in groups}
     return [
         {
             "method": method,
@@ -47,9 +51,16 @@ def charts(run: Run, groups: list[Group], tables: list[ResultTable]) -> Charts:
     return {
         "certified": [_certified(panel, tables) for panel in by_sigma],
         "p_a": [_p_a(panel) for panel in by_sigma],
-        "accuracy": _training(run.epochs, "noisy_test_accuracy", lambda value: round(100 * value, 1)),
-        "loss": _training(run.epochs, "loss", lambda value: float(f"{value:.4g}")),
+        **training_charts(run.epochs),
         "cost": [panel for groups in by_sigma if (panel := _cost(groups))["points"]],
+    }
+
+
+def training_charts(epochs: pd.DataFrame) -> TrainingCharts:
+    """Those of the epochs, which need nothing that is finished."""
+    return {
+        "accuracy": _training(epochs, "noisy_test_accuracy", lambda value: round(100 * value, 1)),
+        "loss": _training(epochs, "loss", lambda value: float(f"{value:.4g}")),
     }
 
 
@@ -84,6 +95,7 @@ def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
                 "method": group.method,
                 "values": _percent(accuracy),
                 "points": points,
+                "apart": not_comparable(group.trials) if points else [],
                 "lower": _percent(lower),
                 "upper": _percent(upper),
             }

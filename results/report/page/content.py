@@ -61,6 +61,7 @@ class Summary(TypedDict):
     """What stands at the top."""
 
     title: str
+    verdict: list[str]
     facts: list[Entry]
     best: list[Best]
     caption: list[str]
@@ -76,11 +77,13 @@ class MethodLook(TypedDict):
 
 
 class Line(TypedDict):
-    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y)."""
+    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y), and
+    `apart` is why they are of another setting."""
 
     method: str
     values: list[float | None]
     points: NotRequired[list[tuple[float, float]]]
+    apart: NotRequired[list[str]]
     lower: NotRequired[list[float | None]]
     upper: NotRequired[list[float | None]]
 
@@ -109,13 +112,18 @@ class CostPanel(TypedDict):
     points: list[CostPoint]
 
 
-class Charts(TypedDict):
+class TrainingCharts(TypedDict):
+    """Panels of what is known after each epoch."""
+
+    accuracy: list[Panel]
+    loss: list[Panel]
+
+
+class Charts(TrainingCharts):
     """Panels by chart."""
 
     certified: list[Panel]
     p_a: list[Panel]
-    accuracy: list[Panel]
-    loss: list[Panel]
     cost: list[CostPanel]
 
 
@@ -186,6 +194,14 @@ class Settings(TypedDict):
     shared: list[Entry]
 
 
+class GridContent(TypedDict):
+    """The grid of a run's last command as a TOML file, and the command line that runs it again."""
+
+    title: str
+    toml: str
+    command: str
+
+
 class Block(TypedDict):
     """A titled list."""
 
@@ -193,8 +209,29 @@ class Block(TypedDict):
     entries: list[Entry]
 
 
+class TrialProgress(TypedDict):
+    """How far a trial is; texts as people read them, empty where there is nothing to say."""
+
+    sigma: float
+    title: str
+    stage: str
+    epochs: str
+    images: str
+    left: str
+
+
+class Progress(TypedDict):
+    """How far a run is; `said`: sentences."""
+
+    done: int
+    trials: list[TrialProgress]
+    said: list[str]
+
+
 class Content(TypedDict):
-    """The whole page."""
+    """The whole page; `progress` where the run goes on."""
+
+    progress: Progress | None
 
     summary: Summary
     tables: list[TableContent]
@@ -204,5 +241,6 @@ class Content(TypedDict):
     images: list[DatasetImages]
     tiles: dict[str, Tiles]
     settings: Settings
+    grids: list[GridContent]
     environment: list[Block]
     caveats: list[str]

@@ -15,11 +15,13 @@ function buildTable(table) {
       first: column.ascending ? "ascending" : "descending",
     })),
   ];
-  const node = html("table", { class: "results" });
+  // On paper a table stays on one page, if it has room there; a longer one has its headings on each.
+  const node = html("table", { class: table.rows.length > 20 ? "results long" : "results" });
   const head = headings.map((heading) => {
     const arrow = html("span", { class: "arrow", "aria-hidden": "true" });
     const button = html("button", { type: "button" }, heading.name, arrow);
-    const cell = html("th", { scope: "col" }, button);
+    // Browsers do not repeat buttons on the next sheet of paper.
+    const cell = html("th", { scope: "col" }, button, html("span", { class: "printed" }, heading.name));
     button.addEventListener("click", () => {
       const before = cell.getAttribute("aria-sort");
       const other = heading.first === "ascending" ? "descending" : "ascending";

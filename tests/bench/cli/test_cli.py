@@ -18,9 +18,9 @@ from rich.console import Console
 
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
-from bench.runner.display import AT_WORK, COLUMNS, render, shown
+from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
-from bench.runner.progress import RunProgress, TrialProgress
+from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
 from bench.runner.state import note_devices, trial_task
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
@@ -188,7 +188,7 @@ def test_a_dumb_terminal_shows_progress_as_a_pipe_does(fake_run: RunFolder, monk
 HELP = [
     [*command.split(), "--help"]
     for command in (
-        "", "grids", "methods", "published", "run", "status", "trial", "submit", "report", "compare", "import",
+        "", "grids", "methods", "published", "run", "status", "watch", "trial", "submit", "report", "compare", "import",
         "certify", "predict", "verify", "attack", "audit", "perf", "perf certify", "perf train",
     )
 ]  # fmt: skip

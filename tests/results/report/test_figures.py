@@ -198,6 +198,28 @@ def test_certified_accuracy_draws_the_curve_of_each_method_and_the_published_val
     assert "published: thesis" in texts_of(figure)
 
 
+def test_published_marks_of_another_setting_are_grey_with_the_reason() -> None:
+    def marks(run: Run) -> tuple[set[str], str]:
+        figure = figure_certified_accuracy(run)
+        hollow = [line for panel in figure.axes for line in panel.lines if line.get_linestyle() == "None"]
+        assert hollow
+        return {to_hex(line.get_markeredgecolor()) for line in hollow}, " ".join(texts_of(figure).split())
+
+    run = make_run(["gaussian", "macer"])
+    same = replace(run, trials=run.trials.assign(model="resnet110", n=100_000, alpha=0.001))
+    colours, text = marks(same)
+    assert colours == {to_hex(looks(same)[method].colour) for method in ("gaussian", "macer")}
+    assert "another setting" not in text
+    for change, reason in (
+        ({"model": "resnet20"}, "the network is not ResNet-110"),
+        ({"n": 10_000}, "n is below 100 000"),
+        ({"dataset": "cifar10-jpeg@1"}, "the images are a copy of CIFAR-10"),
+    ):
+        colours, text = marks(replace(same, trials=same.trials.assign(**change)))
+        assert colours == {to_hex("0.6")}
+        assert f"Grey marks: published for another setting, since here {reason}" in text
+
+
 def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:
     assert "published: logs of Jeong & Shin 2020" in texts_of(
         figure_certified_accuracy(make_run(["consistency"]), "jeong2020_logs")
