@@ -37,11 +37,20 @@ FEW = 20
 perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
 
-ModelOption = Annotated[str, typer.Option(help="MODULE:FACTORY, a function that returns the model, or RUN/TRIAL.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or "
+        "hf:FOLDER, onnx:FILE."
+    ),
+]
 DataOption = Annotated[str | None, typer.Option(help="Where the images are now, if elsewhere than for the run.")]
 FactoriesOption = Annotated[
     list[str] | None,
-    typer.Option("--model", help="MODULE:FACTORY of rows that are not of our training; its code is run."),
+    typer.Option(
+        "--model",
+        help="MODULE:FACTORY of rows that are not of our training; its code is run. Or where a file is now: onnx:FILE.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
