@@ -1,7 +1,7 @@
 """Networks of timm, torchvision and transformers, with what their publishers say of their input.
 
 Weights are safetensors where the package has them so (transformers: nothing else is taken). What timm and torchvision
-keep as torch's own files they open by `torch.load(weights_only=True)`, which runs no code of the file's. Code that a
+keep as torch's own files is opened with `weights_only=True`, which runs no code of the file's. Code that a
 model of the hub brings along is not run.
 """
 
@@ -25,6 +25,9 @@ from bench.settings.normalisation import Normalisation
 
 RANDOM = "random"
 """Weights that are drawn, by seed 0: the same every time, and of no use but to measure and to try."""
+
+INCEPTIONS = ("googlenet", "inception_v3")
+"""Networks that torchvision builds otherwise where it is given their weights."""
 
 logger = logging.getLogger("bench")
 
@@ -83,8 +86,12 @@ def from_torchvision(name: ShelfName) -> Published:
     weights: Any = kinds["DEFAULT" if drawn else wanted]
 
     def build(*, pretrained: bool, classes: int | None) -> nn.Module:
-        more = {} if classes is None else {"num_classes": classes}
-        model: nn.Module = models.get_model(name.name, weights=weights if pretrained else None, **more)
+        more: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        if name.name in INCEPTIONS:
+            more |= {"transform_input": True, "aux_logits": True, "init_weights": False}
+        model: nn.Module = models.get_model(name.name, weights=None, **more)
+        if pretrained:  # given the weights, torchvision would unpickle them
+            model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         return model
 
     network = _with_weights(name, build)

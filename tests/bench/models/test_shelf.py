@@ -97,6 +97,30 @@ def test_a_network_of_torchvision_is_given_what_its_own_transforms_give() -> Non
     assert loaded("torchvision:mobilenet_v3_small@weights=random,classes=5").class_names == []
 
 
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
+def test_published_weights_are_not_unpickled_and_the_network_is_built_as_for_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import get_model, get_model_weights
+
+    weights: Any = get_model_weights(name).DEFAULT
+    more = {"transform_input": True, "init_weights": False} if name == "googlenet" else {}
+    published = get_model(name, weights=None, **more).eval()
+    asked: list[dict[str, Any]] = []
+
+    def downloaded(self: object, **options: Any) -> dict[str, Tensor]:  # noqa: ARG001
+        asked.append(options)
+        state: dict[str, Tensor] = published.state_dict()
+        return state
+
+    monkeypatch.setattr(type(weights), "get_state_dict", downloaded)
+    model = loaded(f"torchvision:{name}")
+    assert [options["weights_only"] for options in asked] == [True]
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.allclose(model(images), published((images - model.mean) / model.std), atol=1e-4)
+
+
 # --- transformers ---------------------------------------------------------------------------------------------------
 
 
