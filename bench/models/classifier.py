@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.decomposition import LinearDecomposition
+from bench.models.denoisers import Denoised
 from bench.models.networks import build_network
 from bench.models.preprocessing import Preprocessed
 from bench.settings.normalisation import CIFAR10, Normalisation
@@ -130,6 +131,8 @@ def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, spl
 
 def channels_of(model: nn.Module) -> int | None:
     """Of the images that a classifier was trained on; None where it does not say."""
+    if isinstance(model, Denoised):
+        return channels_of(model.classifier)
     first = model.members[0] if isinstance(model, MeanLogits) else model
     return first.mean.shape[1] if isinstance(first, Classifier | Preprocessed) else None
 
@@ -146,6 +149,8 @@ def count_bytes(model: nn.Module) -> int:
 
 def kind_of(model: nn.Module) -> str:
     """How the classifier is made of networks, for the rows of its certificates."""
+    if isinstance(model, Denoised):
+        return f"denoised {kind_of(model.classifier)}"
     if isinstance(model, Consensus):
         return f"{model.consensus}-consensus of {len(model.members)}"
     if isinstance(model, MeanLogits):

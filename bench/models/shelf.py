@@ -46,6 +46,16 @@ SHELVES = {
     "onnx": Shelf("onnx", "onnx", ("engine", "normalise"), is_file=True),
 }
 
+DENOISERS = {"ddpm": Shelf("diffusers", "diffusers", ("revision",))}
+"""Where denoisers are had that stand before a classifier."""
+PREDICTS = {"noise": "epsilon", "image": "sample", "velocity": "v_prediction"}
+"""What a denoiser may predict, and diffusers' word for it."""
+FACTORY_OPTIONS = {"schedule": ("linear", "cosine"), "predicts": tuple(PREDICTS)}
+"""Of a denoiser that is MODULE:FACTORY."""
+
+
+ALL = SHELVES | DENOISERS
+
 
 class SourceError(BenchError):
     """A model that cannot be had; the message is one sentence for the user."""
@@ -68,7 +78,7 @@ class ShelfName:
     @property
     def title(self) -> str:
         """A row's name: of letters, digits, - and _."""
-        last = Path(self.name).stem if SHELVES[self.scheme].is_file else self.name.rstrip("/").rsplit("/", 1)[-1]
+        last = Path(self.name).stem if ALL[self.scheme].is_file else self.name.rstrip("/").rsplit("/", 1)[-1]
         return re.sub(r"[^A-Za-z0-9_]+", "-", last).strip("-_")[:64] or self.scheme
 
     @property
@@ -83,14 +93,41 @@ def is_on_shelf(text: str) -> bool:
     return text.partition(":")[0] in SHELVES and ":" in text
 
 
+def is_denoiser_on_shelf(text: str) -> bool:
+    """Whether a text names a denoiser of a package."""
+    return text.partition(":")[0] in DENOISERS and ":" in text
+
+
+def factory_name(text: str) -> tuple[str, dict[str, str]]:
+    """MODULE:FACTORY and the options of a denoiser: `schedule`, with which it is a diffusion model, and `predicts`.
+
+    Raises:
+        SourceError: it is no such name.
+    """
+    name, options = split_options(text)
+    if ":" not in name or "/" in name:
+        raise SourceError(
+            f"{text}: a denoiser must be MODULE:FACTORY or one of {', '.join(f'{s}:NAME' for s in DENOISERS)}"
+        )
+    for key, value in options.items():
+        allowed = FACTORY_OPTIONS.get(key)
+        if allowed is None:
+            raise SourceError(f"{text}: {key} is no option of a denoiser: allowed are {', '.join(FACTORY_OPTIONS)}")
+        if value not in allowed:
+            raise SourceError(f"{text}: {key} = {value}: must be {', '.join(allowed)}")
+    if "schedule" not in options and options.get("predicts") == "velocity":
+        raise SourceError(f"{text}: predicts = velocity: needs a schedule, {' or '.join(FACTORY_OPTIONS['schedule'])}")
+    return name, options
+
+
 def shelf_name(text: str) -> ShelfName:
     """
     Raises:
         SourceError: it is no such name; the package is not installed; or there is no such file.
     """
     scheme, _, rest = text.partition(":")
-    shelf = SHELVES[scheme]
-    name, options = _split(rest)
+    shelf = ALL[scheme]
+    name, options = split_options(rest)
     if not name:
         raise SourceError(f"{text}: must be {scheme}:NAME")
     for key in options:
@@ -102,7 +139,7 @@ def shelf_name(text: str) -> ShelfName:
     path = Path(name).expanduser()
     if shelf.is_file and not path.is_file():
         raise SourceError(f"{text}: there is no file {name}")
-    if shelf.is_file or (scheme == "hf" and path.is_dir()):
+    if shelf.is_file or (scheme in ("hf", "ddpm") and path.is_dir()):
         name = str(path.absolute())
     if is_file_of_weights(weights := options.get("weights", "")):
         options["weights"] = str(Path(weights).expanduser().absolute())
@@ -124,7 +161,7 @@ def _check_options(text: str, options: Mapping[str, str]) -> None:
         raise SourceError(f"{text}: there is no file {weights}")
 
 
-def _split(text: str) -> tuple[str, dict[str, str]]:
+def split_options(text: str) -> tuple[str, dict[str, str]]:
     """The name, and what follows its last @ if that has the form of options."""
     name, at, tail = text.rpartition("@")
     if not at or not re.match(r"\w+=", tail):

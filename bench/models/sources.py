@@ -5,6 +5,7 @@ A wrong name is refused before torch is imported.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Collection
@@ -12,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.models.shelf import SHELVES, ShelfName, is_on_shelf, shelf_name
+from bench.models.shelf import (
+    SHELVES,
+    ShelfName,
+    factory_name,
+    is_denoiser_on_shelf,
+    is_on_shelf,
+    shelf_name,
+)
 from bench.models.shelf import SourceError as SourceError  # of this module's own users
 from bench.settings.grid import read_trial
 from bench.settings.trial import Trial
@@ -22,6 +30,9 @@ from results.store.settings import CertifiedTrial, ExternalTrial, ImportedTrial,
 
 if TYPE_CHECKING:
     from torch import nn
+
+BEHIND = " > "
+"""Between denoiser and classifier, in a record."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Source:
     """Number of logits, where it is known before the model is asked."""
 
 
-def load_model(text: str, sigma: float | None = None) -> nn.Module:
+def load_model(text: str, sigma: float | None = None, *, denoiser: str | None = None) -> nn.Module:
     """The model that `text` names, on the CPU, in evaluation mode, from images (batch, channel, height, width) in
     [0, 1] to logits; whatever resizing and normalisation it needs happen inside, behind the noise.
 
@@ -52,7 +63,7 @@ def load_model(text: str, sigma: float | None = None) -> nn.Module:
         smoothed = Smoothed(load_model("timm:vit_base_patch16_224", sigma=0.5))
 
     Args:
-        text: as `open_model` takes it; every `--model` takes the same.
+        text, denoiser: as `open_model` takes them; every `--model` and `--denoiser` takes the same.
         sigma: noise to certify it with, which `Smoothed` then takes from it; that of its training where not given.
 
     Raises:
@@ -62,7 +73,7 @@ def load_model(text: str, sigma: float | None = None) -> nn.Module:
 
     from bench.models.external import copied
 
-    source = open_model(text)
+    source = open_model(text, denoiser, sigma)
     model: Any = source.model
     if hasattr(model, "smoothing_sigma"):  # a module of the user's own that was loaded before, maybe for another sigma
         model = copied(model)
@@ -72,17 +83,26 @@ def load_model(text: str, sigma: float | None = None) -> nn.Module:
     return model
 
 
-def open_model(text: str) -> Source:
-    """The model that `text` names.
+def open_model(text: str, denoiser: str | None = None, sigma: float | None = None) -> Source:
+    """The model that `text` names, behind a denoiser if one is given.
 
     Args:
         text: MODULE:FACTORY, a function without arguments that returns a torch.nn.Module, in a module that Python
             finds from the current folder; or RUN/TRIAL, a trained trial of a run, by its id or a beginning of it that
             no other trial has; or one off the shelf: timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, onnx:FILE.
+        denoiser: ddpm:NAME_OR_FOLDER, or MODULE:FACTORY of a network from noisy images to clean ones (or to their
+            noise: MODULE:FACTORY@predicts=noise), or of a diffusion model (MODULE:FACTORY@schedule=linear or cosine).
+        sigma: of the noise, which decides the denoiser's time step.
 
     Raises:
         SourceError, CheckpointError: no such model, or no usable one.
     """
+    if denoiser is not None:
+        if sigma is None:
+            raise SourceError(f"{denoiser}: a denoiser needs to be told sigma, the noise that it is to remove")
+        return _behind(denoiser, sigma, open_model(text))
+    if is_denoiser_on_shelf(text):
+        raise SourceError(f"{text}: is a denoiser, which stands before a model: give it as --denoiser")
     if is_on_shelf(text):
         return _from_shelf(shelf_name(text))
     if ":" in text and "/" not in text:
@@ -113,7 +133,7 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
         raise SourceError(f"{folder.path}: its training is not finished")
     training, settings = TrainingRecord.read(folder.training), read_settings(run, trial_id)
     if isinstance(settings, ExternalTrial):
-        source = _named_source(training.source or "", folder.training, factories)
+        source = _named_source(training.source or "", folder.training, factories, settings.sigma)
         if source.weights != settings.weights:
             raise SourceError(f"{training.source}: its weights are no longer those that {trial_id} certified")
         return source
@@ -126,8 +146,15 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
     return Source(model, where, trial_id, training.checkpoint_sha256, settings, training, training.num_classes)
 
 
-def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Source:
+def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma: float) -> Source:
     """The model that a record names. What is off the shelf brings no code of its own."""
+    denoiser, behind, classifier = text.partition(BEHIND)
+    if behind:
+        if is_denoiser_on_shelf(denoiser):
+            denoiser = _moved(denoiser, factories)
+        elif not {denoiser, factory_name(denoiser)[0]} & set(factories):
+            raise SourceError(f"{record}: names code, {denoiser}: give --model {denoiser} to have it run")
+        return _behind(denoiser, sigma, _named_source(classifier, record, factories, sigma))
     if is_on_shelf(text):
         return _from_shelf(shelf_name(_moved(text, factories)))
     if ":" in text and "/" not in text:
@@ -227,3 +254,45 @@ def _from_shelf(name: ShelfName) -> Source:
     model = frozen(Preprocessed(found.network, expected, found.class_names))
     digest = weights or digest_of(found.network.state_dict())
     return Source(model, str(name), name.title, digest, None, None, found.num_classes)
+
+
+def _behind(text: str, sigma: float, classifier: Source) -> Source:
+    """A classifier behind the denoiser that `text` names."""
+    from bench.models.denoisers import Denoised
+
+    denoiser, where, weights = _denoiser(text, sigma)
+    names = classifier.training and classifier.training.classes
+    model = Denoised(denoiser, classifier.model, names or getattr(classifier.model, "class_names", ()))
+    return Source(
+        model.eval(),
+        where + BEHIND + classifier.where,
+        f"{classifier.name[:55]}-denoised",
+        hashlib.sha256(f"{weights} {classifier.weights}".encode()).hexdigest(),
+        None,
+        None,
+        classifier.num_classes,
+    )
+
+
+def _denoiser(text: str, sigma: float) -> tuple[nn.Module, str, str]:
+    """A denoiser for noise of σ; what finds it again; and the SHA-256 of its weights."""
+    from bench.models.checkpoint import digest_of
+    from bench.models.denoisers import OneShot, Plain, from_diffusers, schedule
+    from bench.models.external import frozen, reason_of
+
+    if is_denoiser_on_shelf(text):
+        name = shelf_name(text)
+        try:
+            found = from_diffusers(name)
+        except SourceError:
+            raise
+        except Exception as error:  # a package, or what it downloads, may raise anything
+            raise SourceError(f"{name}: {reason_of(error)}") from error
+        network = OneShot(frozen(found.network), found.alphas, sigma, found.predicts)
+        return network.eval(), str(name), digest_of(found.network.state_dict())
+    factory, options = factory_name(text)
+    source = _from_factory(factory)
+    if "schedule" in options:
+        shot = OneShot(source.model, schedule(options["schedule"]), sigma, options.get("predicts", "noise"))
+        return shot.eval(), text, source.weights
+    return Plain(source.model, options.get("predicts", "image")).eval(), text, source.weights
