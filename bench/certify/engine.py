@@ -15,6 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, release_memory
+from bench.machine.live import live_bytes
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
 COMPILE_FROM = 10_000
@@ -25,6 +26,9 @@ BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cu
 """Noise samples of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
 LEAST = {"cpu": 64, "cuda": 256}
 """Noise samples of a forward pass, however large the images are, by kind of device."""
+CPU_BYTES = 2 * 2**30
+"""What a forward pass may make on a CPU, whose memory does not say when it is full: the machine ends the process. One
+number for all machines, since roundings depend on how many images are in a pass."""
 
 logger = logging.getLogger("bench")
 
@@ -146,7 +150,7 @@ class Engine:
 
     def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
         """The model in the largest passes that work, on noise."""
-        largest = size = min(self._passes or self.batch(shape), self.batch(shape))
+        largest = size = min(self._passes or self._affordable(classify, shape), self.batch(shape))
         layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
         while True:
             for channels_last in layouts:
@@ -164,6 +168,28 @@ class Engine:
             if size == 1:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+
+    def _affordable(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> int:
+        """Images of a pass for which memory suffices, as far as it can be told: an accelerator says so itself."""
+        most = self.batch(shape)
+        if self.device.type != "cpu":
+            return most
+        try:
+            one, two = (live_bytes(classify, self._noise(count, shape)) for count in (1, 2))
+        except Exception:  # a model of any kind may fail in any way, and will say so itself
+            return most
+        each = max(two - one, 1)
+        fits = max(1, (CPU_BYTES - (one - each)) // each)
+        if fits >= most:
+            return most
+        size = 1 << (fits.bit_length() - 1)
+        logger.info(
+            "certifying in passes of %d: an image takes %.0f MiB of memory, a pass at most %.0f GiB",
+            size,
+            each / 2**20,
+            CPU_BYTES / 2**30,
+        )
+        return size
 
     def _check_function(self, plain: _Passes, shape: torch.Size) -> None:
         """Certificates are about a function of the image: the same images must have the same answers up to rounding

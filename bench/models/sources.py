@@ -261,8 +261,8 @@ def _behind(text: str, sigma: float, classifier: Source) -> Source:
     from bench.models.denoisers import Denoised
 
     denoiser, where, weights = _denoiser(text, sigma)
-    names = classifier.training and classifier.training.classes
-    model = Denoised(denoiser, classifier.model, names or getattr(classifier.model, "class_names", ()))
+    trained = classifier.training.classes if classifier.training else None
+    model = Denoised(denoiser, classifier.model, trained or getattr(classifier.model, "class_names", ()))
     return Source(
         model.eval(),
         where + BEHIND + classifier.where,
