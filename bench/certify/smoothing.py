@@ -241,9 +241,15 @@ class Smoothed:
         sure = binomtest(first, first + second, 0.5).pvalue <= alpha
         return int(classes[0]) if sure else ABSTAIN
 
-    def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
-        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU."""
-        classify, _ = self.engine.classifier(image.shape, n)
+    def class_counts(
+        self, image: Tensor, n: int, seed: int, role: Role, index: int, *, compiled_for: int | None = None
+    ) -> Tensor:
+        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU.
+
+        Args:
+            compiled_for: decide on compilation as for so many samples.
+        """
+        classify, _ = self.engine.classifier(image.shape, compiled_for or n)
         return next(self._cumulative_counts(classify, image, [n], role=role, seed=seed, index=index))
 
     def _estimate(

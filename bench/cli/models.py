@@ -298,17 +298,26 @@ def _print_power(power: pd.DataFrame) -> None:
 
 @perf_app.command("certify")
 def perf_certify(
-    model: Annotated[str, typer.Option(help="resnet110 or another of ours, untrained; or RUN/TRIAL.")] = "resnet110",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet110 or another of ours, untrained; RUN/TRIAL; or one off the shelf, such as "
+            "torchvision:resnet50@weights=random."
+        ),
+    ] = "resnet110",
     sigma: Annotated[float | None, typer.Option(help="Noise; that of the training, or .25.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 3,
     images: Annotated[int, typer.Option(min=1, help="Test images to compare bf16 with fp32 (RUN/TRIAL).")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
+    from bench.models.shelf import is_on_shelf, shelf_name
     from bench.settings.registries import check_network
 
     with user_errors():
-        if "/" not in model:
+        if is_on_shelf(model):
+            shelf_name(model)
+        elif "/" not in model:
             check_network(model)  # refuses a wrong name before torch is imported
         from bench.audit.perf_certify import measure
 
