@@ -18,6 +18,7 @@ def test_a_model_off_the_shelf_is_measured_beside_the_plain_loop_at_its_own_size
 ) -> None:
     monkeypatch.setattr(engine, "COMPILE_FROM", 10**9)  # the slow test compiles
     monkeypatch.setattr("bench.audit.perf_certify.matrix_products", lambda *_: (lambda: None, 1.0))
+    monkeypatch.setattr("bench.audit.perf_certify.has_fast_bf16", lambda _: False)
     monkeypatch.setattr("bench.audit.perf_certify.LARGE_PLAIN_BATCHES", (64, 16))
     assert bench("perf", "certify", "--model", MODEL, "--rounds", "1", "--json") == 0
     found = json.loads(capsys.readouterr().out)
