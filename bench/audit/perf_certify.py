@@ -88,7 +88,7 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
         num_classes = model(image[None].to(device)).shape[1]
     batches, samples = (PLAIN_BATCHES, 2048) if device.type == "cuda" else (LARGE_PLAIN_BATCHES, 64)
     image = image.to(device)
-    contestants = {}
+    contestants: dict[str, Timed] = {}
     for batch in batches:
         work = partial(
             plain_counts, model, image, max(batch, samples), sigma=sigma, num_classes=num_classes, batch=batch

@@ -17,7 +17,7 @@ class _Counting(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = 0
+        self.most: int = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(
@@ -42,4 +42,4 @@ def live_bytes(call: Callable[[Tensor], object], images: Tensor) -> int:
     outside torch is not seen."""
     with torch.inference_mode(), _Counting() as counting:
         call(images)
-    return counting.most
+    return int(counting.most)

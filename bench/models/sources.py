@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,7 +262,8 @@ def _behind(text: str, sigma: float, classifier: Source) -> Source:
 
     denoiser, where, weights = _denoiser(text, sigma)
     trained = classifier.training.classes if classifier.training else None
-    model = Denoised(denoiser, classifier.model, trained or getattr(classifier.model, "class_names", ()))
+    names: Sequence[str] = trained or getattr(classifier.model, "class_names", [])
+    model = Denoised(denoiser, classifier.model, names)
     return Source(
         model.eval(),
         where + BEHIND + classifier.where,

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
 from bench.certify import engine
-from bench.models.shelf import find_spec
 from tests.bench.cli.test_cli import bench
 
 MODEL = "timm:test_vit@weights=random"
