@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.audit.verify import open_certified, rows_with_a_model
 from bench.certify.engine import Engine
 from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
-from bench.data import load_images
+from bench.data import StoredImages, load_images
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role
 from bench.models.external import guarded
@@ -152,7 +152,7 @@ class _Attacker:
         settings: CertifiedTrial,
         attack: Attack,
         seeds: tuple[int, int],
-        images: NDArray[np.uint8],
+        images: NDArray[np.uint8] | StoredImages,
     ) -> None:
         """
         Args:
@@ -181,7 +181,7 @@ class _Attacker:
     def radius_again(self, index: int, alpha: float) -> float:
         """What the image itself is certified for by fresh samples; 0: for nothing."""
         settings = CertifySettings(n=JUDGING_SAMPLES, alpha=alpha)
-        image = torch.from_numpy(self.images[index : index + 1]).float() / 255
+        image = torch.from_numpy(self.images[[index]]).float() / 255
         [certificate] = self.smoothed.certify(image, settings, seed=self.noise_seed + 1, indices=[index])
         return certificate.radius
 

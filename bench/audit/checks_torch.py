@@ -19,7 +19,7 @@ from bench.audit.finding import Finding, Verdict
 from bench.audit.forecast import measure
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
-from bench.data import ImageSet, load_images
+from bench.data import ImageSet, load_images, resolve_data
 from bench.data.known import KNOWN
 from bench.machine.devices import (
     MASK,
@@ -35,9 +35,8 @@ from bench.machine.devices import (
 from bench.machine.hardware import device_name, has_fast_bf16, resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import build_model
-from bench.settings.registries import DATASETS
 from bench.settings.trial import Trial
-from results.store.folder import location
+from results.store.shards import evenly_spaced
 
 SHAPE = torch.Size((3, 32, 32))
 JOINS_WITHIN = timedelta(seconds=20)
@@ -62,6 +61,8 @@ FIGURES = {("AMD EPYC", "bf16", 2): Figures(train=920.0, certify=3700.0)}
 """By device, precision and, on CPUs, threads (0 on accelerators): docs/performance.md."""
 SLOW = 0.5
 """Of the figure."""
+LOOKED_AT = 1000
+"""Images of a split whose pixels are looked at."""
 
 
 def check_devices() -> list[Finding]:
@@ -210,7 +211,7 @@ def check_data(data: str | None) -> list[Finding]:
             remedy = f"`bench run` downloads it, or put {known.wanted(root)}"
             return [Finding("data", missing, f"{known.title} is not in {place}", remedy)]
     else:
-        place = name if name in DATASETS else str(location(name))
+        place = resolve_data(name)
     return [
         _check_split(name, "train", load_images(place, "train")),
         _check_split(name, "test", load_images(place, "test")),
@@ -220,7 +221,8 @@ def check_data(data: str | None) -> list[Finding]:
 def _check_split(name: str, split: str, found: ImageSet) -> Finding:
     counts = np.bincount(found.labels, minlength=found.num_classes)
     shape = " × ".join(map(str, found.images.shape[1:]))
-    least, most = int(found.images.min()), int(found.images.max())
+    looked_at = found.images[evenly_spaced(len(found), min(len(found), LOOKED_AT))]
+    least, most = int(looked_at.min()), int(looked_at.max())
     sentence = f"{name}, {split}: {len(found)} images of {shape}, {least} to {most}; {found.num_classes} classes of "
     sentence += f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
     missing = np.flatnonzero(counts == 0).tolist()

@@ -147,7 +147,7 @@ def _published(step: Step, loader: DataLoader[tuple[Tensor, int]], device: torch
 
 
 def _at_hand(step: Step, images: ImageSet, device: torch.device) -> None:
-    pixels, labels = torch.from_numpy(images.images).float() / 255, torch.from_numpy(images.labels)
+    pixels, labels = torch.from_numpy(images.pixels).float() / 255, torch.from_numpy(images.labels)
     for part, answers in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
         step(part.to(device), answers.to(device))
 
@@ -173,7 +173,7 @@ def _ours(model: nn.Module, name: str, images: ImageSet, accelerator: Accelerato
     model = model.to(memory_format=torch.channels_last)
     ready = _Autocast(model, device.type, low=low)
     optimizer = torch.optim.SGD(ready.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    data = TrainData(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
+    data = TrainData(torch.from_numpy(images.pixels).to(device), torch.from_numpy(images.labels).to(device))
     return partial(train_epoch, trial, 0, ready, optimizer, data, Steps(accelerator)), len(images)
 
 

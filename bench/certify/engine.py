@@ -19,6 +19,7 @@ from bench.certify.fused import captured, with_fused_convolutions
 from bench.certify.residual import in_kernels
 from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, release_memory
+from bench.machine.live import live_bytes
 from bench.models.classifier import Consensus
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
@@ -33,6 +34,9 @@ LEAST = {"cpu": 64, "cuda": 256}
 ROUNDINGS = {"fp32": 1e-3, "bf16": 0.1}
 """How far a fast classifier's logits may be from the eager one's, in parts of the largest: roundings of bf16, which has
 8 bits, add up over the layers."""
+CPU_BYTES = 2 * 2**30
+"""What a forward pass may make on a CPU, whose memory does not say when it is full: the machine ends the process. One
+number for all machines, since roundings depend on how many images are in a pass."""
 
 logger = logging.getLogger("bench")
 
@@ -213,7 +217,7 @@ class Engine:
 
     def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
         """The model in the largest passes that work, on noise."""
-        largest = size = min(self._passes or self.batch(shape), self.batch(shape))
+        largest = size = min(self._passes or self._affordable(classify, shape), self.batch(shape))
         layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
         while True:
             for channels_last in layouts:
@@ -231,6 +235,28 @@ class Engine:
             if size == 1:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+
+    def _affordable(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> int:
+        """Images of a pass for which memory suffices, as far as it can be told: an accelerator says so itself."""
+        most = self.batch(shape)
+        if self.device.type != "cpu":
+            return most
+        try:
+            one, two = (live_bytes(classify, self._noise(count, shape)) for count in (1, 2))
+        except Exception:  # a model of any kind may fail in any way, and will say so itself
+            return most
+        each = max(two - one, 1)
+        fits = max(1, (CPU_BYTES - (one - each)) // each)
+        if fits >= most:
+            return most
+        size = 1 << (fits.bit_length() - 1)
+        logger.info(
+            "certifying in passes of %d: an image takes %.0f MiB of memory, a pass at most %.0f GiB",
+            size,
+            each / 2**20,
+            CPU_BYTES / 2**30,
+        )
+        return size
 
     def _check_function(self, plain: _Passes, shape: torch.Size) -> None:
         """Certificates are about a function of the image: the same images must have the same answers up to rounding

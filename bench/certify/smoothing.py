@@ -30,7 +30,7 @@ from bench.machine.hardware import resolve_precision
 from bench.machine.normals import cut_tails
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
-from bench.models.external import ModelError
+from bench.models.external import ModelError, allowed_precision
 from results.bounds.anytime import Design, anytime_bound, look_sizes, may_stop
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import certifying_count, lower_confidence_bound
@@ -94,8 +94,8 @@ class Smoothed:
     def __init__(
         self,
         model: nn.Module,
-        sigma: float,
-        num_classes: int,
+        sigma: float | None = None,
+        num_classes: int | None = None,
         *,
         precision: Precision = "auto",
         arithmetic: Arithmetic = "float",
@@ -106,10 +106,11 @@ class Smoothed:
             model: from images (batch, …) in [0, 1], usually (batch, channel, height, width), to logits
                 (batch, num_classes), a function of each image alone. It is copied, and the copy is put into evaluation
                 mode; where it cannot be copied, it is itself.
-            sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
-            num_classes: number of logits, at least 2.
+            sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped. That
+                with which `bench.load_model` loaded the model where not given.
+            num_classes: number of logits, at least 2; as `bench.load_model` found it where not given.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
-                classifier is the one in that precision.
+                classifier is the one in that precision. An ONNX file that onnxruntime runs is in fp32.
             arithmetic: "float", or "sound": noise on a lattice, drawn by integers, so that certificates hold in
                 floating point whatever the classifier is (`results.bounds.lattice`); radii are a little smaller.
             device: where to compute; an accelerator if there is one.
@@ -117,18 +118,20 @@ class Smoothed:
         cuDNN is told for the whole process to compute deterministically, and without TF32: "fp32" is fp32.
 
         Raises:
-            ValueError: sigma, num_classes or precision out of range.
-            ModelError: the model cannot be put on the device.
+            ValueError: sigma, num_classes or precision out of range, or not known.
+            ModelError: the model cannot be put on the device, or not be computed in bf16.
             DeviceError: none is given, and `own_device` cannot be used.
         """
-        if not 0 < sigma < float("inf"):
+        sigma = getattr(model, "smoothing_sigma", None) if sigma is None else sigma
+        num_classes = getattr(model, "num_logits", None) if num_classes is None else num_classes
+        if sigma is None or not 0 < sigma < float("inf"):
             raise ValueError(f"sigma = {sigma}: must be above 0")
-        if num_classes < 2:
+        if num_classes is None or num_classes < 2:
             raise ValueError(f"num_classes = {num_classes}: must be at least 2")
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision = {precision!r}: must be auto, fp32 or bf16")
         self.device = torch.device(device) if device else own_device()
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(allowed_precision(model, precision), self.device)
         self.sigma = sigma
         self.num_classes = num_classes
         self.arithmetic = arithmetic
@@ -255,9 +258,15 @@ class Smoothed:
         sure = binomtest(first, first + second, 0.5).pvalue <= alpha
         return int(classes[0]) if sure else ABSTAIN
 
-    def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
-        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU."""
-        classify, _ = self.engine.classifier(image.shape, n)
+    def class_counts(
+        self, image: Tensor, n: int, seed: int, role: Role, index: int, *, compiled_for: int | None = None
+    ) -> Tensor:
+        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU.
+
+        Args:
+            compiled_for: decide on compilation as for so many samples.
+        """
+        classify, _ = self.engine.classifier(image.shape, compiled_for or n)
         return next(self._drawn_counts(classify, image, (seed, index), [n], role))
 
     def _soft(self, soft: SoftmaxWeights | None, alpha: float, pixels: int | None) -> dict[str, Any]:

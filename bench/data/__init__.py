@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import load_folder, name_of_folder
+from bench.data.files import load_folder, name_of_folder, split_crop
 from bench.data.held_out import held_out_of, name_of, name_of_whole, parts_of, split_in_two
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.known import KNOWN, name_in
 from bench.data.named import load_named, name_of_named
+from bench.data.stored import StoredImages
 from bench.settings.normalisation import Normalisation
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSet",
     "Normalisation",
     "Split",
+    "StoredImages",
     "count_channels",
     "count_images",
     "dataset_name",
@@ -40,7 +42,8 @@ def resolve_data(data: str) -> str:
 
     Args:
         data: "synthetic", one of `KNOWN` such as "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the
-            name of another registered data set, a folder or its URL; or what `held_out_of` gives.
+            name of another registered data set, a folder or its URL; FOLDER#SHORT,CROP, whose images are resized and
+            cropped; or what `held_out_of` gives.
 
     Raises:
         DataError: one of `KNOWN` is neither there nor to be had.
@@ -52,7 +55,10 @@ def resolve_data(data: str) -> str:
         from bench.data.downloaded import find, given_place  # torchvision takes seconds to import
 
         return str(find(data, given_place() or Path("data")))
-    return data if data in DATASETS else str(location(data))
+    if data in DATASETS:
+        return data
+    folder, crop = split_crop(data)
+    return f"{location(folder)}#{crop.short},{crop.side}" if crop else str(location(folder))
 
 
 def dataset_name(data: str) -> str:
@@ -103,7 +109,7 @@ def count_channels(data: str) -> int:
 
 @lru_cache(maxsize=2)
 def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
-    """All images of a split; kept, so do not change them.
+    """All images of a split; kept, so do not change them. Those of a large folder stay in their files.
 
     Args:
         data: as `resolve_data` takes or gives it. A folder holds Parquet files in the layout of the Hugging Face hub,
@@ -128,6 +134,7 @@ def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
     split = splits[0]
     if data in DATASETS:
         return load_named(data, split)
+    data, crop = split_crop(data)
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
     if dataset in KNOWN and not folder.exists():
@@ -138,4 +145,4 @@ def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
         from bench.data.downloaded import load
 
         return load(known, folder, split)
-    return load_folder(folder, split, splits)
+    return load_folder(folder, split, splits, crop)

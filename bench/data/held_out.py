@@ -7,7 +7,6 @@ its "train" split the others.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 
@@ -48,8 +47,7 @@ def split_in_two(training: ImageSet, count: int, split: Split) -> ImageSet:
     """
     if count >= len(training):
         raise DataError(f"{count} training images were to be held out, the data has {len(training)}")
-    chosen = np.zeros(len(training), dtype=np.bool_)
-    chosen[evenly_spaced(len(training), count)] = True
-    if split == "train":
-        chosen = ~chosen
-    return replace(training, images=training.images[chosen], labels=training.labels[chosen])
+    held_out = evenly_spaced(len(training), count)
+    if split == "test":
+        return training.at(held_out)
+    return training.at(np.setdiff1d(np.arange(len(training)), held_out).tolist())

@@ -51,9 +51,14 @@ def _checked(name: str, found: object) -> ImageSet:
         raise DataError(f"data {name!r}: its loader must return a bench.data.ImageSet, gave {type(found).__name__}")
     images, labels = found.images, found.labels
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(f"data {name!r}: images must be (count, 1 or 3, height, width), uint8, not {_kind(images)}")
+        raise DataError(
+            f"data {name!r}: images must be (count, 1 or 3, height, width), uint8, not "
+            f"{_kind(images.shape, images.dtype)}"
+        )
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels)}")
+        raise DataError(
+            f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels.shape, labels.dtype)}"
+        )
     if found.normalisation is not None and found.normalisation.channels != found.channels:
         raise DataError(
             f"data {name!r}: its normalisation must have as many means and stds as its images have channels, "
@@ -62,5 +67,5 @@ def _checked(name: str, found: object) -> ImageSet:
     return found
 
 
-def _kind(array: np.ndarray) -> str:
-    return f"{array.shape}, {array.dtype}"
+def _kind(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    return f"{shape}, {dtype}"

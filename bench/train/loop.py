@@ -204,7 +204,7 @@ def _before_epoch(
 
 
 def _on(device: torch.device, data: ImageSet) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
+    return torch.from_numpy(data.pixels).to(device), torch.from_numpy(data.labels).to(device)
 
 
 def learning_rate(trial: Trial, epoch: int) -> float:
@@ -380,10 +380,11 @@ class _Spectra:
 
     def __call__(self, images: ImageSet) -> tuple[Spectrum, float]:
         """The spectrum, and the seconds that it took to compute."""
-        digest = hashlib.sha256(images.images.data).digest()
+        pixels = images.pixels
+        digest = hashlib.sha256(pixels.data).digest()
         if self._found is None or self._digest != digest:
             started = time.perf_counter()
-            spectrum = spectrum_of(torch.from_numpy(images.images))
+            spectrum = spectrum_of(torch.from_numpy(pixels))
             self._digest, self._found = digest, (spectrum, time.perf_counter() - started)
         return self._found
 

@@ -370,7 +370,7 @@ def test_pixels_of_other_modes_are_what_a_viewer_shows(tmp_path: Path) -> None:
     (tmp_path / "test" / "cat").mkdir(parents=True)
     for name, (content, _) in contents.items():
         (tmp_path / "test" / "cat" / name).write_bytes(content)
-    found = load_images(str(tmp_path), "test").images.transpose(0, 2, 3, 1)
+    found = load_images(str(tmp_path), "test").pixels.transpose(0, 2, 3, 1)
     for image, (_, expected) in zip(found, contents.values(), strict=True):
         assert np.array_equal(image, expected)
 
