@@ -144,7 +144,7 @@ class user_errors:  # noqa: N801  # reads as a statement
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, BenchError | RegistryError | OSError | UnicodeEncodeError):
-            raise UserError(_sentence(error)) from error
+            raise UserError(sentence_of(error)) from error
         if isinstance(error, MemoryError):
             raise UserError("there is not enough memory for this") from error
         if isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser
@@ -154,7 +154,8 @@ class user_errors:  # noqa: N801  # reads as a statement
             raise UserError(str(error)) from error
 
 
-def _sentence(error: BaseException) -> str:
+def sentence_of(error: BaseException) -> str:
+    """What a user is told of an error, in one sentence."""
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(0, error.start - 40) : error.end + 40].strip()
         encoding = sys.getfilesystemencoding()
