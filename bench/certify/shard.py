@@ -143,9 +143,10 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
     certificates = smoothed.iter_certify(
         pixels, settings.certify, seed=settings.noise_seed, indices=indices, labels=labels
     )
+    clean, noisy = smoothed.base_answers(pixels, settings.certify.n, seed=settings.noise_seed, indices=indices)
     meter = EnergyMeter(smoothed.device)
     rows, spent = [], meter.joules()
-    for index, label, certificate in zip(indices, labels, certificates, strict=True):
+    for place, (index, label, certificate) in enumerate(zip(indices, labels, certificates, strict=True)):
         before, spent = spent, meter.joules()
         row = CertificateRow(
             **vars(certificate),
@@ -158,6 +159,8 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             index=index,
             label=label,
             correct=certificate.predicted == label,
+            base_clean=clean[place],
+            base_noisy=noisy[place],
             classifier=model.classifier,
             precision=smoothed.precision,
             device=device_name(smoothed.device),

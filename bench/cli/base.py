@@ -196,10 +196,17 @@ def print_report(folder: RunFolder, report: Report) -> None:
         settings[" ".join(table.setting)] = None
     for setting in settings:
         console.print(Text(setting, "italic"), "")
+    for warning in [warning for table in report.tables for warning in table.warnings]:
+        print_warning(warning)
     for trial_id in report.unfinished:
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def print_warning(sentence: str) -> None:
+    """One line that does not stop anything."""
+    errors.print(f"[yellow]warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:

@@ -26,6 +26,7 @@ from bench.cli.base import (
     merge_and_report,
     merged_run,
     names,
+    print_warning,
     sentence_of,
     user_errors,
 )
@@ -242,8 +243,7 @@ def _print_guesses(wanted: list[tuple[str, ImportedTrial]]) -> None:
 
 def _tell_oddities(log: Path, oddities: list[str]) -> None:
     for oddity in oddities:
-        told = escape(f"{log.name}: {oddity}")
-        errors.print(f"[yellow]warning:[/yellow] {told}", highlight=False, soft_wrap=True)
+        print_warning(f"{log.name}: {oddity}")
 
 
 @app.command()

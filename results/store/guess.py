@@ -138,7 +138,7 @@ def settings_of(log: Path, guess: Guess | BenchError | OSError, own: Mapping[str
     if not isinstance(guess, Guess):
         raise guess
     said = {key: getattr(guess, key) for key in ("name", "sigma", "seed", "dataset", "model", "n", "n0", "alpha")}
-    values = {key: value for key, value in said.items() if value is not None} | own
+    values = {**{key: value for key, value in said.items() if value is not None}, **own}
     if "sigma" not in values:
         raise LogError(f"{log}: its path does not say σ: give --sigma")
     values.setdefault("dataset", USUAL_DATA)
@@ -244,7 +244,7 @@ def _of_verifier(guess: Guess, header: Sequence[str], first: Sequence[str]) -> G
         sigma, alpha = float(match["sigma"]), float(match["alpha"])
     except ValueError:
         return guess
-    own = {"n": int(match["n"][:18]), "n0": int(match["n0"][:18]), "sigma": sigma, "alpha": alpha}
+    own: dict[str, Any] = {"n": int(match["n"][:18]), "n0": int(match["n0"][:18]), "sigma": sigma, "alpha": alpha}
     return replace(guess, method=match["name"], variant=(), model=_model_of([match["name"]]) or guess.model, **own)
 
 

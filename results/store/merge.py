@@ -153,6 +153,8 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     classes = widths["counts"][0]
     refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")
     refuse(column["selected"] >= classes, "selected is not a class")
+    for name in ("base_clean", "base_noisy"):
+        refuse(column[name] >= classes, f"{name} is not a class")
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")

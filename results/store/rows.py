@@ -73,6 +73,10 @@ class CertificateRow(Record):
     """Of the n0 samples, one per class."""
     counts: list[Natural] | None = None
     """Of the n samples, one per class."""
+    base_clean: Natural | None = None
+    """The class that the base classifier gives the image itself; null: imported."""
+    base_noisy: Natural | None = None
+    """The class that it gives one noise sample of the image, which is none of the n0 and n; null: imported."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""

@@ -25,12 +25,16 @@ const LOSS = { ...EPOCH, yLabel: "loss", text: (value) => value.toPrecision(4) }
 function buildCharts(content) {
   for (const method of content.methods) look.methods.set(method.method, method);
   section("charts").prepend(toolbar(content));
-  const { certified, p_a, accuracy, loss, cost } = content.charts;
+  const { certified, envelope, p_a, accuracy, loss, cost } = content.charts;
   section("curves").append(
     ...block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
       "As Figure 5.1 of the thesis. Share of all test images that are predicted correctly with at least this certified "
-      + "radius; mean over the training seeds. Circles: published. Move along a chart with the pointer, a finger or the "
+      + "radius; mean over the seeds. Circles: published. With the bands: of the test images; darker, the lowest to the highest of "
+      + "several seeds. Move along a chart with the pointer, a finger or the "
       + "arrow keys."),
+    ...(envelope.length ? block("Best of several σ", envelope.map((panel) => chart(RADIUS, panel)),
+      "Certified accuracy at each radius at whichever of the σ gives most of it there, as papers on denoised smoothing "
+      + "report: no one classifier has it, and it is chosen on the test images. The table says which σ.") : []),
     ...block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
       "p_A: share of an image’s noise samples that are classified as its label. At 1/2 stand all images below it and those "
       + "for which nothing was estimated. Of imported certificates the lower bound of p_A is drawn."));
@@ -43,7 +47,7 @@ function buildCharts(content) {
   const hours = { xLabel: "hours × workers, training and certification", yLabel: "ACR" };
   section("cost").append(...(cost.length
     ? block("ACR against cost", cost.map((panel) => scatter(hours, panel)),
-      "Means over the training seeds. Memory, speed and energy are in the table of costs.")
+      "Means over the seeds. Memory, speed and energy are in the table of costs.")
     : [html("p", {}, "No model of this run was trained in it, so its cost is not known.")]));
 }
 

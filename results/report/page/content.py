@@ -19,6 +19,7 @@ class Cell(TypedDict):
     spread: NotRequired[str]
     seeds: NotRequired[list[str]]
     interval: NotRequired[str]
+    sigma: NotRequired[str]
 
 
 class ColumnContent(TypedDict):
@@ -33,6 +34,8 @@ class RowContent(TypedDict):
     """One method at one σ."""
 
     sigma: float
+    sigmas: str
+    """What stands in the column of σ."""
     title: str
     cells: list[Cell]
 
@@ -76,17 +79,20 @@ class MethodLook(TypedDict):
 
 
 class Line(TypedDict):
-    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y)."""
+    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y);
+    `lower` and `upper` the ends of their intervals, `lowest` and `highest` those of several seeds."""
 
     method: str
     values: list[float | None]
     points: NotRequired[list[tuple[float, float]]]
     lower: NotRequired[list[float | None]]
     upper: NotRequired[list[float | None]]
+    lowest: NotRequired[list[float | None]]
+    highest: NotRequired[list[float | None]]
 
 
 class Panel(TypedDict):
-    """The lines of one σ; x goes from `start` in steps of `step`."""
+    """The lines of one σ, or of the best of several; x goes from `start` in steps of `step`."""
 
     title: str
     start: float
@@ -113,6 +119,7 @@ class Charts(TypedDict):
     """Panels by chart."""
 
     certified: list[Panel]
+    envelope: list[Panel]
     p_a: list[Panel]
     accuracy: list[Panel]
     loss: list[Panel]

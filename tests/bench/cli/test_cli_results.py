@@ -12,8 +12,9 @@ import pytest
 from results import read_run
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
+from results.store.shards import write_shard
 from tests.bench.cli.test_cli import bench
-from tests.conftest import here, small_trial, trial_ids, write_fake_run
+from tests.conftest import fake_row, here, small_trial, trial_ids, write_fake_run
 from tests.results.store.test_logs import GOOD, write_log
 
 
@@ -117,6 +118,28 @@ def test_a_published_folder_is_reported_and_loses_nothing(
     shutil.rmtree(here(fake_run.path) / "trials")
     assert bench("report", str(fake_run.path)) == 0
     assert read_run(fake_run.path).certificates["radius"].equals(before.certificates["radius"])
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_report_warns_of_a_model_that_was_not_trained_with_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = small_trial(certify={"n": 2000, "n0": 10, "images": 200})
+    run = write_fake_run(tmp_path / "run", [trial], images=200, shard=200)
+    [shard] = run.trial(trial.trial_id).shard_files()
+    rows = [fake_row(trial, f"{0:064x}", index, 0) for index in range(200)]
+    shard.unlink()
+    write_shard(
+        run.trial(trial.trial_id),
+        [row.model_copy(update={"base_clean": row.label, "base_noisy": (row.label + 1) % 10}) for row in rows],
+    )
+    assert bench("report", str(run.path)) == 0
+    printed = capsys.readouterr()
+    [warning] = printed.err.splitlines()
+    assert warning.startswith("warning: gaussian at σ = 0.25: the base classifier is right on 100.0")
+    assert "not trained with this noise" in warning
+    assert "Accuracy of the base classifier" in printed.out
+    assert warning.removeprefix("warning: ") in (here(run.tables) / "base_accuracy.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["{}", '{"trials":', "[]"])
