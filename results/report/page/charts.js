@@ -70,6 +70,6 @@ function toolbar(content) {
     if (on) look.hidden.delete(method.method);
     else look.hidden.add(method.method);
   }, swatch(method), method.title));
-  const bands = toggle("", false, (on) => { look.bands = on; }, "95 % bands");
+  const bands = toggle("", false, (on) => { look.bands = on; }, "Bands");
   return html("div", { class: "toolbar", role: "group", "aria-label": "Shown in all charts" }, methods, bands);
 }

@@ -15,7 +15,8 @@ def rows(clean: float, noisy: float, images: int = 500, classes: int = 10, metho
     answers = np.where(right, label[:, None], (label[:, None] + random.integers(1, classes, (images, 2))) % classes)
     frame = pd.DataFrame({"method": method, "sigma": 0.5, "index": np.arange(images), "label": label})
     frame[CLEAN], frame[NOISY] = answers.T
-    return frame.assign(counts=[[0] * classes] * images)
+    frame["counts"] = [[0] * classes for _ in range(images)]
+    return frame
 
 
 def test_accuracies_are_of_the_rows_and_unknown_of_imported_ones() -> None:
