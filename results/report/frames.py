@@ -20,7 +20,8 @@ def tables(run: Run, source: str | None = None) -> dict[str, pd.DataFrame]:
 
     Returns:
         By name, with the columns of its CSV file (`results.report.formats.flat_columns`): `sigma`, `method`, and for a
-        quantity such as `acr` also `acr_lower`, `acr_upper`, `acr_published`, … as far as they are known; of `best_of_sigma` `r0.50_sigma`, …
+        quantity such as `acr` also `acr_lower`, `acr_upper`, `acr_published`, … as far as they are known; of
+        `best_of_sigma` also `r0.50_sigma`, ….
 
     Raises:
         ValueError: an unknown source; or as `results.analysis.groups.certified_groups`.

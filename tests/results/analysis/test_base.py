@@ -37,6 +37,7 @@ def test_accuracies_are_of_the_rows_and_unknown_of_imported_ones() -> None:
         (0.83, 0.75, 500, 10, ""),  # trained with noise
         (0.93, 0.30, 500, 10, ""),  # badly
         (0.30, 0.10, 500, 10, ""),  # who knows
+        (0.76, 0.08, 500, 1000, ""),  # far above chance
         (0.95, 0.50, 500, 2, "not trained with this noise"),
         (0.93, 0.10, 20, 10, ""),  # too few to tell
     ],
