@@ -60,8 +60,8 @@ def suspicions(certificates: pd.DataFrame) -> list[str]:
         )
         if of_clean[0] > chance + HIGH * (1 - chance):
             sentences.append(
-                f"{what}. So it was not trained with this noise, or what stands before it, such as a denoiser, does not "
-                "fit it."
+                f"{what}. So it was not trained with this noise, or what stands before it, such as a denoiser, does "
+                "not fit it."
             )
         elif _at_chance(of_clean, chance):
             sentences.append(
