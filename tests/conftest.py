@@ -232,6 +232,8 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
         classifier="network",
         selection_counts=selection.tolist(),
         counts=counts.tolist(),
+        base_clean=label if index % 6 else (label + 1) % 10,
+        base_noisy=label if index % 3 else (label + 1) % 10,
         seconds=0.5,
         joules=None,
         precision="fp32",

@@ -142,9 +142,10 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
     smoothed = model.smoothed
     seed = settings.noise_seed(model.sha256)
     certificates = smoothed.iter_certify(pixels, settings.certify, seed=seed, indices=indices, labels=labels)
+    clean, noisy = smoothed.base_answers(pixels, settings.certify.n, seed=seed, indices=indices)
     meter = EnergyMeter(smoothed.device)
     rows, spent = [], meter.joules()
-    for index, label, certificate in zip(indices, labels, certificates, strict=True):
+    for place, (index, label, certificate) in enumerate(zip(indices, labels, certificates, strict=True)):
         before, spent = spent, meter.joules()
         row = CertificateRow(
             **vars(certificate),
@@ -157,6 +158,8 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             index=index,
             label=label,
             correct=certificate.predicted == label,
+            base_clean=clean[place],
+            base_noisy=noisy[place],
             classifier=model.classifier,
             precision=smoothed.precision,
             device=device_name(smoothed.device),

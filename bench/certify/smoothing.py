@@ -276,6 +276,51 @@ class Smoothed:
         radius = debited(bound, self.sigma, math.nan if pixels is None else pixels)[1]
         return {"radius_soft": float(radius[0]), "soft_weights": soft.sums()}
 
+    @torch.inference_mode()
+    def base_answers(
+        self, images: Tensor, n: int, *, seed: int = 0, indices: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """What the base classifier answers to each image itself, and to one noise sample of it: classes.
+
+        An image's answers depend on the seed and on its index alone; not on the others, for it has a place of its own
+        in a forward pass.
+
+        Args:
+            n: samples of an image in the certification, whose classifier this is.
+
+        Others, and errors, as in `certify`.
+        """
+        _check_images(images)
+        places = list(range(len(images)) if indices is None else indices)
+        classify, _ = self.engine.classifier(images.shape[1:], n)
+        clean = [self._samples.itself(image) for image in images]
+        noisy = [
+            next(self._samples.batches(image, 1, seed, Role.BASE, index))[0]
+            for image, index in zip(images, places, strict=True)
+        ]
+        return self._in_places(classify, clean, places), self._in_places(classify, noisy, places)
+
+    def _in_places(
+        self, classify: Callable[[Tensor], Tensor], samples: list[Tensor], indices: Sequence[int]
+    ) -> list[int]:
+        """The classes of samples (*shape), each classified at the place in a forward pass that its index has."""
+        answers: dict[int, int] = {}
+        while len(answers) < len(samples):
+            size = self.engine.passes(samples[0].shape)
+            taken: dict[int, int] = {}
+            for number, index in enumerate(indices):
+                if number not in answers:
+                    taken.setdefault(index % size, number)
+            filling = next(iter(taken.values()))  # of the other places; a model may fail on what is no image
+            batch = torch.stack([samples[taken.get(place, filling)] for place in range(size)])
+            advance.steps += 1
+            finite = torch.ones((), dtype=torch.bool, device=self.device)
+            classes = self._answers(classify(batch), size, finite).tolist()
+            if not finite:
+                raise ModelError("the model gave NaN")
+            answers |= {number: classes[place] for place, number in taken.items()}
+        return [answers[number] for number in range(len(samples))]
+
     def _estimate(
         self,
         draw: Callable[..., Iterator[Tensor]],

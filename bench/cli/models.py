@@ -20,6 +20,7 @@ from bench.cli.base import (
     console,
     merge_and_report,
     merged_run,
+    print_warning,
     user_errors,
 )
 from bench.cli.stopping import stopped_in_order
@@ -246,6 +247,8 @@ def verify(
     if listed:
         _print(outcomes(listed))
     console.print(f"{found.conclusion()} (--seed {seed})", highlight=False)
+    for sentence in found.suspicions:
+        print_warning(sentence)
     raise typer.Exit(0 if found.holds else 1)
 
 

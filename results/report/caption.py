@@ -63,7 +63,8 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"{distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
         f"alpha = {distinct(trials['alpha'])}, "
-        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
+        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} {_kind_of_seeds(trials)}"
+        f"seed{'s' if seeds.max() > 1 else ''}; "
         f"{trained}, "
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
         f"({distinct(certificates['engine'])}){arithmetic}{_beacons(trials)}."
@@ -78,6 +79,14 @@ def _beacons(trials: pd.DataFrame) -> str:
         return ""
     part = " in part" if None in found else ""
     return f", with noise{part} seeded by the weights and the beacon {' or '.join(map(printable, named))}"
+
+
+def _kind_of_seeds(trials: pd.DataFrame) -> str:
+    """Of the certification where the weights of several are the same."""
+    several = [own["checkpoint_sha256"].nunique() for _, own in trials.groupby(["method", "sigma"]) if len(own) > 1]
+    if not any(weights == 1 for weights in several):
+        return "training "
+    return "certification " if all(weights == 1 for weights in several) else ""
 
 
 def _imported(trials: pd.DataFrame) -> str:

@@ -182,20 +182,13 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     column = {name: table[name].to_numpy() for name in table.column_names if name not in (*lists, "soft_weights")}
     refuse = partial(_refuse, holder, column)
     certify = settings.certify
-    for name, expected in (
-        ("n0", certify.n0),
-        ("alpha", certify.alpha),
-        ("estimator", certify.estimator),
-    ):
-        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
-    seed = column["noise_seed"][0]
-    if certify.beacon is not None:
-        seed = beacon_seed(table["checkpoint_sha256"][0].as_py(), certify.beacon)
-    refuse(column["noise_seed"] != seed, "its noise is not seeded as the trial's")
+    _check_asked_for(refuse, column, certify)
     widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
     classes = widths["counts"][0]
     refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")
     refuse(column["selected"] >= classes, "selected is not a class")
+    for name in ("base_clean", "base_noisy"):
+        refuse(column[name] >= classes, f"{name} is not a class")
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
@@ -243,6 +236,19 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
     _check_soft(refuse, column, table["soft_weights"], certify)
+
+
+def _check_asked_for(refuse: Callable[..., None], column: Mapping[str, NDArray[Any]], certify: CertifySettings) -> None:
+    for name, expected in (
+        ("n0", certify.n0),
+        ("alpha", certify.alpha),
+        ("estimator", certify.estimator),
+    ):
+        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    seed = column["noise_seed"][0]
+    if certify.beacon is not None:
+        seed = beacon_seed(column["checkpoint_sha256"][0], certify.beacon)
+    refuse(column["noise_seed"] != seed, "its noise is not seeded as the trial's")
 
 
 def _check_soft(

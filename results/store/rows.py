@@ -80,6 +80,10 @@ class CertificateRow(Record):
     soft_weights: list[Natural] | None = None
     """The softmax of `selected` among the n samples: 2²⁰ for each, on the two of `results.bounds.soft.EDGES` that it
     lies between; null as `radius_soft`."""
+    base_clean: Natural | None = None
+    """The class that the base classifier gives the image itself; null: imported."""
+    base_noisy: Natural | None = None
+    """The class that it gives one noise sample of the image, which is none of the n0 and n; null: imported."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""

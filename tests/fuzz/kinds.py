@@ -89,13 +89,13 @@ def log(random: Random, shop: Workshop) -> list[str]:
     if random.random() < 0.3:
         content = mutate_bytes(random, content)
     path.write_bytes(content)
-    command = ["import", str(path), "--sigma", random.choice((".25", ".5", ".5", "1", "1e-300", "99", "5e-324"))]
-    command += [
-        "--method",
-        random.choice(
-            ("theirs", "smoothadv", "generalised_ld", *TEXTS) if random.random() < 0.2 else ("theirs", "new")
-        ).replace("\0", ""),
-    ]
+    sigma = ["--sigma", random.choice((".25", ".5", ".5", "1", "1e-300", "99", "5e-324"))]
+    method = random.choice(
+        ("theirs", "smoothadv", "generalised_ld", *TEXTS) if random.random() < 0.2 else ("theirs", "new")
+    ).replace("\0", "")
+    command = ["import", str(path), *sigma, "--method", method]
+    if random.random() < 0.2:  # guessed
+        command = ["import", str(path), *random.choice((sigma, [])), *random.choice((["--yes"], ["--yes"], []))]
     for option in ("--n", "--n0", "--alpha", "--seed", "--skip", "--dataset", "--model"):
         if random.random() < 0.03:
             command += [option, str(random.choice((*NUMBERS[:-4], *TEXTS))).replace("\0", "")]

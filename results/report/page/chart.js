@@ -29,7 +29,8 @@ function chart(kind, panel) {
         left: `${box.left}px`, top: `${box.top}px`, width: `${box.right - box.left}px`, height: `${box.bottom - box.top}px`,
       });
       for (const line of shown()) {
-        if (look.bands && line.lower) picture.append(bandOf(line, at, x, y));
+        if (look.bands && line.lower) picture.append(bandOf(line, line.lower, line.upper, at, x, y));
+        if (look.bands && line.lowest) picture.append(bandOf(line, line.lowest, line.highest, at, x, y));
       }
       for (const line of shown()) picture.append(...lineOf(line, kind.shape, at, x, y));
       crosshair = { node: svg("g", { class: "crosshair" }), box, x, y };
@@ -87,6 +88,7 @@ function readoutOf(line, place, x, kind) {
   const method = look.of(line.method);
   const notes = [];
   if (look.bands && line.lower) notes.push(`[${line.lower[place].toFixed(1)}, ${line.upper[place].toFixed(1)}]`);
+  if (look.bands && line.lowest) notes.push(`seeds ${line.lowest[place].toFixed(1)} to ${line.highest[place].toFixed(1)}`);
   const published = (line.points || []).find((point) => Math.abs(point[0] - x) < 1e-9);
   if (published) notes.push(`published ${published[1].toFixed(1)}${line.apart.length ? ", for another setting" : ""}`);
   return html("li", {}, swatch(method), html("span", { class: "who" }, method.title),
@@ -116,9 +118,9 @@ function lineOf(line, shape, at, x, y) {
   ];
 }
 
-function bandOf(line, at, x, y) {
+function bandOf(line, lower, upper, at, x, y) {
   const edge = (values) => values.map((value, place) => `${x(at(place)).toFixed(1)} ${y(value).toFixed(1)}`);
   return svg("polygon", {
-    class: "band", points: [...edge(line.upper), ...edge(line.lower).reverse()].join(" "), fill: look.of(line.method).colour,
+    class: "band", points: [...edge(upper), ...edge(lower).reverse()].join(" "), fill: look.of(line.method).colour,
   });
 }

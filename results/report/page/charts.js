@@ -27,14 +27,17 @@ function buildCharts(content) {
   for (const method of content.methods) look.methods.set(method.method, method);
   document.querySelector(".toolbar")?.remove();
   if (content.methods.length) section("charts").prepend(toolbar(content));
-  const { certified, p_a, accuracy, loss, cost } = content.charts;
+  const { certified, envelope, p_a, accuracy, loss, cost } = content.charts;
   hideWithout("curves", certified);
   section("curves").append(blocks(
     block("Certified accuracy", certified.map((panel) => chart(RADIUS, panel)),
       "As Figure 5.1 of the thesis. Share of all test images that are predicted correctly with at least this certified "
-      + "radius; mean over the training seeds. A band of 95 % holds at all radii at once, over test images (DKW); the "
-      + `table has the intervals at single radii. ${marks(certified)}Move along a chart with the pointer, a finger or the `
-      + "arrow keys."),
+      + "radius; mean over the seeds. A band of 95 % holds at all radii at once, over test images (DKW); the "
+      + "table has the intervals at single radii; a darker one is from the lowest to the highest of several seeds. "
+      + `${marks(certified)}Move along a chart with the pointer, a finger or the arrow keys.`),
+    envelope.length ? block("Best of several σ", envelope.map((panel) => chart(RADIUS, panel)),
+      "Certified accuracy at each radius at whichever of the σ gives most of it there, as papers on denoised smoothing "
+      + "report: no one classifier has it, and it is chosen on the test images. The table says which σ.") : null,
     block("Distribution of p_A", p_a.map((panel) => chart(P_A, panel)),
       "p_A: share of an image’s noise samples that are classified as its label. At 1/2 stand all images below it and those "
       + "for which nothing was estimated. Of imported certificates the lower bound of p_A is drawn.")));
@@ -47,7 +50,7 @@ function buildCharts(content) {
   const hours = { xLabel: "hours × workers, training and certification", yLabel: "ACR" };
   section("cost").append(cost.length
     ? block("ACR against cost", cost.map((panel) => scatter(hours, panel)),
-      "Means over the training seeds. Memory, speed and energy are in the table of costs.")
+      "Means over the seeds. Memory, speed and energy are in the table of costs.")
     : html("p", {}, content.progress ? "No trial is finished yet."
       : "No model of this run was trained in it, so its cost is not known."));
 }
@@ -62,8 +65,9 @@ function marks(panels) {
 
 // Charts under a title, one for each σ; where there is one σ, one such block beside another.
 function blocks(...all) {
-  const single = all.every((own) => own.querySelectorAll(".chart").length === 1);
-  return html("div", { class: single ? "blocks beside" : "blocks" }, all);
+  const shown = all.filter(Boolean);
+  const single = shown.every((own) => own.querySelectorAll(".chart").length === 1);
+  return html("div", { class: single ? "blocks beside" : "blocks" }, shown);
 }
 
 function block(title, panels, caption) {
@@ -86,6 +90,6 @@ function toolbar(content) {
     if (on) look.hidden.delete(method.method);
     else look.hidden.add(method.method);
   }, swatch(method), method.title));
-  const bands = toggle("", look.bands, (on) => { look.bands = on; }, "95 % bands");
+  const bands = toggle("", look.bands, (on) => { look.bands = on; }, "Bands");
   return html("div", { class: "toolbar", role: "group", "aria-label": "Shown in all charts" }, methods, bands);
 }

@@ -19,6 +19,7 @@ class Cell(TypedDict):
     spread: NotRequired[str]
     seeds: NotRequired[list[str]]
     interval: NotRequired[str]
+    sigma: NotRequired[str]
 
 
 class ColumnContent(TypedDict):
@@ -33,6 +34,8 @@ class RowContent(TypedDict):
     """One method at one σ."""
 
     sigma: float
+    sigmas: str
+    """What stands in the column of σ."""
     title: str
     cells: list[Cell]
 
@@ -78,7 +81,8 @@ class MethodLook(TypedDict):
 
 class Line(TypedDict):
     """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y), and
-    `apart` is why they are of another setting."""
+    `apart` is why they are of another setting; `lower` and `upper` are the ends of the values' bands, `lowest` and
+    `highest` those of several seeds."""
 
     method: str
     values: list[float | None]
@@ -86,10 +90,12 @@ class Line(TypedDict):
     apart: NotRequired[list[str]]
     lower: NotRequired[list[float | None]]
     upper: NotRequired[list[float | None]]
+    lowest: NotRequired[list[float | None]]
+    highest: NotRequired[list[float | None]]
 
 
 class Panel(TypedDict):
-    """The lines of one σ; x goes from `start` in steps of `step`."""
+    """The lines of one σ, or of the best of several; x goes from `start` in steps of `step`."""
 
     title: str
     start: float
@@ -123,6 +129,7 @@ class Charts(TrainingCharts):
     """Panels by chart."""
 
     certified: list[Panel]
+    envelope: list[Panel]
     p_a: list[Panel]
     cost: list[CostPanel]
 

@@ -64,7 +64,7 @@ function compare(a, b, sign) {
 
 function tableRow(row) {
   return html("tr", {},
-    html("td", { class: "sigma" }, row.sigma.toFixed(2)),
+    html("td", { class: "sigma" }, row.sigmas),
     html("th", { scope: "row" }, row.title),
     row.cells.map(tableCell));
 }
@@ -72,10 +72,11 @@ function tableRow(row) {
 function tableCell(cell) {
   const seeds = cell.spread
     ? html("details", { class: "seeds" },
-      html("summary", { title: `Training seeds: ${cell.seeds.join(", ")}` }, cell.spread), cell.seeds.join(" "))
+      html("summary", { title: `Seeds: ${cell.seeds.join(", ")}` }, cell.spread), cell.seeds.join(" "))
     : "";
   return html("td", {},
     html("span", { class: cell.best ? "value best" : "value" }, cell.text), seeds,
+    cell.sigma ? html("span", { class: "below" }, cell.sigma) : "",
     cell.interval ? html("span", { class: "below" }, `[${cell.interval}]`) : "",
     cell.published ? html("span", { class: "below" }, `(${cell.published})`) : "");
 }

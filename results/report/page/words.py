@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from results.analysis.base import suspicions
 from results.analysis.comparison import Lead, leads
 from results.analysis.groups import Group
 from results.report import formats
@@ -29,10 +30,15 @@ def table_content(table: ResultTable) -> TableContent:
             for column in table.columns
         ],
         "rows": [
-            {"sigma": row.sigma, "title": row.title, "cells": [_cell(table, row, column) for column in table.columns]}
+            {
+                "sigma": row.sigma,
+                "sigmas": row.sigma_text,
+                "title": row.title,
+                "cells": [_cell(table, row, column) for column in table.columns],
+            }
             for row in table.rows
         ],
-        "caption": [*_legend(table), *table.caption],
+        "caption": [*_legend(table), *table.caption, *(f"{formats.WARNING} {warning}" for warning in table.warnings)],
         "notes": table.notes,
     }
 
@@ -129,7 +135,7 @@ def caveats(run: Run) -> list[str]:
             "Imported certificates are of other programs' logs: their radii are rounded, their counts unknown, and "
             "their n and alpha are as stated for them."
         )
-    return [*sentences, *caption(run)]
+    return [*sentences, *suspicions(run.certificates), *caption(run)]
 
 
 def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
@@ -143,17 +149,19 @@ def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
         "spread": formats.spread(row, column),
         "seeds": [formats.number(seed, column) for seed in row.seeds.get(column.key, [])],
         "interval": formats.interval(row, column),
+        "sigma": formats.best_sigma(row, column),
         "published": formats.reference(row, column),
     }
 
 
 def _legend(table: ResultTable) -> list[str]:
-    parts = ["its 95 % interval"] * any(row.intervals for row in table.rows)
+    parts = ["its σ"] * any(row.best_sigmas for row in table.rows)
+    parts += ["its 95 % interval"] * any(row.intervals for row in table.rows)
     parts += ["the published number and measured minus published"] * any(row.published for row in table.rows)
     below = [f"Below each number: {', then '.join(parts)}."] if parts else []
     spread = [
-        "After sd: the standard deviation over the training seeds, whose uncertainty the interval does not cover; "
-        "open it for the number of each."
+        f"After sd: the standard deviation over the {table.kind_of_seeds}, whose uncertainty the interval does not "
+        "cover; open it for the number of each."
     ]
     return below + spread * any(row.seeds for row in table.rows)
 

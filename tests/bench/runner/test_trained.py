@@ -65,6 +65,18 @@ def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
     assert rows.loc[rows["status"] == "certified", "radius"].nunique() > 5
 
 
+def test_rows_have_the_answers_of_the_base_classifier(trained: RunFolder) -> None:
+    source = open_model(name_of(trained))
+    rows = read_run(trained.path).certificates
+    data = load_images("synthetic", "test", "synthetic")
+    images = torch.from_numpy(data.images[rows["index"].to_numpy()]).float() / 255
+    with torch.inference_mode():
+        assert rows["base_clean"].tolist() == source.model.eval()(images).argmax(dim=1).tolist()
+    right = [float((rows[name] == rows["label"]).mean()) for name in ("base_clean", "base_noisy")]
+    assert min(right) > 0.4
+    assert rows["base_noisy"].tolist() != rows["base_clean"].tolist()
+
+
 @pytest.mark.usefixtures("_no_figures")
 def test_deleted_shards_come_back_identical_with_other_threads_and_shard_sizes(
     trained: RunFolder, tmp_path: Path
@@ -256,6 +268,11 @@ def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
     return consistent(row, random.multinomial(row["n"], np.array(row["counts"]) / row["n"]).tolist())
 
 
+def other_base(row: dict[str, Any]) -> dict[str, Any]:
+    """Another answer of the base classifier to the noise sample that is its own."""
+    return {"base_noisy": (row["base_noisy"] + 1) % 10}
+
+
 @pytest.mark.usefixtures("_drawn_once")
 @pytest.mark.parametrize(
     ("change", "status", "said"),
@@ -269,6 +286,10 @@ def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
         (lambda row: drawn_again(row) | GPU, 1, "of the same 400 samples are classified otherwise"),
         (lambda row: claimed(row) | GPU, 1, "of the same 30 samples are classified otherwise"),
         (lambda row: half_the_errors(row) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: other_base(row), 1, "the base classifier answers otherwise"),
+        (lambda row: other_base(row) | GPU, 1, "answers more of them otherwise than roundings explain"),
+        (lambda row: {} if row["index"] else other_base(row) | GPU, 0, "1 within rounding: no row is wrong"),
+        (lambda _: {"base_clean": 10}, 2, "base_clean is not a class"),
         (lambda row: {"radius": 0.99 * row["radius"]}, 2, "radius does not follow from p_lower"),
     ],
 )

@@ -135,6 +135,8 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "classifier": "network",
             "selection_counts": list(counts),
             "counts": list(counts),
+            "base_clean": probabilities.argmax(axis=1),
+            "base_noisy": selected,
             "seconds": 0.5,
             "joules": np.nan,
             "precision": "fp32",
@@ -152,7 +154,9 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
 
 def _without_counts(rows: pd.DataFrame) -> pd.DataFrame:
     status = np.where(rows["predicted"] >= 0, "certified", "abstained")
-    return rows.assign(status=status, n=N, selected=np.nan, count_top=np.nan, counts=None, estimator="imported")
+    return rows.assign(
+        status=status, n=N, selected=np.nan, count_top=np.nan, counts=None, estimator="imported", base_clean=np.nan
+    )
 
 
 def _trial(cell: Cell, title: str, dataset: str, images: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_formats_hold_the_same_numbers(run: Run) -> None:
 
 def test_a_table_as_a_data_frame_is_its_csv(run: Run) -> None:
     frames = results.tables(run)
-    assert list(frames) == ["certified_accuracy", "cost", "beyond_acr", "convergence"]
+    assert list(frames) == ["certified_accuracy", "base_accuracy", "best_of_sigma", "cost", "beyond_acr", "convergence"]
     for table in tables_of(run):
         parsed = pd.read_csv(io.StringIO(to_csv(table)))
         made = frames[table.name].astype(object).where(frames[table.name].notna(), np.nan)
@@ -159,12 +159,12 @@ def test_report_writes_every_file(fake_run: RunFolder) -> None:
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
     tables = [
         f"{table}.{kind}"
-        for table in ("certified_accuracy", "cost", "beyond_acr", "convergence")
+        for table in ("certified_accuracy", "base_accuracy", "best_of_sigma", "cost", "beyond_acr", "convergence")
         for kind in ("csv", "md", "tex")
     ]
     figures = [
         f"{figure}.{kind}"
-        for figure in ("certified_accuracy_curves", *FORMULAS, "p_a_distribution", "cost")
+        for figure in ("certified_accuracy_curves", "best_of_sigma", *FORMULAS, "p_a_distribution", "cost")
         for kind in ("pdf", "png")
     ]
     assert names == sorted(tables + figures)
