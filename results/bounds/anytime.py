@@ -61,7 +61,8 @@ class Design:
             ValueError: n or alpha outside its range.
         """
         # A beta prior of 1/2 and 1/10: where all agree, the rest is likely to agree too.
-        return cls((counts + 0.5) / (n0 + 0.6), planned_samples(counts, n0, n, alpha), n)
+        share = (np.asarray(counts, np.float64) + 0.5) / (n0 + 0.6)
+        return cls(share, planned_samples(counts, n0, n, alpha), n)
 
     def at(self, place: NDArray[np.bool_]) -> Design:
         """Of some of the images."""
@@ -98,8 +99,9 @@ def stake_weights(design: Design, alpha: ArrayLike) -> Floats:
     errors below the share, after the planned samples; a half with every factor of two from it."""
     variance = design.share * (1 - design.share)
     best = np.minimum(np.sqrt(-2 * np.log(alpha) / (variance * design.planned)), 1.0)
-    weights = 2.0 ** -np.abs(np.log2(STAKES / best[:, None]))
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights: Floats = 2.0 ** -np.abs(np.log2(STAKES / best[:, None]))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def betting_bound(k: NDArray[np.int64], t: NDArray[np.int64], weights: Floats, alpha: Floats) -> Floats:

@@ -59,7 +59,8 @@ def debited_two_sided(
     sigma, pixels = np.broadcast_arrays(np.asarray(sigma, np.float64), np.asarray(pixels, np.float64))
     numbers = np.where(np.isfinite(pixels), pixels, 0.0)
     radius = two_sided_radius(counts, selected, alpha, sigma, np.vectorize(distance)(numbers, sigma))
-    return np.maximum(radius - np.vectorize(lattice_debit)(numbers), 0.0)
+    left: NDArray[np.float64] = np.maximum(radius - np.vectorize(lattice_debit)(numbers), 0.0)
+    return left
 
 
 def is_certified(p_lower: ArrayLike, radius: ArrayLike, pixels: ArrayLike | None) -> NDArray[np.bool_]:

@@ -81,10 +81,11 @@ def two_sided_radius(
     """
     rows, (images, classes) = np.arange(len(counts)), counts.shape
     n, level = counts.sum(axis=1), np.broadcast_to(np.asarray(alpha, dtype=np.float64), images)
-    p_a = np.maximum(lower_confidence_bound(counts[rows, selected], n, level / 2) - distance, 0.0)
+    off = np.asarray(distance, dtype=np.float64)
+    p_a = np.maximum(lower_confidence_bound(counts[rows, selected], n, level / 2) - off, 0.0)
     others = upper_confidence_bound(counts, n[:, None], level[:, None] / 2 / (classes - 1))
     others[rows, selected] = 0.0
-    p_b = np.minimum(others.max(axis=1) + distance, 1 - p_a)
+    p_b = np.minimum(others.max(axis=1) + off, 1 - p_a)
     with np.errstate(invalid="ignore"):  # −∞ − −∞ where neither class was ever the answer
         radius = np.asarray(sigma) / 2 * (ndtri(p_a) - ndtri(p_b))
     return np.where(p_a > p_b, radius, 0.0)

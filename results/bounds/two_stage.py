@@ -5,7 +5,8 @@ Two-stage sampling (Stein 1945; for certification Chen et al. 2022): the n0 samp
 roughly how probable it is, and with that how much radius a smaller n would cost. The n samples of the estimation are
 drawn afresh, so given their number they are an ordinary binomial sample: Clopper–Pearson holds at the full alpha.
 Alpha spending over stages and a betting confidence sequence must pay for looking at their own sample again and again;
-on four published logs both lost more radius at the same saving (docs/performance.md).
+on four published logs both lost more radius at the same saving (docs/performance.md). What comes near it is a sequence
+that knows the selection and keeps most of alpha for this size and n: `results.bounds.anytime`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ TEXTS = (
     "\x1b[31mred\x1b[0m", "\u202eevil", "a\nb", "a\rb", "a\tb", "nul\0byte", "\ufeffbom", "e\u0301", "😀", "\x7f\x9b2J",
     "[red]markup[/red]", "[/]", "<script>alert(1)</script>", "=cmd|'/c calc'!A0", "$(id)", "%s%n", "{0.__class__}",
     "nan", "inf", "1e400", "0x10", "-1", "٣", "x" * 5000, "resnet0", "resnet9998", "resnet20", "tiny", "cifar10",
-    "synthetic", "s3://", "file:///nowhere", "os:getcwd", "fixed", "two-stage", "imported",
+    "synthetic", "s3://", "file:///nowhere", "os:getcwd", "fixed", "two-stage", "anytime", "imported",
 )  # fmt: skip
 NUMBERS = (
     0, 1, -1, 2, 3, 7, 10, 100, 255, 65_536, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30,

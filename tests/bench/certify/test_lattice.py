@@ -207,7 +207,7 @@ def test_a_run_in_the_sound_mode_from_training_to_audit(tmp_path: Path) -> None:
     assert (sound["radius"] > 0).any()
     certified = rows[rows["status"] == "certified"]
     counts = np.array(certified["counts"].tolist())
-    undebited = two_sided_radius(counts, certified["selected"].astype(int).to_numpy(), certified["alpha"], 0.25)
+    undebited = two_sided_radius(counts, certified["selected"].to_numpy(np.int64), certified["alpha"], 0.25)
     debit = np.where(certified["lattice_pixels"].notna(), lattice_debit(PIXELS), 0.0)
     assert certified["radius_two_sided"].to_numpy() == pytest.approx(undebited - debit, abs=1e-9)
     assert "with sound arithmetic in part" in " ".join(report.tables[0].setting)

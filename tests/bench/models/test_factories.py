@@ -90,7 +90,7 @@ def test_any_model_from_a_factory() -> None:
         (["--model", "factories:good", "--n", "0"], "certify.n = 0"),
         (["--model", "factories:good", "--n0", "0"], "certify.n0 = 0"),
         (["--model", "factories:good", "--images", "501"], "501 images were asked for, the data has 500"),
-        (["--model", "factories:good", "--estimator", "wald"], "should be 'fixed' or 'two-stage'"),
+        (["--model", "factories:good", "--estimator", "wald"], "should be 'fixed', 'two-stage' or 'anytime'"),
         (["--model", "factories:good", "--precision", "int8"], "should be 'auto', 'fp32' or 'bf16'"),
         (["--model", "factories:good", "--name", "../x"], "string should match pattern"),
     ],

@@ -56,7 +56,7 @@ def test_the_largest_radius_falls_from_3_811_to_3_668_sigma() -> None:
 
 def test_a_bound_at_any_time_stays_one() -> None:
     """Of an image that was stopped by its answers, at a smaller alpha too."""
-    selection = [[0, 2, 0, 98], [100, 0, 0, 0], [100, 0, 0, 0]]
+    selection = pd.Series([[0, 2, 0, 98], [100, 0, 0, 0], [100, 0, 0, 0]])
     rows = rows_of([49_000], 50_000, 3).assign(estimator="anytime", n0=100, selection_counts=selection)
     wide = pd.concat([rows, *[rows.iloc[1:]] * 5000], ignore_index=True)
     design = Design.of(np.array([98]), 100, 100_000, 0.001)
