@@ -75,15 +75,26 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
-LONGEST = (
-    "test_trained.py", "test_end_to_end.py", "test_storage.py", "test_fuzz.py", "test_schedule.py", "test_cli.py",
-    "test_training.py",
+LONGEST = ("test_trained.py", "test_storage.py", "test_fuzz.py", "test_cli.py", "test_contract.py", "test_training.py")
+WAITING = (
+    "tests/test_end_to_end.py", "runner/test_group_faults.py", "cluster/test_connect.py", "cluster/test_devices.py",
+    "cluster/test_gpus.py", "cluster/test_nodes.py", "cluster/test_schedule.py", "store/test_lock.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first: where several processes share the tests, none is left with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Where several processes share the tests: files that take long come first, so that none is left with one at the
+    end, and those that wait for most of their time lie apart, so that seldom all processes wait.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [path for path in files if path.as_posix().endswith(WAITING)]
+    order = sorted((path for path in files if path not in waiting), key=lambda path: path.name not in LONGEST)
+    apart = 3 * len(order) // (4 * len(waiting)) + 1 if waiting else 1
+    for number, path in enumerate(waiting):
+        order.insert(number * apart, path)
+    items[:] = [item for path in order for item in files[path]]
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ CHUNK = 100
 """Images drawn at once: so many stay in a core's cache."""
 
 
-@register_dataset("synthetic")
 @cache
 def draw_synthetic(split: Split) -> ImageSet:
     """The split's images, the same on every machine: as many of each class, in random order. They are kept, being few,
@@ -39,6 +38,9 @@ def draw_synthetic(split: Split) -> ImageSet:
         images = 0.5 + _background(random, len(figures)) + figures * colours[part]
         pixels[part] = np.round(np.clip(images, 0, 1) * 255)
     return ImageSet(pixels, labels, CLASSES)
+
+
+register_dataset("synthetic")(draw_synthetic)
 
 
 def _background(random: np.random.Generator, count: int) -> np.ndarray:

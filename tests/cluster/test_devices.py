@@ -14,6 +14,7 @@ import pytest
 from cluster import GroupSize, run_jobs, schedule  # before ray, whose environment it sets
 from cluster.devices import DeviceErrors, DeviceLeftOutError, is_of_a_device
 from cluster.worker import StalledError, WorkerHandle
+from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job, notes, shards
 from tests.cluster.toys import ToyWork
 
@@ -50,12 +51,8 @@ class Work(ToyWork):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=100 * 2**20,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=2, gpus=2):
+        yield
 
 
 def errors(folder: Path, name: str) -> int:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster import ClusterError, GroupSize, Job, run_jobs  # before ray, whose environment it sets
+from cluster import ClusterError, GroupSize, Job, run_jobs
+from tests.cluster.local import local_cluster
 from tests.cluster.toys import SteppingWork, ToyWork
-
-import ray  # isort: skip
 
 WORK = ToyWork()
 TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
@@ -18,9 +17,8 @@ TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=2):
+        yield
 
 
 def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: Any) -> Job:
