@@ -46,7 +46,7 @@ def random_pixels(count: int, size: int = 8) -> np.ndarray:
 
 def test_synthetic_images_are_the_same_every_time_and_balanced() -> None:
     first = load_images("synthetic", "train")
-    again = draw_synthetic.__wrapped__("train")  # type: ignore[attr-defined]
+    again = draw_synthetic.__wrapped__("train")
     assert np.array_equal(first.images, again.images)
     assert first.images.dtype == np.uint8
     assert first.images.shape[1:] == (3, 32, 32)
