@@ -5,7 +5,7 @@ SEED ?= 0
 # On all cores, file by file: the tests of one often share what takes long to make.
 FAST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
-.PHONY: smoke test test-all sample lint install clean
+.PHONY: smoke test test-all sample gpu lint install clean
 
 smoke: install
 	$(BIN)/bench run --grid smoke
@@ -21,6 +21,10 @@ test-all: install lint
 # Of the slow tests the shortest of each kind, as CI runs them.
 sample: install
 	$(BIN)/pytest -m sample --durations 10
+
+# On a machine with a GPU; a torch that uses it, and not `.venv`, will do as well: python -m pytest -m gpu
+gpu: install
+	$(BIN)/pytest -m gpu --durations 10
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ Any model, from images (batch, channel, height, width) in [0, 1] to logits (batc
     smoothed = Smoothed(model, sigma=0.25, num_classes=10)
     certificates = smoothed.certify(images, CertifySettings(n=100_000, alpha=0.001))
 
+or one off the shelf, `Smoothed(load_model("timm:vit_base_patch16_224", sigma=0.25))`.
+
 A method, a network or a data set of one's own, in a file for `--plugin` or `run_grid(plugins=[...])`:
 `Method`, `register_method`, `register_network`, `register_dataset`. `load_grid` shows which trials a grid has.
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.certify.smoothing import Certificate, Smoothed
+    from bench.models.sources import load_model
     from bench.runner.grid import run_grid
     from bench.settings.grid import load_grid
     from bench.settings.registries import register_dataset, register_network
@@ -41,6 +44,7 @@ __all__ = [
     "Method",
     "Smoothed",
     "load_grid",
+    "load_model",
     "read_run",
     "register_dataset",
     "register_method",
@@ -53,6 +57,7 @@ _HOMES = {
     "Smoothed": "bench.certify.smoothing",
     "run_grid": "bench.runner.grid",
     "load_grid": "bench.settings.grid",
+    "load_model": "bench.models.sources",
     "register_dataset": "bench.settings.registries",
     "register_network": "bench.settings.registries",
     "Method": "methods",

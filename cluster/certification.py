@@ -80,7 +80,7 @@ class _Shards:
             if self.group.devices.left_out(worker):  # an elastic one's, which may be anywhere
                 self._replace(worker)
         except RayError as error:
-            self._note_device(worker, error)
+            self.group.devices.note(worker, error)
             self._replace(worker)
             self.failed_starts += not worker.overdue and not worker.elastic
             if self.failed_starts == ATTEMPTS:
@@ -96,15 +96,11 @@ class _Shards:
             self.times.note(worker)
             worker.rest()
         except RayError as error:
-            self._note_device(worker, error)
+            self.group.devices.note(worker, error)
             if worker.elastic or self.retries.again(shard, error):  # an elastic one's node may lack what a shard takes
                 self.waiting.append(shard)
             # Also where it lives: an accelerator that failed once may fail every shard from now on, and fast.
             self._replace(worker)
-
-    def _note_device(self, worker: WorkerHandle, error: RayError) -> None:
-        if isinstance(error, RayTaskError):
-            self.group.devices.note(worker, error)
 
     def _replace(self, worker: WorkerHandle) -> None:
         if worker.elastic:

@@ -1,4 +1,5 @@
-"""Accelerators that fail: an error of one is tried again in a fresh process, and after the second it is left out."""
+"""Accelerators that fail, or on which work hangs: it is tried again in a fresh process, and after the second time the
+accelerator is left out."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.retry import reason
 
@@ -31,14 +32,14 @@ class DeviceErrors:
     def __init__(self) -> None:
         self._errors: Counter[str] = Counter()
 
-    def note(self, worker: WorkerHandle, error: RayTaskError) -> None:
-        """Count an error if it is one of the worker's accelerator.
+    def note(self, worker: WorkerHandle, error: RayError) -> None:
+        """Count an error if it is one of the worker's accelerator, or tells that the worker was stopped as stalled.
 
         Raises:
             DeviceLeftOutError: it is the second one there, of a worker of the group's own.
         """
         device = device_of(worker)
-        if not device or not is_of_a_device(error):
+        if not device or not (worker.stalled or (isinstance(error, RayTaskError) and is_of_a_device(error))):
             return
         self._errors[device] += 1
         if self._errors[device] >= ERRORS_OF_A_DEVICE and not worker.elastic:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,13 @@ LOST = f"the process that ran the trial died {LOST_PROCESSES + 1} times"
 
 
 def run_jobs(
-    jobs: list[Job], work: Work, size: GroupSize, *, stalled_after: float = 60.0, tensorboard: Path | None = None
+    jobs: list[Job],
+    work: Work,
+    size: GroupSize,
+    *,
+    stalled_after: float = 60.0,
+    tensorboard: Path | None = None,
+    more: Callable[[str], list[Job]] = lambda _: [],
 ) -> dict[str, str]:
     """Run every job on the cluster to which this process is connected, as many at once as it has room for; a failing
     job does not stop the others. Where nodes are lost later, a warning says which room the jobs wait for.
@@ -49,12 +56,15 @@ def run_jobs(
         size: resources of each job's worker group.
         stalled_after: seconds; a worker that does not answer for so long is replaced.
         tensorboard: folder for Tune's files, with the metrics of every trial.
+        more: gives the jobs that are to follow a job which has ended, well or not, by the name of that one; called in
+            this process, and quick.
 
     Returns:
         The jobs that failed, by name, each with the reason in one line.
 
     Raises:
         ClusterError: a worker group never fits.
+        Exception: what `more` raised, once what ran then has ended.
     """
     missing = _missing_room(size)
     if missing:  # Tune would wait for it for ever
@@ -67,7 +77,7 @@ def run_jobs(
         known = tune.with_parameters(
             _run_job, work=work, size=size, stalled_after=stalled_after, reports=tensorboard is not None
         )
-        order = _Order(jobs, size, work)
+        order = _Order(jobs, size, work, more)
         tuner = tune.Tuner(
             tune.with_resources(known, resources),
             tune_config=tune.TuneConfig(
@@ -89,8 +99,11 @@ def run_jobs(
         )
         tuner.fit()
     silent = f"no room is left: {'; '.join(order.left_out)}" if order.left_out else LOST
-    failed = {job.name: order.errors.get(job.name, silent) for job in jobs if job.name not in order.succeeded}
-    for job in jobs:
+    if order.fault:
+        raise order.fault
+    known = list(order.jobs.values())
+    failed = {job.name: order.errors.get(job.name, silent) for job in known if job.name not in order.succeeded}
+    for job in known:
         if job.name in failed.keys() - order.errors.keys():  # its own process could not say so itself
             work.note(job.task, {"state": JobState.FAILED, "error": silent})
     return failed
@@ -99,8 +112,11 @@ def run_jobs(
 class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
     """Gives Tune the jobs, each once those it comes after have ended, and again where its group gave it back."""
 
-    def __init__(self, jobs: list[Job], size: GroupSize, work: Work) -> None:
+    def __init__(self, jobs: list[Job], size: GroupSize, work: Work, more: Callable[[str], list[Job]]) -> None:
         super().__init__(metric="succeeded", mode="max")
+        self.more = more
+        self.fault: Exception | None = None
+        """Of `more`; nothing is begun after it."""
         self.size = size
         self.work = work
         self.starts = _Starts()
@@ -151,6 +167,14 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
             self.succeeded.add(name)
         elif not error and result and "error" in result:
             self.errors[name] = str(result["error"])
+        try:
+            following = self.more(name)
+        except Exception as fault:  # Tune would make an error of its own of it
+            self.fault = self.fault or fault
+            self.waiting.clear()
+        else:
+            self.waiting += following
+            self.jobs |= {job.name: job for job in following}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run resumes from its own files."""

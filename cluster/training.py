@@ -60,6 +60,10 @@ def _train_together(group: WorkerGroup) -> None:
             cause, failed = _first_cause(group, error, worker, refs)
             group.devices.note(failed, cause)
             raise cause from None
+        except RayError as error:
+            if len(group.workers) == 1:  # of several that hang together nobody knows which one began
+                group.devices.note(worker, error)
+            raise
         worker.rest()
 
 

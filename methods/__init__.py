@@ -23,8 +23,19 @@ from . import (  # noqa: F401  # they register their methods
 )
 from .base import METHODS, Method, TrainingStep, register_method
 from .registry import Registry, RegistryError
+from .search import Among, Between
 
-__all__ = ["METHODS", "Method", "Registry", "RegistryError", "TrainingStep", "get_method", "register_method"]
+__all__ = [
+    "METHODS",
+    "Among",
+    "Between",
+    "Method",
+    "Registry",
+    "RegistryError",
+    "TrainingStep",
+    "get_method",
+    "register_method",
+]
 
 
 def get_method(name: str, /, **options: object) -> Method:

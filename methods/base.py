@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from .registry import Registry
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -67,6 +68,9 @@ class Method:
     decomposition. Its votes among `teacher_copies` noise samples of each training image are remembered as `votes`,
     (images, num_classes), int64."""
     teacher_sigma: ClassVar[float] = 0.25
+    search: ClassVar[Mapping[str, Between | Among]] = {}
+    """The options that `bench tune` searches, and over which values; the others stay as the grid has them: what another
+    method is made of (`accuracy_item`), and what costs more the more there is of it (`copies`)."""
     copies: int = 1
     """Noise samples of each image in a training step (m)."""
     minibatches: ClassVar[bool] = True
@@ -169,7 +173,17 @@ def _fault(thing: object) -> str:
     if (thing.members > 1) is (thing.member_method is None):
         return "must have both members above 1 and a member_method, or neither"
     odd = [field.name for field in fields(thing) if not isinstance(field.default, bool | int | float | str)]
-    return f"must have a default for {odd[0]}, true or false, a number or a text" if odd else ""
+    return f"must have a default for {odd[0]}, true or false, a number or a text" if odd else _fault_of_search(thing)
+
+
+def _fault_of_search(method: type[Method]) -> str:
+    defaults = {field.name: field.default for field in fields(method)}
+    for name, values in method.search.items():
+        if name not in defaults or not isinstance(values, Between | Among):
+            return f"must search options of its own, each Between or Among values: {name!r} is none"
+        if type(values.at(0.0)) is not type(defaults[name]):
+            return f"must search {name} among values of the type of its default, {defaults[name]!r}"
+    return ""
 
 
 METHODS: Registry[type[Method]] = Registry("method", "bench.methods", fault=_fault)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .attack import TINY, gradient, norms, projected
 from .base import Method, TrainingStep, register_method, require
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,10 @@ class CatRS(Method):
     title: ClassVar[str] = "CAT-RS"
     source: ClassVar[str] = "Jeong, Kim & Shin 2023"
     teacher_method: ClassVar[str | None] = "gaussian"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(0.0625, 4.0, log=True),
+        "radius": Between(0.125, 2.0, log=True),
+    }
 
     copies: int = 4
     steps: int = 4

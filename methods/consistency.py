@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, register_method, require
 from .gaussian import per_sample_cross_entropy
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,10 @@ class Consistency(Method):
 
     title: ClassVar[str] = "Consistency"
     source: ClassVar[str] = "Jeong & Shin 2020; thesis Eq. 3.5"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(1.0, 40.0, log=True),
+        "entropy_weight": Between(0.05, 2.0, log=True),
+    }
 
     copies: int = 2
     strength: float = 10.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, register_method, require
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,10 @@ class Direct(Method):
 
     title: ClassVar[str] = "Direct"
     source: ClassVar[str] = "thesis Eq. 3.3 and section 3.2"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(0.25, 16.0, log=True),
+        "threshold": Among((0.9, 0.95, 0.98, 0.99, 0.999, 1.0)),
+    }
 
     copies: int = 4
     strength: float = 2.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, register_method, require
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,11 @@ class MACER(Method):
     title: ClassVar[str] = "MACER"
     source: ClassVar[str] = "Zhai et al. 2020; thesis Eq. 3.3"
     minibatches: ClassVar[bool] = False
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(1.0, 24.0, log=True),
+        "inverse_temperature": Between(4.0, 64.0, log=True),
+        "margin": Between(2.0, 16.0, log=True),
+    }
 
     copies: int = 16
     strength: float = 12.0

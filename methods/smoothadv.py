@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from .attack import norms, projected, smoothed_direction
 from .base import Method, TrainingStep, register_method, require
 from .gaussian import per_sample_cross_entropy
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,11 @@ class SmoothAdv(Method):
 
     title: ClassVar[str] = "SmoothAdv"
     source: ClassVar[str] = "Salman et al. 2019"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "radius": Between(0.125, 2.0, log=True),
+        "warmup_epochs": Between(1, 10, log=True),
+        "attack": Among(("pgd", "ddn")),
+    }
 
     copies: int = 4
     radius: float = 1.0

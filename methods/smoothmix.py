@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .attack import SMALLEST_MEAN, TINY, gradient, norms, projected, smoothed_loss
 from .base import Method, TrainingStep, register_method, require
 from .gaussian import per_sample_cross_entropy
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,12 @@ class SmoothMix(Method):
 
     title: ClassVar[str] = "SmoothMix"
     source: ClassVar[str] = "Jeong et al. 2021"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(0.5, 20.0, log=True),
+        "step_size": Between(0.125, 2.0, log=True),
+        "mix_step": Among((0, 1)),
+        "warmup_epochs": Between(1, 10, log=True),
+    }
 
     copies: int = 2
     steps: int = 4

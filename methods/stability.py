@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Method, TrainingStep, register_method, require
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +24,9 @@ class Stability(Method):
 
     title: ClassVar[str] = "Stability"
     source: ClassVar[str] = "Li et al. 2019; published code of Jeong et al. 2023"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "strength": Between(0.25, 10.0, log=True),
+    }
 
     strength: float = 2.0
     """λ, weight of the cross-entropy between clean and noisy prediction."""

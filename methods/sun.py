@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .attack import TINY, gradient, norms
 from .base import Method, TrainingStep, register_method, require
 from .gaussian import per_sample_cross_entropy
+from .search import Among, Between
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -34,6 +35,10 @@ class Sun(Method):
 
     title: ClassVar[str] = "Sun et al."
     source: ClassVar[str] = "Sun et al. 2025, published code"
+    search: ClassVar[Mapping[str, Between | Among]] = {
+        "keep_above": Between(0.2, 0.6),
+        "step_size": Between(0.0625, 1.0, log=True),
+    }
 
     copies: int = 4
     start_epoch: int = 60

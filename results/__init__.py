@@ -1,15 +1,17 @@
 """What a finished run says: certificates as pandas, metrics, intervals, comparisons, tables. No torch, no ray.
 
-    from results import average_certified_radius, certified_accuracy, compare, read_run, tables
+    from results import average_certified_radius, certified_accuracy, compare, compare_seeds, read_run, tables
 
     run = read_run("runs/smoke")                # .certificates, .trials, .epochs, .spectra: DataFrames
     for trial_id, rows in run.certificates.groupby("trial_id"):
         print(trial_id, average_certified_radius(rows), certified_accuracy(rows, 0.25))
     print(compare(run, ["generalised_ld", "gaussian"]))   # paired tests, with Holm's correction
+    print(compare_seeds(run))                   # the same over several training seeds
     print(tables(run)["certified_accuracy"])    # the tables of the report
 
-`accuracy_interval` and `acr_interval` are of the test images, `at_budget` gives certificates with fewer noise samples,
-`published_numbers` are those of the thesis and the papers. `results.store.rows` documents the columns of a run. Below
+`accuracy_interval` and `acr_interval` are of the test images, `detectable_difference` and `images_needed` are asked
+before a run, `at_budget` gives certificates with fewer noise samples, `published_numbers` are those of the thesis and
+the papers. `results.store.rows` documents the columns of a run. Below
 `results` lie `bounds` (the mathematics of a certificate), `store` (the files of a run), `analysis` (numbers) and
 `report` (what a person reads).
 """
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from results.analysis.budget import at_budget
     from results.analysis.comparison import compare
     from results.analysis.metrics import average_certified_radius, certified_accuracy
+    from results.analysis.power import detectable_difference, images_needed
     from results.analysis.published import published_numbers
+    from results.analysis.seeds import compare_seeds
     from results.analysis.statistics import Interval, accuracy_interval, acr_interval
     from results.report.frames import tables
     from results.store.run import Run, read_run
@@ -37,6 +41,9 @@ __all__ = [
     "average_certified_radius",
     "certified_accuracy",
     "compare",
+    "compare_seeds",
+    "detectable_difference",
+    "images_needed",
     "published_numbers",
     "read_run",
     "tables",
@@ -48,6 +55,9 @@ _HOMES = {
     "average_certified_radius": "analysis.metrics",
     "certified_accuracy": "analysis.metrics",
     "published_numbers": "analysis.published",
+    "detectable_difference": "analysis.power",
+    "images_needed": "analysis.power",
+    "compare_seeds": "analysis.seeds",
     "Interval": "analysis.statistics",
     "accuracy_interval": "analysis.statistics",
     "acr_interval": "analysis.statistics",

@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bench.machine.resources import usable_cores
 from bench.settings.trial import Trial
 from results.bounds.radius import certified_radius, lower_confidence_bound, two_sided_radius
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_json, write_json
@@ -21,6 +24,7 @@ from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_tabl
 from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and a thread that waits leaves its core to other tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="of what tests draw: inputs, faults and their moments, points and noise; the same every time if not given",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests mean CPUs, on machines with a GPU as on others, but for those of GPUs (`make gpu`)."""
+    if config.getoption("markexpr") != "gpu" and Path("/dev/nvidiactl").exists():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
@@ -50,25 +60,56 @@ def _no_group_is_left() -> Iterator[None]:
         leave_group()
 
 
-LONGEST = (
-    "test_trained.py", "test_end_to_end.py", "test_storage.py", "test_fuzz.py", "test_schedule.py", "test_cli.py",
-    "test_training.py",
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nearly all that is imported stays: to look for garbage in between takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests of clusters, locks and stores wait for most of their time."""
+    return usable_cores() + 1
+
+
+LONGEST = ("test_trained.py", "test_storage.py", "test_fuzz.py", "test_cli.py", "test_contract.py", "test_training.py")
+WAITING = (
+    "tests/test_end_to_end.py", "runner/test_group_faults.py", "cluster/test_connect.py", "cluster/test_devices.py",
+    "cluster/test_gpus.py", "cluster/test_nodes.py", "cluster/test_schedule.py", "store/test_lock.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first: where several processes share the tests, none is left with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collected_garbage() -> None:
-    """What is there before the tests of a file stays, modules above all. Left to the garbage collector, these half a
-    million objects would be looked through whenever a test, the program or a library collects: a third of a second
-    each time.
+    """Where several processes share the tests: files that take long come first, so that none is left with one at the
+    end, and those that wait for most of their time lie apart, so that seldom all processes wait.
     """
-    gc.collect()
-    gc.freeze()
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [path for path in files if path.as_posix().endswith(WAITING)]
+    order = sorted((path for path in files if path not in waiting), key=lambda path: path.name not in LONGEST)
+    apart = 3 * len(order) // (4 * len(waiting)) + 1 if waiting else 1
+    for number, path in enumerate(waiting):
+        order.insert(number * apart, path)
+    items[:] = [item for path in order for item in files[path]]
+
+
+@pytest.fixture(autouse=True)
+def _collected_garbage() -> None:
+    """Modules stay. Left to the garbage collector, their half a million objects would be looked through whenever a
+    test, the program or a library collects: a third of a second each time. Some are imported only when a test runs.
+    """
+    if len(sys.modules) > _frozen[0] + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen[0] = len(sys.modules)
+
+
+_frozen = [0]
+"""How many modules there were when those were last left out of garbage collection."""
 
 
 def pytest_unconfigure() -> None:
@@ -202,6 +243,8 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
         classifier="network",
         selection_counts=selection.tolist(),
         counts=counts.tolist(),
+        base_clean=label if index % 6 else (label + 1) % 10,
+        base_noisy=label if index % 3 else (label + 1) % 10,
         seconds=0.5,
         joules=None,
         precision="fp32",
@@ -210,6 +253,7 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
         device="a machine",
         device_kind="cpu",
         noise=NOISE,
+        noise_seed=trial.noise_seed(sha256),
         torch_version="0",
         checkpoint_sha256=sha256,
     )
@@ -226,7 +270,25 @@ def fake_run(tmp_path: Path) -> RunFolder:
     return write_fake_run(tmp_path / "run", trials)
 
 
+@contextmanager
+def without_figures(but: int = 0) -> Iterator[None]:
+    """Reports without figures, or with the first of them, which take longer than all the rest of a report."""
+    from results.report.figures import figures_of
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("results.report.write.figures_of", lambda *of: islice(figures_of(*of), but))
+        yield
+
+
 @pytest.fixture
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without figures, which take longer than all the rest, for tests that look at rows and tables alone."""
-    monkeypatch.setattr("results.report.write.figures_of", lambda *_: iter(()))
+def _no_figures() -> Iterator[None]:
+    """For a test that looks at rows, tables or the page alone."""
+    with without_figures():
+        yield
+
+
+@pytest.fixture
+def _one_figure() -> Iterator[None]:
+    """For a test of what is done with figures, whichever they are."""
+    with without_figures(but=1):
+        yield

@@ -16,6 +16,7 @@ import pytest
 
 import bench
 from results import read_run
+from results.store.folder import RunFolder
 
 GRID = """
 methods = ["generalised_ld", "ensemble", "consistency", "gaussian"]
@@ -74,6 +75,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stderr
     assert "Certified accuracy (%)" in result.stdout
     assert "Cost of training" in result.stdout
+    assert "(bench run --dry-run has each trial)" in " ".join(result.stdout.split())
+    assert RunFolder(folder / "run").forecast.exists()
     return folder
 
 

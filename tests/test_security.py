@@ -253,6 +253,7 @@ def factory():
 """
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_received_run_runs_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +347,7 @@ def test_no_cell_of_a_table_is_a_formula(name: str, fake_run: RunFolder) -> None
 SECRETS = {"RAY_AUTH_TOKEN": "a-token-of-a-cluster", "AWS_SECRET_ACCESS_KEY": "a-key-of-a-store"}
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_no_file_of_a_run_has_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.audit.verify import open_certified, rows_with_a_model
 from bench.certify.engine import Engine
 from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
-from bench.data import load_images
+from bench.data import StoredImages, load_images
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role
 from bench.models.external import guarded
@@ -117,7 +117,7 @@ def attack_run(
         engine = Engine(source.model, smoothed.device, "fp32")
         engine.limit(int(picked["batch"].iloc[0]))
         model = engine.differentiable(torch.Size(pixels.shape[1:]), attack.samples)
-        attacker = _Attacker(model, smoothed, settings, attack, seed, pixels)
+        attacker = _Attacker(model, smoothed, settings, attack, (seed, settings.noise_seed(source.weights)), pixels)
         for index, radius, predicted in picked.loc[
             picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
         ].itertuples(index=False, name=None):
@@ -151,11 +151,15 @@ class _Attacker:
         smoothed: Smoothed,
         settings: CertifiedTrial,
         attack: Attack,
-        seed: int,
-        images: NDArray[np.uint8],
+        seeds: tuple[int, int],
+        images: NDArray[np.uint8] | StoredImages,
     ) -> None:
-        self.model, self.smoothed, self.settings, self.attack, self.seed = model, smoothed, settings, attack, seed
-        self.images = images
+        """
+        Args:
+            seeds: of the attack; of the noise under which the rows were certified.
+        """
+        self.model, self.smoothed, self.settings, self.attack = model, smoothed, settings, attack
+        (self.seed, self.noise_seed), self.images = seeds, images
 
     def answer(self, index: int, label: int, radius: float) -> int:
         """What the smoothed classifier says to the attacked image: a class, or −1."""
@@ -163,13 +167,13 @@ class _Attacker:
 
     def judged(self, index: int, moved: Tensor) -> int:
         """What the smoothed classifier says to a moved image: a class, or −1."""
-        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.settings.noise_seed, index=index)
+        return self.smoothed.predict_moved(moved, n=self.attack.n, seed=self.noise_seed, index=index)
 
     def has_fallen(self, index: int, moved: Tensor, predicted: int, answer: int, alpha: float) -> bool:
         """Whether `answer` is more probable than `predicted` at the moved image, by fresh samples."""
         if answer in (predicted, ABSTAIN):
             return False
-        counts = self.smoothed.class_counts(moved, JUDGING_SAMPLES, self.settings.noise_seed, Role.JUDGE, index)
+        counts = self.smoothed.class_counts(moved, JUDGING_SAMPLES, self.noise_seed, Role.JUDGE, index)
         for_answer, for_predicted = int(counts[answer]), int(counts[predicted])
         test = binomtest(for_answer, for_answer + for_predicted, 0.5, alternative="greater")
         return bool(test.pvalue <= alpha)
@@ -177,8 +181,8 @@ class _Attacker:
     def radius_again(self, index: int, alpha: float) -> float:
         """What the image itself is certified for by fresh samples; 0: for nothing."""
         settings = CertifySettings(n=JUDGING_SAMPLES, alpha=alpha)
-        image = torch.from_numpy(self.images[index : index + 1]).float() / 255
-        [certificate] = self.smoothed.certify(image, settings, seed=self.settings.noise_seed + 1, indices=[index])
+        image = torch.from_numpy(self.images[[index]]).float() / 255
+        [certificate] = self.smoothed.certify(image, settings, seed=self.noise_seed + 1, indices=[index])
         return certificate.radius
 
     def moved(self, index: int, label: int, radius: float) -> Tensor:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import COMPILE_FROM, Engine
+from bench.certify.noise import NoiseSamples
 from bench.data import ImageSet, load_images
 from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, peak_memory_bytes, resolve_precision
+from bench.machine.normals import NormalStream
+from bench.machine.randomness import Role
+from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.passes import as_a_constant
 from methods import TrainingStep
+from results.analysis.power import Detectable, detectable
 from results.store.shards import evenly_spaced
 
-SECONDS = 10.0
+SECONDS = 4.0
 """Of all measurements of a network together."""
-MEASURED_BATCH = 64
-"""Images of a measured pass at most; fewer where one pass would take too long."""
+START_SECONDS, TRIAL_SECONDS, REPORT_SECONDS, REPORT_SECONDS_OF_A_ROW = 11.0, 1.0, 6.0, 1.2e-4
+"""Until the first trial trains; of each trial, besides its passes; of the report, and for each of its certificates.
+Measured on two cores of an AMD EPYC (docs/performance.md); where they matter, the run is short."""
+MEASURED_BATCH = {"cpu": 64, "cuda": 256}
+"""Images of a measured pass at most; fewer where one pass would take too long on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,10 @@ class Forecast:
     passes: Passes
     memory_bytes: int
     """Of a worker while it trains, about; without an accelerator with the libraries it loads, as in the tables."""
+    train_seconds: float
+    certify_seconds: float
     seconds: float
+    """Of both."""
     shared: list[str]
     """Of which other trials it is a part: as a member or a teacher."""
 
@@ -75,15 +89,21 @@ class Rates:
     """Parameters, their gradients and momentum."""
 
 
-def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
+def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | None = None) -> dict[str, Any]:
     """Every trial of a grid, and every member and teacher that only others need, with passes, memory and time on this
-    machine, all accelerators of it computing. What a run has already is not looked at.
+    machine, all of it computing and nothing else. What a run has already is not looked at.
+
+    Args:
+        workers: of a trial, on CPUs; two where not given.
+        cpus: of a worker; its share of the cores where not given.
 
     Raises:
         DataError: as `bench.data.load_images`.
     """
     device = own_device()
-    devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    cores = usable_cores()
+    together = torch.cuda.device_count() if device.type == "cuda" else workers or min(2, cores)
+    threads = 1 if device.type == "cuda" else max(1, int(cpus or cores // together))
     libraries = 0 if device.type == "cuda" else peak_memory_bytes(device)  # as the tables count memory
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
@@ -93,26 +113,24 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
     rates: dict[tuple[str, int, str, str], Rates] = {}
     asked: set[tuple[str, int]] = set()
     found = []
+    others = _Others(cores)
     for trial, certify in wanted.values():
         train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
         key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
         if key not in rates:
-            rates[key] = measure(trial, train_set, device)
+            with others:
+                rates[key] = measure(trial, train_set, device, SECONDS, Company(together, threads))
         passes = count_passes(trial, len(train_set), len(test_set), certify=certify)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)
             passes = replace(passes, survey=passes.survey + len(train_set) * trial.objective.teacher_copies)
         speed = rates[key]
-        seconds = (
-            passes.train / speed.train
-            + passes.attack / speed.attack
-            + passes.survey / speed.survey
-            + passes.certify / speed.certify
-        ) / devices
-        together = trial.images_per_step * trial.objective.copies * passes.graphs
+        train_seconds = passes.train / speed.train + passes.attack / speed.attack + passes.survey / speed.survey
+        train_seconds, certify_seconds = train_seconds / together, passes.certify / speed.certify / together
+        samples = trial.images_per_step * trial.objective.copies * passes.graphs
         pixels = train_set.images.nbytes + test_set.images.nbytes
-        memory = libraries + speed.model_bytes + together * speed.activation_bytes + pixels
+        memory = libraries + speed.model_bytes + samples * speed.activation_bytes + pixels
         found.append(
             Forecast(
                 trial_id=trial.trial_id,
@@ -122,18 +140,69 @@ def forecast(trials: Sequence[Trial]) -> dict[str, Any]:
                 epochs=0 if trial.members else trial.train.epochs,
                 passes=passes,
                 memory_bytes=0 if trial.members else memory,
-                seconds=seconds,
+                train_seconds=train_seconds,
+                certify_seconds=certify_seconds,
+                seconds=train_seconds + certify_seconds,
                 shared=shared.get(trial.trial_id, []),
             )
         )
+    rows = sum(len(evenly_spaced(len(test_set), trial.certify.images)) for trial in trials)
+    report_seconds = REPORT_SECONDS + rows * REPORT_SECONDS_OF_A_ROW
+    besides = START_SECONDS + len(found) * TRIAL_SECONDS + report_seconds
     return {
         "device": device_name(device),
-        "devices": devices,
+        "devices": torch.cuda.device_count() if device.type == "cuda" else 1,
+        "workers": together,
         "compiled": any(trial.certify.n >= COMPILE_FROM for trial in trials),
+        "others": others.share,
+        "start_seconds": START_SECONDS,
+        "trial_seconds": TRIAL_SECONDS,
+        "report_seconds": report_seconds,
         "trials": [asdict(each) for each in found],
-        "seconds": sum(each.seconds for each in found),
+        "seconds": sum(each.seconds for each in found) + besides,
+        "detectable": [asdict(each) for each in _detectable(trials)],
         "rates": {" ".join(map(str, key)): asdict(speed) for key, speed in rates.items()},
     }
+
+
+def _detectable(trials: Sequence[Trial]) -> list[Detectable]:
+    """At each σ at which there are two rows to compare, with the seeds that all of its rows have."""
+    seeds: dict[float, dict[str, set[int]]] = {}
+    images: dict[float, int] = {}
+    for trial in trials:
+        seeds.setdefault(trial.sigma, {}).setdefault(trial.name, set()).add(trial.seed)
+        test_images = len(load_images(trial.data, "test", trial.dataset))
+        images[trial.sigma] = len(evenly_spaced(test_images, trial.certify.images))
+    shared = {sigma: len(set.intersection(*own.values())) for sigma, own in seeds.items() if len(own) > 1}
+    pairs = sum(math.comb(len(seeds[sigma]), 2) for sigma in shared)
+    return [detectable(sigma, images[sigma], max(1, count), pairs) for sigma, count in shared.items()]
+
+
+class _Others:
+    """What other processes take of this machine's cores while a block runs."""
+
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
+        self._wall = self._taken = 0.0
+
+    def __enter__(self) -> None:
+        self._before = time.monotonic(), self._busy()
+
+    def __exit__(self, *_: object) -> None:
+        self._wall += time.monotonic() - self._before[0]
+        self._taken += self._busy() - self._before[1]
+
+    @property
+    def share(self) -> float | None:
+        """Of all cores; None where this process may use a part of the machine only, whose load is not known."""
+        if psutil.cpu_count() != self._cores or not self._wall:
+            return None
+        return min(1.0, max(0.0, self._taken / (self._wall * self._cores)))
+
+    def _busy(self) -> float:
+        """Core-seconds that were used, without this process's own."""
+        times = psutil.cpu_times()
+        return float(sum(times) - times.idle - getattr(times, "iowait", 0.0)) - time.process_time()
 
 
 def _shared(trials: Sequence[Trial]) -> dict[str, list[str]]:
@@ -223,84 +292,144 @@ class _Counter:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(trial: Trial, data: ImageSet, device: torch.device, seconds: float = SECONDS) -> Rates:
-    """How fast this machine passes such images through the trial's network, without its linear decomposition.
+@dataclass(frozen=True)
+class Company:
+    """How many workers compute at the same time, and the threads of each: they share caches and memory."""
+
+    workers: int = 1
+    threads: int | None = None
+    """None: as torch has them."""
+
+
+def measure(
+    trial: Trial, data: ImageSet, device: torch.device, seconds: float = SECONDS, company: Company = Company()
+) -> Rates:
+    """How fast this machine passes such images, with noise drawn for each, through the trial's network, without its
+    linear decomposition.
 
     Args:
         seconds: of all measurements together, about.
+        company: of the workers, on CPUs; the rates are those of one.
     """
     compute_reproducibly()
     torch.manual_seed(0)
-    shape, normalisation = torch.Size(data.images.shape[1:]), data.normalisation or usual(data.channels)
-    model: nn.Module = build_model(
-        trial.model, num_classes=data.num_classes, width=trial.width, normalisation=normalisation
-    )
-    engine = Engine(model, device, resolve_precision(trial.certify.precision, device))
-    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    low = resolve_precision(trial.train.precision, device) == "bf16"
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    images = torch.rand((MEASURED_BATCH, *shape), device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(MEASURED_BATCH, dtype=torch.int64, device=device)
-
-    def loss(batch: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            logits = model(batch)
-        return torch.nn.functional.cross_entropy(logits.float(), labels[: len(batch)])
-
-    def train(count: int) -> None:
-        optimizer.zero_grad()
-        loss(images[:count]).backward()
-        optimizer.step()
-
-    def attack(count: int) -> None:
-        batch = images[:count].detach().requires_grad_()
-        with as_a_constant(model):
-            torch.autograd.grad(loss(batch), batch)
-
-    @torch.no_grad()
-    def survey(count: int) -> None:
-        with as_a_constant(model):
-            loss(images[:count])
-
-    batch = engine.batch(shape)
-    classify, _ = engine.classifier(shape, 1)
-    noisy = torch.rand((batch, *shape), device=device)
-
-    @torch.inference_mode()
-    def certify(_count: int) -> None:
-        classify(noisy)
-
-    part = seconds / 4
-    return Rates(
-        train=_rate(train, part, device),
-        attack=_rate(attack, part, device),
-        survey=_rate(survey, part, device),
-        certify=_rate(certify, part, device, whole=batch),
-        activation_bytes=_held(lambda: loss(images[:2]), model) // 2,
-        model_bytes=3 * sum(parameter.nbytes for parameter in model.parameters()),
-    )
+    before = torch.get_num_threads()
+    if company.threads:
+        torch.set_num_threads(company.threads)
+    try:
+        subjects = [_Subject(trial, data, device) for _ in range(1 if device.type == "cuda" else company.workers)]
+        rates = {}
+        with ThreadPoolExecutor(len(subjects)) as pool:
+            for kind in ("train", "attack", "survey", "certify"):
+                found = [pool.submit(_rate, subject, kind, seconds / 4) for subject in subjects]
+                rates[kind] = sum(each.result() for each in found) / len(found)
+        first = subjects[0]
+        return Rates(
+            **rates,
+            activation_bytes=_held(lambda: first.loss(first.images[:2]), first.model) // 2,
+            model_bytes=3 * sum(parameter.nbytes for parameter in first.model.parameters()),
+        )
+    finally:
+        torch.set_num_threads(before)
 
 
-def _rate(work: Callable[[int], None], seconds: float, device: torch.device, whole: int | None = None) -> float:
-    """Images per second. The first pass, of few images, warms up and tells how many a pass can have."""
-    count = whole or min(8, MEASURED_BATCH)
-    first = _timed(work, count, device)
-    if whole is None:
-        count = max(8, min(MEASURED_BATCH, int(count * seconds / max(first, 1e-6) / 3)))
-        _timed(work, count, device)
+class _Subject:
+    """A network whose passes are timed: of a trial's kind, with weights of its own."""
+
+    def __init__(self, trial: Trial, data: ImageSet, device: torch.device) -> None:
+        shape, normalisation = torch.Size(data.images.shape[1:]), data.normalisation or usual(data.channels)
+        model: nn.Module = build_model(
+            trial.model, num_classes=data.num_classes, width=trial.width, normalisation=normalisation
+        )
+        engine = Engine(model, device, resolve_precision(trial.certify.precision, device))
+        self.device = device
+        self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.most = MEASURED_BATCH[device.type]
+        self.images = torch.rand((self.most, *shape), device=device).contiguous(memory_format=torch.channels_last)
+        self.batch = engine.batch(shape)
+        self._low = resolve_precision(trial.train.precision, device) == "bf16"
+        self._optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
+        self._labels = torch.zeros(self.most, dtype=torch.int64, device=device)
+        self._stream = NormalStream(0, Role.TRAIN_NOISE, 0)
+        # On a CPU compilation would take longer than all that is measured.
+        self._classify, _ = engine.classifier(shape, trial.certify.n if device.type == "cuda" else 1)
+        samples = NoiseSamples(trial.sigma, device)
+        self._noisy = samples.batches(self.images[0], self.batch, 0, Role.ESTIMATE, 0)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low):
+            logits = self.model(batch)
+        return torch.nn.functional.cross_entropy(logits.float(), self._labels[: len(batch)])
+
+    def train(self, count: int) -> None:
+        self._optimizer.zero_grad()
+        self.loss(self._with_noise(count)).backward()
+        self._optimizer.step()
+
+    def attack(self, count: int) -> None:
+        batch = self.images[:count].detach().requires_grad_()
+        with as_a_constant(self.model):
+            torch.autograd.grad(self.loss(batch), batch)
+
+    def survey(self, count: int) -> None:
+        with torch.no_grad(), as_a_constant(self.model):
+            self.loss(self._with_noise(count))
+
+    def certify(self, _count: int) -> None:
+        with torch.inference_mode():
+            self._classify(next(self._noisy))
+
+    def _with_noise(self, count: int) -> Tensor:
+        images = self.images[:count]
+        return images + self._stream.draw(0, images.shape, self.device)
+
+
+def _rate(subject: _Subject, kind: str, seconds: float) -> float:
+    """Images per second. The first pass, of few images, warms up and tells how many a pass can have.
+
+    On a CPU with one thread, of the processor's time: what others take of it does not count.
+    """
+    work: Callable[[int], None] = getattr(subject, kind)
+    count = subject.batch if kind == "certify" else 8
+    if subject.device.type == "cuda":
+        count = subject.batch if kind == "certify" else subject.most
+        work = _as_it_will_be(work, count, capture=kind != "certify")
+    own = subject.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if own else time.perf_counter
+
+    def timed() -> float:
+        started = clock()
+        work(count)
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize(subject.device)
+        return clock() - started
+
+    end = time.monotonic() + 2 * seconds
+    first = timed()
+    if kind != "certify" and subject.device.type == "cpu":
+        count = max(8, min(subject.most, int(count * seconds / max(first, 1e-6) / 3)))
+        timed()
     spent, done = 0.0, 0
-    while not done or spent < seconds / 2:
-        spent += _timed(work, count, device)
+    while not done or (spent < seconds / 2 and time.monotonic() < end):
+        spent += timed()
         done += count
-    return done / spent
+    return done / max(spent, 1e-9)
 
 
-def _timed(work: Callable[[int], None], count: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    work(count)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+def _as_it_will_be(work: Callable[[int], None], count: int, *, capture: bool) -> Callable[[int], None]:
+    """The work of a GPU that has made its plans: replayed as a graph, as steps of a training are, where that works."""
+    for _ in range(3):
+        work(count)
+    torch.cuda.synchronize()
+    if not capture:
+        return work
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            work(count)
+    except Exception:  # then steps of a training cannot be replayed either
+        return work
+    return lambda _: graph.replay()
 
 
 def _held(run: Callable[[], Tensor], model: nn.Module) -> int:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -40,8 +41,9 @@ class AuditError(ValueError):
     """What does not follow, with the row or file; the message is one sentence."""
 
 
-def audit(run: Path) -> dict[str, int]:
-    """Check everything; how many trials, rows, and rows without counts (imported) were found in order.
+def audit(run: Path) -> dict[str, Any]:
+    """Check everything; how many trials, rows, and rows without counts (imported) were found in order, and by which
+    beacons how many trials are seeded: what no file can tell is whether these were unknown when weights were fixed.
 
     Raises:
         AuditError: the first thing that does not follow.
@@ -57,7 +59,7 @@ def audit(run: Path) -> dict[str, int]:
                 f"certificates.parquet: image {row['index']} is of {row['trial_id']}, not in trials.parquet"
             )
         by_trial[row["trial_id"]].append(row)
-    imported = 0
+    imported, beacons = 0, Counter[str]()
     for name, own in by_trial.items():
         if name not in listed:
             raise AuditError(f"trials.parquet: {name} is not a trial of run.json")
@@ -69,10 +71,11 @@ def audit(run: Path) -> dict[str, int]:
         training = _sealed(run / "trials" / name / "training.json")
         _check_weights(run, name, settings, training)
         _check_images(name, settings, training, own)
+        beacons.update({settings["certify"]["beacon"]} - {None})
         for row in own:
             _check_row(f"{name}, image {row['index']}", settings, training, row)
     _check_table(run / "tables" / "certified_accuracy.csv", by_trial)
-    return {"trials": len(merged), "rows": len(rows), "imported": imported}
+    return {"trials": len(merged), "rows": len(rows), "imported": imported, "beacons": beacons}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -145,6 +148,10 @@ def _identity(settings: dict[str, Any], training: dict[str, Any], row: Row) -> I
         yield "is of other weights than its trial's"
     if row["estimator"] != certify["estimator"]:
         yield f"estimator {row['estimator']}, its trial has {certify['estimator']}"
+    if certify["beacon"] is not None:
+        digest = hashlib.sha256(f"{row['checkpoint_sha256']}\n{certify['beacon']}".encode()).hexdigest()
+        if row["noise_seed"] != int(digest[:12], 16):
+            yield f"noise_seed {row['noise_seed']} is not that of its weights and the beacon {certify['beacon']}"
 
 
 def _selection(row: Row) -> Iterator[str]:

@@ -17,16 +17,20 @@ from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
 from bench.machine.devices import own_device
-from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
+from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16, release_memory
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, build_model
 from bench.models.decomposition import LinearDecomposition
+from bench.models.external import allowed_precision, is_out_of_memory
+from bench.models.shelf import is_on_shelf
 from bench.models.sources import Source, SourceError, open_model
 from results.store.settings import Precision
 from results.store.shards import evenly_spaced
 
 PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
 """1000 is the default of the code published with Cohen et al. 2019."""
+LARGE_PLAIN_BATCHES = (64, 32, 16, 8)
+"""Of large images on a CPU."""
 COPIES_OF_A_ROUND = 512
 KEPT = 447
 """Directions of a linear decomposition as the thesis keeps them at σ = .25."""
@@ -45,12 +49,17 @@ def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_c
 
 
 def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dict[str, Any]:
-    """`bench perf certify`: speed; for a trained model (RUN/TRIAL) also what bf16 does to its ACR.
+    """`bench perf certify`: speed; for a trained model (RUN/TRIAL) also what bf16 does to its ACR; for one off the
+    shelf at the size that it expects.
 
     Raises:
         ValueError: an unknown model; SourceError, CheckpointError, DataError: as `bench.models.sources.open_model`.
     """
     device = own_device()
+    if is_on_shelf(model):
+        return measure_published(
+            open_model(model), sigma=0.25 if sigma is None else sigma, rounds=rounds, device=device
+        )
     if "/" not in model:
         torch.manual_seed(0)
         network = build_model(model, num_classes=10)
@@ -66,6 +75,81 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
     shape = load_images(source.trial.data, "test", source.trial.dataset).images.shape[1:]
     speed = measure_certify(source.model, classes, shape, sigma=noise, rounds=rounds, device=device)
     return {"model": source.name} | precisions | speed
+
+
+def measure_published(source: Source, *, sigma: float, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Samples per second of a model off the shelf, at the size that it expects: of the plain loop at several batch
+    sizes, of certification in either precision, and of its network alone; and their ratios."""
+    compute_reproducibly()
+    size = getattr(source.model, "size", None) or (224, 224)
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    model = source.model.to(device)
+    with torch.inference_mode():
+        num_classes = model(image[None].to(device)).shape[1]
+    batches, samples = (PLAIN_BATCHES, 2048) if device.type == "cuda" else (LARGE_PLAIN_BATCHES, 64)
+    image = image.to(device)
+    contestants: dict[str, Timed] = {}
+    for batch in batches:
+        work = partial(
+            plain_counts, model, image, max(batch, samples), sigma=sigma, num_classes=num_classes, batch=batch
+        )
+        if _runs(work):
+            contestants[f"plain_{batch}"] = work, max(batch, samples)
+    low = has_fast_bf16(device) and allowed_precision(model, "auto") == "auto"
+    precisions: list[Precision] = ["fp32", "bf16"] if low else ["fp32"]
+    passes, compile_seconds = {}, {}
+    for precision in precisions:
+        smoothed = Smoothed(model, sigma, num_classes, precision=precision, device=device)
+        drawn = -(-samples // smoothed.engine.batch(image.shape)) * smoothed.engine.batch(image.shape)
+        started = time.perf_counter()
+        _, engine = smoothed.engine.classifier(image.shape, COMPILE_FROM)
+        compile_seconds[precision], passes[precision] = (
+            time.perf_counter() - started,
+            smoothed.engine.passes(image.shape),
+        )
+        for name, compiled_for in (("certify", COMPILE_FROM), ("certify_eager", 1)):
+            count = partial(smoothed.class_counts, image, drawn, 0, Role.ESTIMATE, 0, compiled_for=compiled_for)
+            contestants[f"{name}_{precision}"] = count, drawn
+    flops = forward_flops(model, image)
+    for precision in precisions:
+        contestants[f"matrix_products_{precision}"] = matrix_products(flops, DTYPES[precision], device)
+    rates = medians(contestants, rounds, device)
+    best = max((batch for batch in batches if f"plain_{batch}" in rates), key=lambda batch: rates[f"plain_{batch}"])
+    ratios = {}
+    for precision in precisions:
+        ours = rates[f"certify_{precision}"]
+        ratios[f"certify_{precision} / plain_{best}, its best"] = ours / rates[f"plain_{best}"]
+        ratios[f"compiled / eager, {precision}"] = ours / rates[f"certify_eager_{precision}"]
+        roof = f"certify_{precision} / matrix products of as many operations"
+        ratios[roof] = ours / rates[f"matrix_products_{precision}"]
+    return {
+        "model": source.where,
+        "plain": "torch's defaults (TF32 in convolutions, if there is such), eager, counted on the CPU every batch",
+        "image": f"3 x {size[0]} x {size[1]}",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": rounds,
+        "engine": engine,
+        "compile_seconds": compile_seconds,
+        "passes": passes,
+        "gigaflop_per_copy": flops / 1e9,
+        "plain_best_batch": best,
+        "samples_per_second": rates,
+        "ratios": ratios,
+    }
+
+
+def _runs(work: Callable[[], object]) -> bool:
+    """Whether an accelerator's memory suffices for it."""
+    try:
+        work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory()
+        return False
+    return True
 
 
 def compare_precisions(source: Source, sigma: float, images: int, n: int = COMPILE_FROM) -> dict[str, Any]:
@@ -137,7 +221,7 @@ def measure_certify(
             eager, _ = smoothed.engine.classifier(image.shape, 1)
             contestants[f"network_{name}"] = _repeated(fast, image, smoothed.engine.batch(image.shape), device)
             contestants[f"network_eager_{name}"] = _repeated(eager, image, smoothed.engine.batch(image.shape), device)
-    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], DTYPES[own])
+    contestants[f"convolutions_{own}"] = _convolutions(model, image, BATCH[device.type, own], own)
     flops = forward_flops(model, image.to(device))
     for precision in precisions:
         contestants[f"matrix_products_{precision}"] = matrix_products(flops, DTYPES[precision], device)
@@ -215,17 +299,18 @@ def _repeated(classify: Callable[[Tensor], Tensor], image: Tensor, batch: int, d
     return work, repeats * batch
 
 
-def _convolutions(model: nn.Module, image: Tensor, batch: int, kind: torch.dtype) -> Timed:
-    """Every convolution of the model once, one after another, channels-last, compiled and frozen like the engine.
-    Layers of the same shape share one compilation; each runs as often as the model has it."""
+def _convolutions(model: nn.Module, image: Tensor, batch: int, precision: str) -> Timed:
+    """Every convolution of the model once, one after another, channels-last; on CPUs compiled and frozen like the
+    engine. Layers of the same shape share one compilation; each runs as often as the model has it."""
     device = next(model.parameters()).device
     kinds: dict[object, tuple[Callable[[Tensor], Tensor], Tensor, int]] = {}
     for layer, shape in layers_of(model, image):
         key = (shape, layer.weight.shape, layer.stride)
         if key not in kinds:
+            kind = DTYPES[precision]
             alone = copy.deepcopy(layer).to(kind).requires_grad_(False).to(memory_format=torch.channels_last)
             example = torch.rand((batch, *shape), device=device).to(kind).contiguous(memory_format=torch.channels_last)
-            fast = compile_frozen(alone, example)
+            fast = alone if device.type == "cuda" else compile_frozen(alone, example, precision)
             kinds[key] = (alone if fast is None else fast, example, 0)
         fast, example, times = kinds[key]
         kinds[key] = (fast, example, times + 1)

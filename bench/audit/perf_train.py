@@ -21,6 +21,7 @@ from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
 from bench.settings.trial import Trial
 from bench.train.loop import TrainData, train_epoch
+from bench.train.replay import Steps
 from results.store.settings import TrainSettings
 
 BATCH = 256
@@ -146,7 +147,7 @@ def _published(step: Step, loader: DataLoader[tuple[Tensor, int]], device: torch
 
 
 def _at_hand(step: Step, images: ImageSet, device: torch.device) -> None:
-    pixels, labels = torch.from_numpy(images.images).float() / 255, torch.from_numpy(images.labels)
+    pixels, labels = torch.from_numpy(images.pixels).float() / 255, torch.from_numpy(images.labels)
     for part, answers in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
         step(part.to(device), answers.to(device))
 
@@ -172,8 +173,8 @@ def _ours(model: nn.Module, name: str, images: ImageSet, accelerator: Accelerato
     model = model.to(memory_format=torch.channels_last)
     ready = _Autocast(model, device.type, low=low)
     optimizer = torch.optim.SGD(ready.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    data = TrainData(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
-    return partial(train_epoch, trial, 0, ready, optimizer, data, accelerator), len(images)
+    data = TrainData(torch.from_numpy(images.pixels).to(device), torch.from_numpy(images.labels).to(device))
+    return partial(train_epoch, trial, 0, ready, optimizer, data, Steps(accelerator)), len(images)
 
 
 def _convolutions(model: nn.Module, kind: torch.dtype, device: torch.device) -> Timed:

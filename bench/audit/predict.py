@@ -17,6 +17,9 @@ from bench.models.sources import Source
 from results.store.settings import Precision
 from results.store.shards import evenly_spaced
 
+AT_ONCE = 64
+"""Images that are in memory."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -58,16 +61,20 @@ def predict_source(source: Source, data: ImageSet, asked: Asked) -> Predictions:
         SourceError, ModelError, BenchError: as `examine` and `Smoothed.predict`.
     """
     classes, _ = examine(source, data)
-    indices = evenly_spaced(len(data), asked.images)
-    pixels = torch.from_numpy(data.images[indices]).float() / 255
     smoothed = Smoothed(source.model, asked.sigma, classes, precision=asked.precision)
-    rows = pd.DataFrame({"index": indices, "label": data.labels[indices]})
-    rows["answer"] = smoothed.predict(pixels, n=asked.n, alpha=asked.alpha, seed=asked.seed, indices=indices)
     engine = Engine(source.model, smoothed.device, smoothed.precision)
-    classify, _ = engine.classifier(pixels.shape[1:], 1)
-    noise = NormalStream(asked.seed, Role.TEST_NOISE, 0).draw(0, pixels.shape, smoothed.device)
-    pixels = pixels.to(smoothed.device)
-    with torch.inference_mode():
-        rows["clean"] = classify(pixels).argmax(dim=1).tolist()
-        rows["noisy"] = classify(pixels + asked.sigma * noise).argmax(dim=1).tolist()
-    return Predictions(rows)
+    classify, _ = engine.classifier(torch.Size(data.images.shape[1:]), 1)
+    stream, rows = NormalStream(asked.seed, Role.TEST_NOISE, 0), []
+    wanted = evenly_spaced(len(data), asked.images)
+    for first in range(0, len(wanted), AT_ONCE):
+        indices = wanted[first : first + AT_ONCE]
+        pixels = torch.from_numpy(data.images[indices]).float() / 255
+        part = pd.DataFrame({"index": indices, "label": data.labels[indices]})
+        part["answer"] = smoothed.predict(pixels, n=asked.n, alpha=asked.alpha, seed=asked.seed, indices=indices)
+        noise = stream.draw(first, pixels.shape, smoothed.device)
+        pixels = pixels.to(smoothed.device)
+        with torch.inference_mode():
+            part["clean"] = classify(pixels).argmax(dim=1).tolist()
+            part["noisy"] = classify(pixels + asked.sigma * noise).argmax(dim=1).tolist()
+        rows.append(part)
+    return Predictions(pd.concat(rows, ignore_index=True))

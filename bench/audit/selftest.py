@@ -33,7 +33,6 @@ from bench.settings.trial import Trial
 from bench.train.loop import train
 from results.bounds.lattice import debited
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import sample_sizes
 from results.errors import BenchError
 from results.report.formats import to_csv
 from results.report.tables import table_certified_accuracy
@@ -49,7 +48,7 @@ SHARD = 8
 SETTINGS: dict[str, Any] = {
     "name": "gaussian", "method": "gaussian", "sigma": 0.25, "dataset": "synthetic", "model": "tiny", "width": 8,
     "train": {"epochs": 6, "decay_epochs": [5], "learning_rate": 0.1, "batch": 32, "images": 800, "precision": "fp32"},
-    "certify": {"n": 400, "n0": 20, "images": IMAGES, "precision": "fp32"},
+    "certify": {"n": 400, "n0": 20, "images": IMAGES, "precision": "fp32", "beacon": "published-later"},
 }  # fmt: skip
 
 
@@ -187,13 +186,19 @@ def _with_noise(
     return _replaced((smoothing, "NoiseSamples", Other))
 
 
-def _with_place(role: Role | None = None, index: int | None = None) -> AbstractContextManager[None]:
+def _with_place(role: Role | None = None, index: int | None = None, seeds: int = 0) -> AbstractContextManager[None]:
     plain = NoiseSamples.batches
 
     def batches(self: NoiseSamples, image: Tensor, batch: int, seed: int, own: Role, place: int) -> Iterator[Tensor]:
-        return plain(self, image, batch, seed, own if role is None else role, place if index is None else index)
+        there = own if role is None else role, place if index is None else index
+        return plain(self, image, batch, seed + seeds, *there)
 
     return _replaced((NoiseSamples, "batches", batches))
+
+
+def _seed_chosen() -> AbstractContextManager[None]:
+    plain = Trial.noise_seed
+    return _replaced((Trial, "noise_seed", lambda self, weights: plain(self, weights) + 1))
 
 
 def _labels_permuted() -> AbstractContextManager[None]:
@@ -215,7 +220,7 @@ def _answers_shifted() -> AbstractContextManager[None]:
 
 def _size_chosen_after_looking() -> AbstractContextManager[None]:
     def estimate(_self: object, draw: Any, _shape: object, selection: Tensor, settings: Any) -> tuple[int, list[int]]:
-        selected, sizes = int(selection.argmax()), sorted(sample_sizes(settings.n))
+        selected, sizes = int(selection.argmax()), range(settings.n // 20, settings.n + 1, settings.n // 20)
         tried = list(zip(sizes, draw(sizes, role=Role.ESTIMATE), strict=True))
         best = max(
             tried, key=lambda pair: float(lower_confidence_bound(int(pair[1][selected]), pair[0], settings.alpha))
@@ -371,6 +376,11 @@ def _edit_record(run: Path, trial: Trial) -> None:
     path.write_text(path.read_text().replace('"train_images": 800', '"train_images": 50000'))
 
 
+def _edit_beacon(run: Path, trial: Trial) -> None:
+    path = Path(str(_folder(run, trial).settings))
+    path.write_text(path.read_text().replace("published-later", "chosen-later"))
+
+
 def _fewer(rows: list[Row]) -> list[Row]:
     return rows[1:] if rows[0]["index"] == 0 else rows
 
@@ -392,6 +402,8 @@ MUTATIONS = (
     Mutation("one noise sample for all of a batch", lambda: _with_noise(_repeated)),
     Mutation("the selection's samples used for the estimation", lambda: _with_place(role=Role.SELECT)),
     Mutation("the same noise for every image", lambda: _with_place(index=0)),
+    Mutation("another seed than that of weights and beacon", _seed_chosen),
+    Mutation("another seed than the one that is recorded", lambda: _with_place(seeds=1)),
     Mutation("labels permuted", _labels_permuted),
     Mutation("answers shifted by a class", _answers_shifted),
     Mutation("the number of samples chosen after looking", _size_chosen_after_looking),
@@ -413,4 +425,5 @@ MUTATIONS = (
     Mutation("a radius edited in the Parquet", after=_edit_merged, merged_again=False),
     Mutation("an ACR edited in the table", after=_edit_table, merged_again=False),
     Mutation("the record of the training edited", after=_edit_record),
+    Mutation("a beacon chosen after looking", after=_edit_beacon, merged_again=False),
 )

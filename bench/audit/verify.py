@@ -17,7 +17,8 @@ from bench.certify.smoothing import Smoothed
 from bench.data import dataset_name, load_images, resolve_data
 from bench.models.classifier import kind_of
 from bench.models.sources import Source, from_trial, read_settings
-from results.analysis.agreement import ALARM, as_p, disagreement, pooled, share_that_may_be_wrong
+from results.analysis.agreement import ALARM, answers_differ, as_p, disagreement, pooled, share_that_may_be_wrong
+from results.analysis.base import suspicions
 from results.errors import StoreError
 from results.store.folder import RunFolder
 from results.store.merge import check_numbers
@@ -50,6 +51,8 @@ class Verification:
     verdicts: list[Verdict]
     rows: int
     """Of the run, that have a model."""
+    suspicions: list[str]
+    """As `results.analysis.base.suspicions`, of all rows."""
     pooled: float
     """p-value of the counts that are not identical, all rows together (`results.analysis.agreement.pooled`)."""
 
@@ -59,9 +62,17 @@ class Verification:
         return self.pooled < ALARM / 2
 
     @property
+    def base_differs(self) -> bool:
+        """Whether the base classifiers' answers to single samples differ more often than roundings explain."""
+        pairs = [(verdict.stored, verdict.found) for verdict in self.verdicts]
+        differing = sum(not _same_base_answers(*pair) for pair in pairs)
+        return answers_differ(differing, pairs) < ALARM / 4
+
+    @property
     def holds(self) -> bool:
         """Whether nothing speaks against the run."""
-        return not self.biased and not any(verdict.outcome == "different" for verdict in self.verdicts)
+        different = any(verdict.outcome == "different" for verdict in self.verdicts)
+        return not self.biased and not self.base_differs and not different
 
     def conclusion(self) -> str:
         """A sentence: what a second certification of so many rows shows."""
@@ -73,6 +84,8 @@ class Verification:
             return f"{sentence}; together they differ in one direction by more than chance ({as_p(self.pooled)})"
         if count["different"]:
             return sentence
+        if self.base_differs:
+            return f"{sentence}; the base classifier answers more of them otherwise than roundings explain"
         share = share_that_may_be_wrong(checked, self.rows)
         shows = (
             f"with 95 % confidence at most {100 * share:.2g} % of the rows are wrong" if share else "no row is wrong"
@@ -108,7 +121,7 @@ def verify_run(
         settings = read_settings(run, str(trial_id))
         check_numbers(dict.fromkeys(own["index"].tolist(), run.certificates), table, settings)
     picked = rows.sample(min(images, len(rows)), random_state=np.random.default_rng(seed))
-    level = ALARM / 2 / len(picked)
+    level = ALARM / 4 / len(picked)
     verdicts = []
     for trial_id, stored in track(list(picked.groupby("trial_id", sort=False)), "certifying again", transient=True):
         source, settings, smoothed = open_certified(run, stored, data, factories)
@@ -118,8 +131,10 @@ def verify_run(
             indices = group["index"].tolist()
             again = certified_rows(OpenedModel(smoothed, kind_of(source.model), source.weights), settings, indices)
             verdicts += [_compare(old, new, level) for old, new in zip(_rows_of(group), again, strict=True)]
-    others = [(verdict.stored, verdict.found) for verdict in verdicts if verdict.outcome != "identical"]
-    return Verification(verdicts, len(rows), pooled(others))
+    others = [
+        (verdict.stored, verdict.found) for verdict in verdicts if not _same_counts(verdict.stored, verdict.found)
+    ]
+    return Verification(verdicts, len(rows), suspicions(rows), pooled(others))
 
 
 def _rows_of(certificates: pd.DataFrame) -> list[CertificateRow]:
@@ -147,7 +162,7 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
     rows = certificates[certificates["estimator"] != "imported"]
     if rows.empty:
         raise StoreError(f"{run.path}: holds imported logs only, so there is no model to try")
-    return rows.astype({"selected": "int64", "count_top": "int64"})
+    return rows.astype({"selected": "int64", "count_top": "int64", "noise_seed": "int64"})
 
 
 def open_certified(
@@ -162,6 +177,8 @@ def open_certified(
     source, settings = from_trial(run, trial_id, factories), read_settings(run, trial_id)
     if source.weights != rows["checkpoint_sha256"].iloc[0]:
         raise StoreError(f"{run.trial(trial_id).path}: its weights are not those that were certified")
+    if (rows["noise_seed"] != settings.noise_seed(source.weights)).any():
+        raise StoreError(f"{run.trial(trial_id).path}: its noise is not seeded by its settings, or weights and beacon")
     where = resolve_data(data or settings.data)
     name = dataset_name(where)
     if name != settings.dataset:
@@ -185,15 +202,24 @@ def _compare(stored: CertificateRow, found: CertificateRow, level: float) -> Ver
     then, now = (row.model_dump(include={"device", "torch_version", "engine", "batch"}) for row in (stored, found))
     unlike = [key for key in then if then[key] != now[key]]
     reason = ", ".join(f"{key} {then[key]} then, {now[key]} now" for key in unlike)
-    if (stored.selection_counts, stored.counts) == (found.selection_counts, found.counts):
+    if _same_counts(stored, found) and _same_base_answers(stored, found):
         outcome = "identical"
     elif not unlike:
         outcome = "different"
+        reason = "the base classifier answers otherwise" if _same_counts(stored, found) else ""
     else:
         outcome = "within rounding"
         if problem := disagreement(stored, found, level):
             outcome, reason = "different", f"{problem}; {reason}"
     return Verdict(stored.trial_id, stored.index, outcome, reason, stored, found)
+
+
+def _same_counts(stored: CertificateRow, found: CertificateRow) -> bool:
+    return (stored.selection_counts, stored.counts) == (found.selection_counts, found.counts)
+
+
+def _same_base_answers(stored: CertificateRow, found: CertificateRow) -> bool:
+    return (stored.base_clean, stored.base_noisy) == (found.base_clean, found.base_noisy)
 
 
 def _counted(row: CertificateRow) -> str:

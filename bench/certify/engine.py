@@ -1,4 +1,5 @@
-"""A classifier made fast for batch after batch of noise samples: batch norm folded, channels-last, bf16, compiled."""
+"""A classifier made fast for batch after batch of noise samples: batch norm folded, channels-last, bf16, and compiled;
+on an accelerator run by kernels of our own, or by cuDNN's fused ones."""
 
 from __future__ import annotations
 
@@ -7,14 +8,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from bench.certify.fused import captured, with_fused_convolutions
+from bench.certify.residual import in_kernels
 from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, release_memory
+from bench.machine.live import live_bytes
+from bench.models.classifier import Consensus
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
 
 COMPILE_FROM = 10_000
@@ -25,6 +31,12 @@ BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cu
 """Noise samples of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
 LEAST = {"cpu": 64, "cuda": 256}
 """Noise samples of a forward pass, however large the images are, by kind of device."""
+ROUNDINGS = {"fp32": 1e-3, "bf16": 0.1}
+"""How far a fast classifier's logits may be from the eager one's, in parts of the largest: roundings of bf16, which has
+8 bits, add up over the layers."""
+CPU_BYTES = 2 * 2**30
+"""What a forward pass may make on a CPU, whose memory does not say when it is full: the machine ends the process. One
+number for all machines, since roundings depend on how many images are in a pass."""
 
 logger = logging.getLogger("bench")
 
@@ -50,7 +62,7 @@ class Engine:
         self._settled: str | None = None
         self._said_eager = False
         self._eager: dict[torch.Size, _Passes] = {}
-        self._compiled: tuple[torch.Size, _Passes | None] | None = None
+        self._fast: tuple[torch.Size, _Passes, str] | None = None
 
     def batch(self, shape: torch.Size) -> int:
         """Noise samples that are classified together; every batch is a whole one, so that all have one shape. Larger
@@ -72,14 +84,15 @@ class Engine:
         """Take at most `passes` images in a forward pass from now on."""
         self._passes = passes
         if any(opened.size != passes for opened in self._eager.values()):
-            self._eager, self._compiled = {}, None
+            self._eager, self._fast = {}, None
 
     def settle(self, engine: str) -> None:
-        """From now on compile whatever is to be compiled ("inductor"), or nothing ("eager")."""
+        """From now on run whatever is to be fast by that ("triton", "cudnn", "inductor"), or nothing ("eager")."""
         self._settled = engine
 
     def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
-        """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
+        """The function from batches (`batch(shape)`, *shape) to float32 logits, and what runs it: "triton", "cudnn",
+        "inductor" or "eager".
 
         Args:
             shape: of one image.
@@ -87,8 +100,7 @@ class Engine:
 
         Raises:
             ModelError: the model does not take such images, even one by one; it gives something else than logits; or
-                its answer to an image is not a function of the image; it was settled that it is compiled, and it cannot
-                be.
+                its answer to an image is not a function of the image; or what was settled cannot be done here.
         """
         eager = self._opened(shape)
         if samples < COMPILE_FROM:
@@ -98,17 +110,76 @@ class Engine:
             return eager, "eager"
         if self._settled == "eager":
             return eager, "eager"
-        if self._compiled is None or self._compiled[0] != shape:
-            torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
-            fast = compile_frozen(eager.classify, eager.laid_out(self._noise(eager.size, shape)))
-            self._compiled = (shape, None if fast is None else replace(eager, classify=fast))
-        compiled = self._compiled[1]
-        if compiled is None and self._settled == "inductor":
+        if self._fast is None or self._fast[0] != shape:
+            self._fast = (shape, *self._made_fast(eager, shape))
+        _, fast, engine = self._fast
+        if engine != (self._settled or engine):
             raise ModelError(
-                "the model cannot be compiled here (see the log), and other certificates of the trial are those of a "
-                "compiled one, whose roundings differ"
+                f"the model cannot be run by {self._settled} here (see the log), and other certificates of the trial "
+                "are those of one that was, whose roundings differ"
             )
-        return (eager, "eager") if compiled is None else (compiled, "inductor")
+        return fast, engine
+
+    def _made_fast(self, eager: _Passes, shape: torch.Size) -> tuple[_Passes, str]:
+        """In the first way that works."""
+        torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
+        example = eager.laid_out(self._noise(eager.size, shape))
+        ways: dict[str, Callable[[Classify, Tensor], Classify | None]] = {
+            "inductor": partial(compile_frozen, precision=self.precision)
+        }
+        if self.device.type == "cuda":
+            ways = {"triton": self._in_kernels, "cudnn": self._fused} | ways
+        for engine, way in ways.items():
+            if self._settled in (None, engine):
+                fast = way(eager.classify, example)
+                if fast is not None:
+                    return replace(eager, classify=fast), engine
+        return eager, "eager"
+
+    def _in_kernels(self, classify: Classify, example: Tensor) -> Classify | None:
+        """A ResNet of ours in bf16, by `bench.certify.residual`; None where that does not work."""
+        if self.precision != "bf16":
+            return None
+        return self._captured("our kernels", lambda: in_kernels(self._model, example.shape[1:]), classify, example)
+
+    def _fused(self, classify: Classify, example: Tensor) -> Classify | None:
+        """Its convolutions fused with what follows them by cuDNN; None where that does not work."""
+        assert isinstance(classify, _InPrecision)
+        folded, dtype = classify.network, torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return self._captured("fused convolutions", lambda: with_fused_convolutions(folded, dtype), classify, example)
+
+    def _captured(
+        self, what: str, make: Callable[[], nn.Module], classify: Classify, example: Tensor
+    ) -> Classify | None:
+        """What is made, as one CUDA graph; None, after a message that says why, where it cannot be made."""
+        try:
+            with advance.without_steps("compiling"), torch.inference_mode():
+                network = make()
+                fast: Classify = _InPrecision(network, self.device.type, self.precision)
+                if not isinstance(network, Consensus):  # which decides in Python how many samples its last members see
+                    fast = captured(fast, example)
+                _check_agreement(fast, classify, example, self.precision)
+        except Exception as error:  # whatever tracing, compilers or cuDNN raise, there are other ways
+            logger.info("certifying without %s: %s", what, reason_of(error))
+            release_memory()
+            return None
+        return fast
+
+    def check(self, shape: torch.Size) -> None:
+        """See that what was made fast still answers as it did: a graph computes with what is in memory now.
+
+        Raises:
+            ModelError: its answers are others.
+        """
+        if self._fast is None or self._fast[0] != shape or self._fast[2] == "eager":
+            return
+        eager, (_, fast, engine) = self._opened(shape), self._fast
+        with torch.inference_mode():
+            images = eager.laid_out(self._noise(eager.size, shape))
+            try:
+                _refuse_difference(fast.classify(images), eager.classify(images), self.precision)
+            except ValueError as error:
+                raise ModelError(f"the model run by {engine} no longer answers as it did: {error}") from error
 
     def differentiable(self, shape: torch.Size, batch: int | None = None) -> Callable[[Tensor], Tensor]:
         """As `classifier`, for batches of any length, in fp32, and with gradients for the images.
@@ -146,7 +217,7 @@ class Engine:
 
     def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
         """The model in the largest passes that work, on noise."""
-        largest = size = min(self._passes or self.batch(shape), self.batch(shape))
+        largest = size = min(self._passes or self._affordable(classify, shape), self.batch(shape))
         layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
         while True:
             for channels_last in layouts:
@@ -164,6 +235,28 @@ class Engine:
             if size == 1:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+
+    def _affordable(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> int:
+        """Images of a pass for which memory suffices, as far as it can be told: an accelerator says so itself."""
+        most = self.batch(shape)
+        if self.device.type != "cpu":
+            return most
+        try:
+            one, two = (live_bytes(classify, self._noise(count, shape)) for count in (1, 2))
+        except Exception:  # a model of any kind may fail in any way, and will say so itself
+            return most
+        each = max(two - one, 1)
+        fits = max(1, (CPU_BYTES - (one - each)) // each)
+        if fits >= most:
+            return most
+        size = 1 << (fits.bit_length() - 1)
+        logger.info(
+            "certifying in passes of %d: an image takes %.0f MiB of memory, a pass at most %.0f GiB",
+            size,
+            each / 2**20,
+            CPU_BYTES / 2**30,
+        )
+        return size
 
     def _check_function(self, plain: _Passes, shape: torch.Size) -> None:
         """Certificates are about a function of the image: the same images must have the same answers up to rounding
@@ -193,6 +286,9 @@ class Engine:
     def _noise(self, count: int, shape: torch.Size) -> Tensor:
         """Noise, not images: which image comes first must not matter."""
         return torch.rand((count, *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
+
+
+Classify = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -270,7 +366,7 @@ def _fold(model: nn.Module) -> nn.Module:
         return parts
 
 
-def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor] | None:
+def compile_frozen(classify: Classify, example: Tensor, precision: str) -> Classify | None:
     """`classify` compiled by inductor with its weights frozen, for inputs of exactly the example's shape; on CUDA as a
     CUDA graph. Inductor keeps what it compiled on disk, so the second process is faster.
 
@@ -287,11 +383,29 @@ def compile_frozen(classify: Callable[[Tensor], Tensor], example: Tensor) -> Cal
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()
     try:
+        # With an example made where batches are made: a tensor of another kind would be compiled for again.
         with advance.without_steps("compiling"), torch.inference_mode():
-            fast(example)
+            _check_agreement(fast, classify, example.clone(), precision)
     except Exception as error:  # whatever the compiler raises, the eager classifier is as good
-        message = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("certifying without compilation, which failed: %s", message[0])
+        logger.warning("certifying without compilation, which failed: %s", reason_of(error))
         return None
     logger.info("compiled the classifier in %.0f s", time.perf_counter() - started)
     return fast
+
+
+def _check_agreement(fast: Classify, slow: Classify, example: Tensor, precision: str) -> None:
+    """Three calls, for a CUDA graph is recorded in the second and replayed in the third.
+
+    Raises:
+        ValueError: the logits differ by more than roundings do.
+    """
+    for images in (example, 1 - example, torch.empty_like(example).copy_(example.flip(0))):
+        _refuse_difference(fast(images), slow(images), precision)
+
+
+def _refuse_difference(found: Tensor, expected: Tensor, precision: str) -> None:
+    """Raise ValueError where logits differ by more than roundings do."""
+    largest = float(expected.abs().max())
+    if not torch.allclose(found, expected, rtol=0, atol=ROUNDINGS[precision] * largest, equal_nan=True):
+        furthest = float((found - expected).abs().max())
+        raise ValueError(f"logits of up to {largest:.3g} differ by {furthest:.3g} from eager ones")

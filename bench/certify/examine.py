@@ -6,6 +6,7 @@ its answers.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,10 @@ def _refuse_other_order(source: Source, data: ImageSet) -> None:
     """Raise SourceError where the model says in which order it has its classes, and a class of the data has another
     number there."""
     stated = _stated_classes(source)
-    known = {_spelled(name): number for number, name in enumerate(data.classes or ())}
+    spelled = [_spelled(name) for name in data.classes or ()]
+    times = Counter(spelled)
+    # ImageNet has two cranes and two maillots: such a name says nothing.
+    known = {name: number for number, name in enumerate(spelled) if times[name] == 1}
     for number, name in enumerate(stated):
         if known.get(_spelled(name), number) != number and not name.isdecimal():
             raise SourceError(

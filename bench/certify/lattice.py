@@ -47,6 +47,10 @@ class LatticeSamples:
             layout = torch.channels_last if image.ndim == 3 else torch.contiguous_format
             yield noisy.to(self.device).contiguous(memory_format=layout)
 
+    def itself(self, image: Tensor) -> Tensor:
+        """Q(x), float32: the image without noise, as the classifier would see it."""
+        return (on_lattice(image.cpu()).float() * H).to(self.device)
+
 
 def on_lattice(image: Tensor) -> Tensor:
     """Q(x) / h, int64: 64 times the 8-bit pixel where the image has one. A function of each pixel alone."""

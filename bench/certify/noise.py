@@ -60,6 +60,16 @@ class NoiseSamples:
                 noisy = F.linear(noisy.to(self._dtype), basis).float().add_(kept.mean).view(-1, *shape)
             yield noisy.permute(0, 3, 1, 2) if image.ndim == 3 else noisy
 
+    def itself(self, image: Tensor) -> Tensor:
+        """The image without noise, as the classifier would see it: μ + W Wᵀ (x − μ) where there is a decomposition."""
+        image = image.to(self.device, torch.float32)
+        if self._decomposition is None:
+            return image
+        kept, pixels = self._kept(image), image.permute(1, 2, 0)
+        centre = (pixels.flatten() - kept.mean) @ kept.basis
+        projected = F.linear(centre.to(self._dtype), kept.basis.to(self._dtype)).float().add_(kept.mean)
+        return projected.view(pixels.shape).permute(2, 0, 1)
+
     def _kept(self, image: Tensor) -> LinearDecomposition:
         """The decomposition on the device, for pixels in the order (height, width, channel)."""
         layer = self._decomposition

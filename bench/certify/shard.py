@@ -9,7 +9,7 @@ import torch
 
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
-from bench.data import load_images
+from bench.data import load_images, split_name
 from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import device_name
@@ -140,12 +140,12 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
     labels = images.labels[indices].tolist()
     pixels = torch.from_numpy(images.images[indices]).float() / 255
     smoothed = model.smoothed
-    certificates = smoothed.iter_certify(
-        pixels, settings.certify, seed=settings.noise_seed, indices=indices, labels=labels
-    )
+    seed = settings.noise_seed(model.sha256)
+    certificates = smoothed.iter_certify(pixels, settings.certify, seed=seed, indices=indices, labels=labels)
+    clean, noisy = smoothed.base_answers(pixels, settings.certify.n, seed=seed, indices=indices)
     meter = EnergyMeter(smoothed.device)
     rows, spent = [], meter.joules()
-    for index, label, certificate in zip(indices, labels, certificates, strict=True):
+    for place, (index, label, certificate) in enumerate(zip(indices, labels, certificates, strict=True)):
         before, spent = spent, meter.joules()
         row = CertificateRow(
             **vars(certificate),
@@ -154,20 +154,24 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             sigma=settings.sigma,
             seed=settings.seed,
             dataset=settings.dataset,
-            split="test",
+            split=split_name(settings.data),
             index=index,
             label=label,
             correct=certificate.predicted == label,
+            base_clean=clean[place],
+            base_noisy=noisy[place],
             classifier=model.classifier,
             precision=smoothed.precision,
             device=device_name(smoothed.device),
             device_kind=smoothed.device.type,
             noise=NOISE,
+            noise_seed=seed,
             torch_version=str(torch.__version__),
             checkpoint_sha256=model.sha256,
             joules=None if before is None or spent is None else spent - before,
         )
         rows.append(row)
+    smoothed.engine.check(pixels.shape[1:])
     return _with_two_sided_radii(rows, settings)
 
 

@@ -27,9 +27,10 @@ from bench.certify.soft import SoftmaxWeights
 from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
+from bench.machine.normals import cut_tails
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
-from bench.models.external import ModelError
+from bench.models.external import ModelError, allowed_precision
 from results.bounds.anytime import Design, anytime_bound, look_sizes, may_stop
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import certifying_count, lower_confidence_bound
@@ -43,6 +44,8 @@ ABSTAIN = -1
 USUAL = CertifySettings()
 PREDICT_ALPHA = 0.001
 """Probability that an answer of PREDICT is not that of g, where none is given."""
+NEGLIGIBLE = 0.01
+"""Share of 1 − p_lower that the noise may lack in its tails."""
 INTERIM_ANALYSES = 20
 """An estimation is judged at every 20th of its samples, in its second half: abstention may be certain by then."""
 
@@ -91,8 +94,8 @@ class Smoothed:
     def __init__(
         self,
         model: nn.Module,
-        sigma: float,
-        num_classes: int,
+        sigma: float | None = None,
+        num_classes: int | None = None,
         *,
         precision: Precision = "auto",
         arithmetic: Arithmetic = "float",
@@ -103,10 +106,11 @@ class Smoothed:
             model: from images (batch, …) in [0, 1], usually (batch, channel, height, width), to logits
                 (batch, num_classes), a function of each image alone. It is copied, and the copy is put into evaluation
                 mode; where it cannot be copied, it is itself.
-            sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped.
-            num_classes: number of logits, at least 2.
+            sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped. That
+                with which `bench.load_model` loaded the model where not given.
+            num_classes: number of logits, at least 2; as `bench.load_model` found it where not given.
             precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
-                classifier is the one in that precision.
+                classifier is the one in that precision. An ONNX file that onnxruntime runs is in fp32.
             arithmetic: "float", or "sound": noise on a lattice, drawn by integers, so that certificates hold in
                 floating point whatever the classifier is (`results.bounds.lattice`); radii are a little smaller.
             device: where to compute; an accelerator if there is one.
@@ -114,18 +118,20 @@ class Smoothed:
         cuDNN is told for the whole process to compute deterministically, and without TF32: "fp32" is fp32.
 
         Raises:
-            ValueError: sigma, num_classes or precision out of range.
-            ModelError: the model cannot be put on the device.
+            ValueError: sigma, num_classes or precision out of range, or not known.
+            ModelError: the model cannot be put on the device, or not be computed in bf16.
             DeviceError: none is given, and `own_device` cannot be used.
         """
-        if not 0 < sigma < float("inf"):
+        sigma = getattr(model, "smoothing_sigma", None) if sigma is None else sigma
+        num_classes = getattr(model, "num_logits", None) if num_classes is None else num_classes
+        if sigma is None or not 0 < sigma < float("inf"):
             raise ValueError(f"sigma = {sigma}: must be above 0")
-        if num_classes < 2:
+        if num_classes is None or num_classes < 2:
             raise ValueError(f"num_classes = {num_classes}: must be at least 2")
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision = {precision!r}: must be auto, fp32 or bf16")
         self.device = torch.device(device) if device else own_device()
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(allowed_precision(model, precision), self.device)
         self.sigma = sigma
         self.num_classes = num_classes
         self.arithmetic = arithmetic
@@ -162,6 +168,7 @@ class Smoothed:
 
         Raises:
             ValueError: images outside [0, 1].
+            BenchError: n is so large that the noise's cut tails count (`bench.machine.normals`).
             ModelError: the model fails, gives NaN or another number of logits, or its answers are not those of a
                 function of the image.
         """
@@ -179,6 +186,8 @@ class Smoothed:
         """As `certify`, one certificate at a time."""
         _check_images(images)
         shape = images.shape[1:]
+        if self.arithmetic == "float":
+            _check_tails(shape.numel(), settings)
         classify, engine = self.engine.classifier(shape, settings.n)
         passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
@@ -249,9 +258,15 @@ class Smoothed:
         sure = binomtest(first, first + second, 0.5).pvalue <= alpha
         return int(classes[0]) if sure else ABSTAIN
 
-    def class_counts(self, image: Tensor, n: int, seed: int, role: Role, index: int) -> Tensor:
-        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU."""
-        classify, _ = self.engine.classifier(image.shape, n)
+    def class_counts(
+        self, image: Tensor, n: int, seed: int, role: Role, index: int, *, compiled_for: int | None = None
+    ) -> Tensor:
+        """How often each class is the answer among n noise samples of one image: (num_classes,), int64, on the CPU.
+
+        Args:
+            compiled_for: decide on compilation as for so many samples.
+        """
+        classify, _ = self.engine.classifier(image.shape, compiled_for or n)
         return next(self._drawn_counts(classify, image, (seed, index), [n], role))
 
     def _soft(self, soft: SoftmaxWeights | None, alpha: float, pixels: int | None) -> dict[str, Any]:
@@ -260,6 +275,51 @@ class Smoothed:
         bound = expected_softmax_bound(np.array([soft.sums()]), alpha)
         radius = debited(bound, self.sigma, math.nan if pixels is None else pixels)[1]
         return {"radius_soft": float(radius[0]), "soft_weights": soft.sums()}
+
+    @torch.inference_mode()
+    def base_answers(
+        self, images: Tensor, n: int, *, seed: int = 0, indices: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """What the base classifier answers to each image itself, and to one noise sample of it: classes.
+
+        An image's answers depend on the seed and on its index alone; not on the others, for it has a place of its own
+        in a forward pass.
+
+        Args:
+            n: samples of an image in the certification, whose classifier this is.
+
+        Others, and errors, as in `certify`.
+        """
+        _check_images(images)
+        places = list(range(len(images)) if indices is None else indices)
+        classify, _ = self.engine.classifier(images.shape[1:], n)
+        clean = [self._samples.itself(image) for image in images]
+        noisy = [
+            next(self._samples.batches(image, 1, seed, Role.BASE, index))[0]
+            for image, index in zip(images, places, strict=True)
+        ]
+        return self._in_places(classify, clean, places), self._in_places(classify, noisy, places)
+
+    def _in_places(
+        self, classify: Callable[[Tensor], Tensor], samples: list[Tensor], indices: Sequence[int]
+    ) -> list[int]:
+        """The classes of samples (*shape), each classified at the place in a forward pass that its index has."""
+        answers: dict[int, int] = {}
+        while len(answers) < len(samples):
+            size = self.engine.passes(samples[0].shape)
+            taken: dict[int, int] = {}
+            for number, index in enumerate(indices):
+                if number not in answers:
+                    taken.setdefault(index % size, number)
+            filling = next(iter(taken.values()))  # of the other places; a model may fail on what is no image
+            batch = torch.stack([samples[taken.get(place, filling)] for place in range(size)])
+            advance.steps += 1
+            finite = torch.ones((), dtype=torch.bool, device=self.device)
+            classes = self._answers(classify(batch), size, finite).tolist()
+            if not finite:
+                raise ModelError("the model gave NaN")
+            answers |= {number: classes[place] for place, number in taken.items()}
+        return [answers[number] for number in range(len(samples))]
 
     def _estimate(
         self,
@@ -358,6 +418,16 @@ def check_prediction(n: int, alpha: float) -> None:
         raise BenchError(
             f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all samples agree; n must be "
             f"at least {1 + math.ceil(-math.log2(alpha))}"
+        )
+
+
+def _check_tails(numbers: int, settings: CertifySettings) -> None:
+    """The bound is of the noise that is drawn, whose tails are cut."""
+    least = -math.expm1(math.log(settings.alpha) / settings.n)  # 1 − p_lower where all samples agree
+    if cut_tails(numbers) > NEGLIGIBLE * least:
+        raise BenchError(
+            f"n = {settings.n} with alpha = {settings.alpha:g}: certifies probabilities so near 1 that the tails which "
+            f"the noise of {numbers} numbers lacks would count: take a smaller n, or arithmetic = sound"
         )
 
 

@@ -17,7 +17,8 @@ import bench.cli.lists
 import bench.cli.models
 import bench.cli.results
 import bench.cli.runs
-import bench.cli.submit  # noqa: F401  # they register their commands
+import bench.cli.submit
+import bench.cli.tune  # noqa: F401  # they register their commands
 from bench.cli.base import DEBUG, UserError, app, prepare_output, print_error
 
 # typer brings a click of its own and exports of its exceptions this one alone.

@@ -88,6 +88,9 @@ PluginOption = Annotated[
     list[str] | None,
     typer.Option("--plugin", help="A file or module with methods, networks or data of your own; its code is run."),
 ]
+BeaconOption = Annotated[
+    str | None, typer.Option(help="A value published after the weights: with them it seeds the certification noise.")
+]
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 
@@ -144,7 +147,7 @@ class user_errors:  # noqa: N801  # reads as a statement
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, BenchError | RegistryError | OSError | UnicodeEncodeError):
-            raise UserError(_sentence(error)) from error
+            raise UserError(sentence_of(error)) from error
         if isinstance(error, MemoryError):
             raise UserError("there is not enough memory for this") from error
         if isinstance(error, RuntimeError) and "home directory" in str(error):  # of Path.expanduser
@@ -154,7 +157,8 @@ class user_errors:  # noqa: N801  # reads as a statement
             raise UserError(str(error)) from error
 
 
-def _sentence(error: BaseException) -> str:
+def sentence_of(error: BaseException) -> str:
+    """What a user is told of an error, in one sentence."""
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(0, error.start - 40) : error.end + 40].strip()
         encoding = sys.getfilesystemencoding()
@@ -180,9 +184,9 @@ def merged_run(text: str) -> RunFolder:
     return folder
 
 
-def merge_and_report(folder: RunFolder, published: str | None = None) -> None:
+def merge_and_report(folder: RunFolder, published: str | None = None, *, places: bool = False) -> None:
     """Merge what is finished, report it and show it."""
-    print_report(folder, update_report(folder, published))
+    print_report(folder, update_report(folder, published, places=places))
 
 
 def print_report(folder: RunFolder, report: Report) -> None:
@@ -195,10 +199,18 @@ def print_report(folder: RunFolder, report: Report) -> None:
         settings[" ".join(table.setting)] = None
     for setting in settings:
         console.print(Text(setting, "italic"), "")
+    for warning in [warning for table in report.tables for warning in table.warnings]:
+        print_warning(warning)
     for trial_id in report.unfinished:
         console.print(f"not in the tables, because it is not finished: {escape(trial_id)}", highlight=False)
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
+    console.print("Open report.html in a browser first: all of this is on that one page.")
+
+
+def print_warning(sentence: str) -> None:
+    """One line that does not stop anything."""
+    errors.print(f"[yellow]warning:[/yellow] {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) -> None:

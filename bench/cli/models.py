@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.base import (
+    BeaconOption,
     Group,
     PluginOption,
     RunArgument,
@@ -19,6 +20,7 @@ from bench.cli.base import (
     console,
     merge_and_report,
     merged_run,
+    print_warning,
     user_errors,
 )
 from bench.cli.stopping import stopped_in_order
@@ -29,6 +31,7 @@ from results.store.folder import RunFolder, location
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.models.sources import Source
     from results.store.settings import ExternalTrial
 
 FEW = 20
@@ -37,11 +40,26 @@ FEW = 20
 perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
 
-ModelOption = Annotated[str, typer.Option(help="MODULE:FACTORY, a function that returns the model, or RUN/TRIAL.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or "
+        "hf:FOLDER, onnx:FILE."
+    ),
+]
+DenoiserOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Before the model: ddpm:FOLDER or ddpm:NAME; MODULE:FACTORY, a network from noisy to clean images."
+    ),
+]
 DataOption = Annotated[str | None, typer.Option(help="Where the images are now, if elsewhere than for the run.")]
 FactoriesOption = Annotated[
     list[str] | None,
-    typer.Option("--model", help="MODULE:FACTORY of rows that are not of our training; its code is run."),
+    typer.Option(
+        "--model",
+        help="MODULE:FACTORY of rows that are not of our training; its code is run. Or where a file is now: onnx:FILE.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
@@ -68,19 +86,20 @@ def certify(
         str, typer.Option(help="float, or sound: certificates that hold in floating point, a little smaller.")
     ] = "float",
     soft: Annotated[bool, typer.Option("--soft", help="Certify the expected softmax too, another classifier.")] = False,
+    beacon: BeaconOption = None,
     full: Annotated[bool, typer.Option("--full", help="Estimate also where the selected class is wrong.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the noise; that of its training, or 0.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Noise samples of a forward pass; as many as the model and memory take.")
     ] = None,
+    denoiser: DenoiserOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Certify any model; also under `accelerate launch`, one process per GPU. The same command again goes on."""
     _log_to_terminal()
     with stopped_in_order(), user_errors():
         from bench.data import dataset_name, resolve_data
-        from bench.models.sources import open_model
         from bench.settings.plugins import load_plugins
 
         chosen = {
@@ -93,6 +112,7 @@ def certify(
             "arithmetic": arithmetic,
             "soft": soft,
             "skip_misclassified": not full,
+            "beacon": beacon,
         }
         # Before the model is opened, which takes torch and the user's own code.
         _external(
@@ -102,7 +122,7 @@ def certify(
             certify=chosen,
         )
         load_plugins(plugin or ())
-        source = open_model(model)
+        source = _opened(model, denoiser, sigma)
         from bench.machine.processes import first_process_first
         from bench.runner.single import certify_source
 
@@ -122,7 +142,7 @@ def certify(
             seed=seed if seed is not None else trial.seed if trial else 0,
             data=place,
             dataset=dataset_name(place),
-            model=trial.model if trial else model,
+            model=trial.model if trial else f"{denoiser} > {model}" if denoiser else model,
             weights=source.weights,
             certify=chosen,
         )
@@ -142,6 +162,7 @@ def predict(
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    denoiser: DenoiserOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """PREDICT on test images: the smoothed classifier's answers, or that it abstains."""
@@ -150,12 +171,11 @@ def predict(
         from bench.audit.predict import Asked, predict_source
         from bench.certify.smoothing import check_prediction
         from bench.data import load_images, resolve_data
-        from bench.models.sources import open_model
         from bench.settings.plugins import load_plugins
 
         check_prediction(n, alpha)
         load_plugins(plugin or ())
-        source = open_model(model)
+        source = _opened(model, denoiser, sigma)
         trial = source.trial
         place, noise = data or (trial and trial.data), sigma or (trial and trial.sigma)
         for option, value in (("--sigma", noise), ("--data", place)):
@@ -171,6 +191,14 @@ def predict(
     console.print("")
     for name, share in shares.items():
         console.print(f"{name.replace('_', ' ')}: {share:.1%}", highlight=False)
+
+
+def _opened(model: str, denoiser: str | None, sigma: float | None) -> Source:
+    from bench.models.sources import open_model
+
+    if denoiser is not None and sigma is None:
+        raise UserError("--sigma: must be given with --denoiser, which it tells the noise to remove")
+    return open_model(model, denoiser, sigma)
 
 
 def _external(**given: object) -> ExternalTrial:
@@ -219,6 +247,8 @@ def verify(
     if listed:
         _print(outcomes(listed))
     console.print(f"{found.conclusion()} (--seed {seed})", highlight=False)
+    for sentence in found.suspicions:
+        print_warning(sentence)
     raise typer.Exit(0 if found.holds else 1)
 
 
@@ -278,17 +308,26 @@ def _print_power(power: pd.DataFrame) -> None:
 
 @perf_app.command("certify")
 def perf_certify(
-    model: Annotated[str, typer.Option(help="resnet110 or another of ours, untrained; or RUN/TRIAL.")] = "resnet110",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet110 or another of ours, untrained; RUN/TRIAL; or one off the shelf, such as "
+            "torchvision:resnet50@weights=random."
+        ),
+    ] = "resnet110",
     sigma: Annotated[float | None, typer.Option(help="Noise; that of the training, or .25.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 3,
     images: Annotated[int, typer.Option(min=1, help="Test images to compare bf16 with fp32 (RUN/TRIAL).")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
+    from bench.models.shelf import is_on_shelf, shelf_name
     from bench.settings.registries import check_network
 
     with user_errors():
-        if "/" not in model:
+        if is_on_shelf(model):
+            shelf_name(model)
+        elif "/" not in model:
             check_network(model)  # refuses a wrong name before torch is imported
         from bench.audit.perf_certify import measure
 

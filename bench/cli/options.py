@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -12,13 +12,16 @@ import typer
 from bench.settings.options import AS_ONE, RunOptions, option_of
 
 
-def takes_run_options(*, grid_required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the command takes the options of a run before its own, and is handed those that were given as
-    `given`, by name."""
+def takes_run_options(
+    *, grid_required: bool, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the command takes the options of a run, those that it goes `without` apart, before its own, and is
+    handed those that were given as `given`, by name."""
+    names = [name for name in RunOptions.model_fields if name not in without]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def called(**values: Any) -> None:
-            given = {name: values.pop(name) for name in RunOptions.model_fields}
+            given = {name: values.pop(name) for name in names}
             defaults = {name: field.default for name, field in RunOptions.model_fields.items()}
             given = {name: value for name, value in given.items() if value is not None and value != defaults[name]}
             command(given, **values)
@@ -29,7 +32,7 @@ def takes_run_options(*, grid_required: bool) -> Callable[[Callable[..., None]],
             for name, parameter in inspect.signature(command).parameters.items()
             if name != "given"
         ]
-        shared = [_parameter(name, required=name == "grid" and grid_required) for name in RunOptions.model_fields]
+        shared = [_parameter(name, required=name == "grid" and grid_required) for name in names]
         called.__name__, called.__doc__ = command.__name__, command.__doc__
         called.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]  # typer reads it
         called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*shared, *own]}
@@ -47,7 +50,8 @@ def _parameter(name: str, *, required: bool) -> inspect.Parameter:
     elif get_origin(field.annotation) is list:
         kind = list[str]
     least = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    option = typer.Option(option_of(name), help=field.description, min=least)
+    spellings = [option_of(name), *([option_of(name).removesuffix("s")] if name in AS_ONE else [])]  # of one, --method
+    option = typer.Option(*spellings, help=field.description, min=least)
     if kind is bool:
         annotation: Any = Annotated[bool, option]
     elif required:

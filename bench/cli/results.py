@@ -6,6 +6,9 @@ They need no model, no data and no cluster.
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,14 +26,19 @@ from bench.cli.base import (
     merge_and_report,
     merged_run,
     names,
+    print_warning,
+    sentence_of,
     user_errors,
 )
 from results.bounds import ALPHA, N0, N
+from results.errors import BenchError
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from results.store.settings import ImportedTrial
 
 RunsArgument = Annotated[list[str], typer.Argument(help="Folders of runs, or URLs (s3://…).", metavar="RUN")]
 
@@ -41,10 +49,13 @@ def report(
     published: Annotated[
         str | None, typer.Option(help="Whose published numbers stand beside ours (bench published); the thesis's.")
     ] = None,
+    places: Annotated[
+        bool, typer.Option("--places", help="Say also where on this machine data, grid and program were.")
+    ] = False,
 ) -> None:
     """Merge the shards, then write tables, figures and report.html again."""
     with user_errors():
-        merge_and_report(RunFolder(location(run)), published)
+        merge_and_report(RunFolder(location(run)), published, places=places)
 
 
 @app.command()
@@ -73,10 +84,14 @@ def audit(
             found = check(folder)
         except AuditError as error:
             raise UserError(str(error)) from None
+    seeded = "".join(
+        f"; by their weights and the beacon {escape(beacon)} noise is seeded of {count} trial{'s' * (count > 1)}"
+        for beacon, count in found["beacons"].items()
+    )
     counted = f" ({found['imported']} of them imported, without counts)" if found["imported"] else ""
     console.print(
         f"{found['rows']} certificates{counted} of {found['trials']} trials: counts, bounds, radii, images, weights "
-        "and the table of certified accuracy follow from one another",
+        f"and the table of certified accuracy follow from one another{seeded}",
         highlight=False,
         soft_wrap=True,
     )
@@ -110,48 +125,140 @@ def compare(
         from results.analysis.comparison import METHOD
         from results.analysis.comparison import compare as compared
         from results.analysis.groups import SAME
+        from results.analysis.seeds import METHOD as SEEDS_METHOD
+        from results.analysis.seeds import compare_seeds
         from results.store.run import read_run
 
         run = read_run(*runs)
-        table = compared(run, names(methods))
+        table, over_seeds = compared(run, names(methods)), compare_seeds(run, names(methods))
     if as_json:
         same = _records(run.trials[["method", "sigma", "seed", *SAME]])
-        typer.echo(json.dumps({"method": METHOD, "trials": same, "comparisons": _records(table)}, indent=2))
+        seeds = {"method": SEEDS_METHOD, "comparisons": _records(over_seeds)}
+        found = {"method": METHOD, "trials": same, "comparisons": _records(table), "over_seeds": seeds}
+        typer.echo(json.dumps(found, indent=2))
         return
     _print_comparison(table)
     console.print(
         METHOD + " Bold: below .05 after correction, of the primary endpoint alone.", style="italic", highlight=False
     )
+    if len(over_seeds):
+        console.print("")
+        _print_over_seeds(over_seeds)
+        console.print(SEEDS_METHOD, style="italic", highlight=False)
 
 
 @app.command("import")
 def import_(
     log: Annotated[
-        Path, typer.Argument(help="Tab-separated: idx label predict radius correct time.", metavar="LOG.tsv")
+        Path,
+        typer.Argument(
+            help="A log (idx label predict radius correct time), or a folder of them.", metavar="LOG|FOLDER"
+        ),
     ],
-    method: Annotated[str, typer.Option(help="Row of the tables.")],
-    sigma: Annotated[float, typer.Option(help="Noise of the certification.")],
     out: Annotated[str, typer.Option(help="Folder or URL of the run, new or existing.")],
-    n: Annotated[int, typer.Option(help="Noise samples that estimated a probability.")] = N,
-    n0: Annotated[int, typer.Option(help="Noise samples that selected the class.")] = N0,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
-    seed: Annotated[int, typer.Option(help="Training seed, to tell logs of one method apart.")] = 0,
-    dataset: Annotated[str, typer.Option(help="Name of the data in tables.")] = "cifar10",
-    model: Annotated[str, typer.Option(help="Name of the network in tables.")] = "resnet110",
+    method: Annotated[str | None, typer.Option(help="Row of the tables; guessed where not given.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise of the certification; guessed where not given.")] = None,
+    n: Annotated[int | None, typer.Option(help=f"Noise samples that estimated a probability; {N}.")] = None,
+    n0: Annotated[int | None, typer.Option(help=f"Noise samples that selected the class; {N0}.")] = None,
+    alpha: Annotated[float | None, typer.Option(help=f"Probability that a certificate is wrong; {ALPHA:g}.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Training seed, to tell logs of one method apart; 0.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data in tables; cifar10.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the network in tables; resnet110 on cifar10.")] = None,
     skip: Annotated[int, typer.Option(help="Take only images whose index is a multiple of this.")] = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether what was guessed is right.")] = False,
 ) -> None:
-    """Make another program's certification log a row of a run. n and alpha are what you state: a log does not say."""
+    """Make other programs' certification logs rows of a run. n and alpha are what you state: a log does not say.
+
+    What is not stated is guessed from the logs' paths, shown, and to be confirmed; what is stated is of all logs.
+    """
     from results.store.logs import import_log, stated
 
     with user_errors():
-        settings = stated(
-            name=method, sigma=sigma, n=n, n0=n0, alpha=alpha, seed=seed, dataset=dataset, model=model, stride=skip
-        )
+        given = {"name": method, "sigma": sigma, "n": n, "n0": n0, "alpha": alpha, "seed": seed}
+        given |= {"dataset": dataset, "model": model}
+        own = {key: value for key, value in given.items() if value is not None} | {"stride": skip}
+        stated(**({"name": "log", "sigma": 1.0} | own))  # refuses what is wrong before a file is opened
         folder = RunFolder(location(out))
-        for oddity in import_log(log, settings, folder):
-            told = escape(f"{log.name}: {oddity}")
-            errors.print(f"[yellow]warning:[/yellow] {told}", highlight=False, soft_wrap=True)
+        if not log.is_dir() and method is not None and sigma is not None:
+            _tell_oddities(log, import_log(log, stated(**own), folder))
+        else:
+            _import_guessed(log, own, folder, yes=yes)
         merge_and_report(folder)
+
+
+def _import_guessed(log: Path, own: dict[str, Any], folder: RunFolder, *, yes: bool) -> None:
+    """Import the logs of a folder, or one, by what is stated and what their paths say.
+
+    Raises:
+        UserError: nobody has confirmed what was guessed; no log was imported.
+    """
+    from results.store.guess import find_logs, guessed, settings_of
+    from results.store.logs import import_logs
+
+    many = log.is_dir()
+    root, paths = (log, find_logs(log)) if many else (log.parent, [log])
+    wanted = []
+    for path, found in zip(paths, guessed(paths, root), strict=True):
+        with _refusals(many):
+            wanted.append((path, settings_of(path, found, own)))
+    if wanted:
+        _print_guesses([(str(path.relative_to(root)), trial) for path, trial in wanted])
+        if not yes:
+            _ask(len(wanted), len(paths))
+    imported = 0
+    for outcome in import_logs(wanted, folder):
+        with _refusals(many):
+            if outcome.refused is not None:
+                raise outcome.refused
+            imported += 1
+            _tell_oddities(outcome.log, outcome.oddities)
+    console.print(f"{imported} of {len(paths)} files imported", highlight=False)
+    if not imported:
+        raise UserError(f"{log}: no log was imported")
+
+
+@contextmanager
+def _refusals(many: bool) -> Iterator[None]:
+    """Of many logs, one that is refused gets a line, and the others go on."""
+    try:
+        yield
+    except (BenchError, OSError) as error:
+        if not many:
+            raise
+        sentence = " ".join(sentence_of(error).split())
+        errors.print(f"[red]refused:[/red] {escape(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _ask(wanted: int, files: int) -> None:
+    """Raises UserError where there is nobody to answer."""
+    if not sys.stdin.isatty():
+        whose = "path of 1 log says of it" if wanted == 1 else f"paths of {wanted} logs say of them"
+        raise UserError(f"what the {whose} stands above: give --yes if it is right, or state what is not")
+    if not typer.confirm(f"Import {wanted} of {files} file{'s' * (files > 1)} as above?"):
+        raise typer.Exit(1)
+
+
+def _print_guesses(wanted: list[tuple[str, ImportedTrial]]) -> None:
+    """What each log is imported as; in a sentence, what is the same of all."""
+    columns: dict[str, list[str]] = {"seed": [], "data": [], "network": [], "n": [], "n0": [], "alpha": []}
+    for _, trial in wanted:
+        certify = trial.certify
+        values = (trial.seed, trial.dataset, trial.model, certify.n, certify.n0, f"{certify.alpha:g}")
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(str(value))
+    shown = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    headings = [Heading("log", least=24), Heading("method", least=16), Heading("σ"), *map(Heading, shown)]
+    rows = [
+        [path, trial.name, f"{trial.sigma:g}", *(values[place] for values in shown.values())]
+        for place, (path, trial) in enumerate(wanted)
+    ]
+    same = ", ".join(f"{name} {values[0]}" for name, values in columns.items() if name not in shown)
+    console.print(Sheet(headings, rows), f"all of them: {same}" if same else "", "", sep="\n", highlight=False)
+
+
+def _tell_oddities(log: Path, oddities: list[str]) -> None:
+    for oddity in oddities:
+        print_warning(f"{log.name}: {oddity}")
 
 
 @app.command()
@@ -169,6 +276,35 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON has them: null for NaN."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
     return rows
+
+
+def _print_over_seeds(table: pd.DataFrame) -> None:
+    names_of_columns = ("", "A", "B", "A − B", "95 % interval", "sd seeds", "sd images", "p", "Holm")
+    headings = [Heading(name, right=True) for name in names_of_columns]
+    pairs = table.groupby(["sigma", "first", "second", "seeds", "shared_models"], sort=False)
+    for (sigma, first, second, seeds, models), rows in pairs:
+        shown_rows = []
+        for row in rows.to_dict("records"):
+            accuracy = row["quantity"] == "accuracy"
+            digits, scale = (1, 100) if accuracy else (3, 1)
+            shown = [_decimal(row[key], digits, scale) for key in ("first_value", "second_value", "difference")]
+            interval = "–"
+            if row["lower"] == row["lower"]:
+                interval = ", ".join(_decimal(row[key], digits, scale) for key in ("lower", "upper"))
+            spreads = (_decimal(row[key], digits + 1, scale) for key in ("sd_seed", "sd_image"))
+            p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
+            style = "bold" * (row["p_holm"] < 0.05)
+            label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
+            shown_rows.append([Text(cell, style) for cell in (label, *shown, interval, *spreads, *p_values)])
+        title = f"σ = {sigma:g}, over {seeds} seeds: A = {first}, B = {second}"
+        if models:
+            title += f" (not independent; trained models that they share: {models})"
+        console.print(title, style="bold", highlight=False)
+        console.print(Sheet(headings, shown_rows, gap=1), "")
+
+
+def _decimal(value: float, digits: int, scale: int) -> str:
+    return f"{scale * value:.{digits}f}"
 
 
 def _print_comparison(table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Commands that run and watch trials: `bench run`, `status`, `trial`."""
+"""Commands that run and watch trials: `bench run`, `status`, `watch`, `trial`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from bench.cli.base import (
+    BeaconOption,
     PluginOption,
     RunArgument,
     app,
@@ -44,7 +45,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the trials and what they will cost on this machine.")
+        bool,
+        typer.Option("--dry-run", help="Only list the trials, their cost on this machine, and what they could detect."),
     ] = False,
 ) -> None:
     """Run a grid: train, certify, merge, report. The same command again finishes what is missing."""
@@ -79,11 +81,12 @@ def run(
 def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
     from bench.audit.forecast import forecast
     from bench.runner.display import duration
+    from bench.runner.expected import in_words, record_of
     from bench.runner.grid import trials_of
 
     if not as_json:
-        console.print("counting passes, and measuring their speed for some ten seconds …")
-    found = forecast(trials_of(options)[0])
+        console.print("counting passes, and measuring their speed for some seconds …")
+    found = forecast(trials_of(options)[0], options.workers, options.cpus_per_worker)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -111,14 +114,45 @@ def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
             console.print(f"trained once: {escape(which)}, {escape(', '.join(each['shared']))}", highlight=False)
     several = f"{found['devices']} × " if found["devices"] > 1 else ""
     compiled = ", less where compilation pays, which was not tried" if found["compiled"] else ""
-    machine = f"{several}{escape(found['device'])}"
     console.print(
-        f"{len(rows)} trials, together about {duration(found['seconds'])} on {machine}{compiled}. "
+        f"{len(rows)} trials on {several}{escape(found['device'])}: {escape(in_words(record_of(found)))}{compiled}. "
         "Passes of images through one network: train forward and backward; attack likewise, for the images; survey "
         "forward alone, by a model in training or a teacher; certify forward alone, at most.",
         highlight=False,
         soft_wrap=True,
     )
+    _print_power(found["detectable"])
+
+
+def _print_power(detectable: list[dict[str, Any]]) -> None:
+    """Which differences the run could detect."""
+    if not detectable:
+        return
+    from results.analysis.power import ASSUMED
+
+    headings = [
+        *(Heading(text, right=True) for text in ("σ", "images", "seeds", "ACR")),
+        Heading(f"ACR, Holm\n{detectable[0]['pairs']} pairs", f"ACR, Holm, {detectable[0]['pairs']} pairs", right=True),
+        Heading("certified\naccuracy", "certified accuracy", right=True),
+    ]
+    rows = [
+        [
+            f"{each['sigma']:g}",
+            str(each["images"]),
+            str(each["seeds"]),
+            *(f"{each[key]:.4f}" for key in ("acr", "acr_corrected")),
+            f"{100 * each['accuracy']:.1f} points",
+        ]
+        for each in detectable
+    ]
+    console.print("\nDifferences of two methods that are found with probability .8 at .05, two-sided", highlight=False)
+    console.print(Sheet(headings, rows, gap=1))
+    one = (
+        ""
+        if min(each["seeds"] for each in detectable) > 1
+        else (" With one seed the difference is that of two trained models, and says nothing of other trainings.")
+    )
+    console.print(ASSUMED + one, style="italic", highlight=False, soft_wrap=True)
 
 
 def _millions(count: int) -> str:
@@ -126,10 +160,13 @@ def _millions(count: int) -> str:
 
 
 class _Terminal:
-    """The `bench.runner.grid.Audience` before a screen."""
+    """The `bench.runner.grid.RunAudience` before a screen."""
 
     def __init__(self, grid: str, *, quiet: bool, as_json: bool) -> None:
         self.grid, self.quiet, self.as_json = grid, quiet, as_json
+
+    def asks_for_cost(self) -> bool:
+        return not self.quiet
 
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         if self.quiet:
@@ -144,6 +181,9 @@ class _Terminal:
             highlight=False,
             soft_wrap=True,
         )
+
+    def expects(self, cost: str) -> None:
+        console.print(f"{escape(cost)} (bench run --dry-run has each trial)", highlight=False)
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         from bench.runner.display import shown
@@ -180,11 +220,38 @@ def status(
 
 
 @app.command()
+def watch(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 8420,
+    host: Annotated[
+        str, typer.Option(help="Address at which it is served; others than this machine's own take a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str, typer.Option(envvar="BENCH_WATCH_TOKEN", help="That whoever opens the page must know.", show_default=False)
+    ] = "",
+) -> None:
+    """The page of a run in a browser while it goes on: progress, curves of training, tables as they fill.
+
+    It reads the run's files and writes none; Ctrl-C ends it, and nothing else.
+    """
+    with user_errors():
+        folder = RunFolder(location(run))
+        from bench.runner.watch import WatchServer
+
+        with WatchServer(folder, host, port, token) as server:
+            console.print(
+                f"{server.url}  shows {escape(run)} while it goes on; Ctrl-C ends this", highlight=False, soft_wrap=True
+            )
+            server.serve()
+
+
+@app.command()
 def trial(
     settings: Annotated[
         str, typer.Argument(help="Settings of one trial, as bench run leaves them.", metavar="TRIAL.json")
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
+    beacon: BeaconOption = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
     plugin: PluginOption = None,
 ) -> None:
@@ -194,7 +261,7 @@ def trial(
 
     with stopped_in_order(), user_errors():
         load_plugins(plugin or ())
-        chosen = read_trial(location(settings))
+        chosen = read_trial(location(settings), beacon)
         folder = RunFolder(location(out))
         from bench.runner.single import run_single  # with torch
 

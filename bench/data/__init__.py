@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import load_folder, name_of_folder
+from bench.data.files import load_folder, name_of_folder, split_crop
+from bench.data.held_out import held_out_of, name_of, name_of_whole, parts_of, split_in_two
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.known import KNOWN, name_in
 from bench.data.named import load_named, name_of_named
+from bench.data.stored import StoredImages
 from bench.settings.normalisation import Normalisation
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
@@ -23,11 +26,14 @@ __all__ = [
     "ImageSet",
     "Normalisation",
     "Split",
+    "StoredImages",
     "count_channels",
     "count_images",
     "dataset_name",
+    "held_out_of",
     "load_images",
     "resolve_data",
+    "split_name",
 ]
 
 
@@ -36,17 +42,23 @@ def resolve_data(data: str) -> str:
 
     Args:
         data: "synthetic", one of `KNOWN` such as "cifar10" (under ./data or $BENCH_DATA, downloaded when absent), the
-            name of another registered data set, a folder or its URL.
+            name of another registered data set, a folder or its URL; FOLDER#SHORT,CROP, whose images are resized and
+            cropped; or what `held_out_of` gives.
 
     Raises:
         DataError: one of `KNOWN` is neither there nor to be had.
         ValueError: a URL that cannot be opened.
     """
+    if parts := parts_of(data):
+        return held_out_of(resolve_data(parts[1]), parts[0])
     if data in KNOWN:  # workers are told where it is, for ./data is another folder to them
         from bench.data.downloaded import find, given_place  # torchvision takes seconds to import
 
         return str(find(data, given_place() or Path("data")))
-    return data if data in DATASETS else str(location(data))
+    if data in DATASETS:
+        return data
+    folder, crop = split_crop(data)
+    return f"{location(folder)}#{crop.short},{crop.side}" if crop else str(location(folder))
 
 
 def dataset_name(data: str) -> str:
@@ -59,7 +71,18 @@ def dataset_name(data: str) -> str:
         DataError: a folder that is not there, or that holds no usable images; or as `load_images`.
         StorageError: the store gives no answer.
     """
-    return name_of_named(data) if data in DATASETS else name_of_folder(data)
+    if parts := parts_of(data):
+        return name_of(_name(parts[1], ("train",)), parts[0])
+    return _name(data, get_args(Split))
+
+
+def _name(data: str, splits: tuple[Split, ...]) -> str:
+    return name_of_named(data, splits) if data in DATASETS else name_of_folder(data, splits)
+
+
+def split_name(data: str) -> str:
+    """Of which split the images are that a trial certifies on this data."""
+    return "held out of train" if parts_of(data) else "test"
 
 
 def count_images(data: str, split: Split) -> int:
@@ -86,7 +109,7 @@ def count_channels(data: str) -> int:
 
 @lru_cache(maxsize=2)
 def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
-    """All images of a split; kept, so do not change them.
+    """All images of a split; kept, so do not change them. Those of a large folder stay in their files.
 
     Args:
         data: as `resolve_data` takes or gives it. A folder holds Parquet files in the layout of the Hugging Face hub,
@@ -100,16 +123,26 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
         DataError: nothing there, or not readable as images of one size with labels; says what was looked for.
         StorageError: the store gives no answer.
     """
+    if parts := parts_of(data):
+        count, whole = parts
+        return split_in_two(_load(whole, ("train",), name_of_whole(dataset)), count, split)
+    return _load(data, (split, *(other for other in get_args(Split) if other != split)), dataset)
+
+
+def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
+    """The images of the first split; the others may be looked at to see that they belong together."""
+    split = splits[0]
     if data in DATASETS:
         return load_named(data, split)
+    data, crop = split_crop(data)
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
     if dataset in KNOWN and not folder.exists():
         from bench.data.downloaded import find, given_place
 
         folder = find(dataset, given_place() or cache())
-    if known := name_in(folder):
+    if known := name_in(folder, splits):
         from bench.data.downloaded import load
 
         return load(known, folder, split)
-    return load_folder(folder, split)
+    return load_folder(folder, split, splits, crop)

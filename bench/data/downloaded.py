@@ -99,7 +99,9 @@ def load(name: str, folder: Path, split: Split) -> ImageSet:
 
 
 def _read_cifar(kind: type[CIFAR10], folder: Path, split: Split) -> Read:
-    in_place: type[CIFAR10] = type(kind.__name__, (kind,), {"base_folder": ""})  # whatever the folder is called
+    # Whatever the folder is called; and torchvision would read all files to see whether they are damaged.
+    other = "test_list" if split == "train" else "train_list"
+    in_place: type[CIFAR10] = type(kind.__name__, (kind,), {"base_folder": "", other: []})
     found = in_place(str(folder), train=split == "train")
     images = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
     return images, np.array(found.targets), tuple(found.classes)

@@ -1,5 +1,8 @@
 """Folders of images: Parquet as the Hugging Face hub serves it, or one folder per class.
 
+FOLDER#SHORT,CROP resizes and crops what it has, as is usual for ImageNet: FOLDER#256,224. Sets above `IN_MEMORY` stay
+in their files.
+
 What a folder is called in tables depends on the images and labels that are read from it and on nothing else in it.
 """
 
@@ -12,7 +15,9 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bench.data.fetch import fetched
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.known import name_in
+from bench.data.stored import StoredImages
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location
 
@@ -33,55 +39,184 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 """Of pixels that become 8-bit RGB without loss."""
+ORIENTATION = 0x0112
+"""EXIF's tag; from 5 on width and height are exchanged."""
 
 logger = logging.getLogger("bench")
+
+
+IN_MEMORY = 256 * 2**20
+"""Bytes of pixels of a split that is decoded once and kept; CIFAR-10's 50 000 images are 147 MiB."""
+CROP = re.compile(r"(?P<folder>.+)#(?P<short>[1-9]\d{0,3})(,(?P<crop>[1-9]\d{0,3}))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How images of any size become squares of one: the shorter side is resized, and the centre cropped, as the code
+    published with Cohen et al. 2019 does it for ImageNet (torchvision's Resize and CenterCrop, of Pillow's images)."""
+
+    short: int
+    """Pixels of the shorter side."""
+    side: int
+    """Pixels of the square, at most as many."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The square."""
+        scale = self.short / min(image.size)
+        width, height = (max(self.short, int(scale * side)) for side in image.size)
+        left, top = (round((side - self.side) / 2) for side in (width, height))
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return image.crop((left, top, left + self.side, top + self.side))
+
+
+def split_crop(data: str) -> tuple[str, Crop | None]:
+    """The folder or its URL, and what is done to its images.
+
+    Raises:
+        DataError: a crop that is larger than what it is taken from.
+    """
+    match = CROP.fullmatch(data)
+    if not match:
+        return data, None
+    short = int(match["short"])
+    crop = Crop(short, int(match["crop"] or short))
+    if crop.side > crop.short:
+        raise DataError(f"data {data!r}: a crop of {crop.side} is larger than the shorter side, {crop.short}")
+    return match["folder"], crop
 
 
 @dataclass(frozen=True)
 class _Encoded:
     """The images of one split, as files have them."""
 
-    contents: list[bytes]
     labels: list[int]
-    places: list[str]
-    """Where each is, for messages."""
     classes: list[str] | None
     """Names of the labels, where the files tell."""
+    source: _Pictures | _Rows
+    crop: Crop | None
+
+    def contents(self) -> Iterator[tuple[bytes, str]]:
+        """Each image as it is encoded, and where it is, for messages; one at a time."""
+        for index in range(len(self.labels)):
+            yield self.source.content(index), self.source.place(index)
+
+    def decoded(self, index: int) -> NDArray[np.uint8]:
+        """(channel, height, width)."""
+        pixels = _decoded(self.source.content(index), self.source.place(index), self.crop)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def name_of_folder(data: str) -> str:
-    """What tables call a folder or its URL: its own name and a fingerprint of its images and labels, in their order; or
-    the name of the data set of `bench.data.known` that it holds.
+class _Pictures:
+    """One file for each image."""
 
-    Files that are not read are named in one warning.
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+
+    def content(self, index: int) -> bytes:
+        """Raises DataError: the file cannot be read."""
+        try:
+            return self._files[index].read_bytes()
+        except OSError as error:
+            raise DataError(f"{error.filename}: not readable: {error.strerror}") from None
+
+    def place(self, index: int) -> str:
+        return str(self._files[index])
+
+
+class _Rows:
+    """Rows of Parquet files; of one row group at a time they are in memory."""
+
+    def __init__(self, groups: list[tuple[Path, str, int, int]]) -> None:
+        """groups: of each row group its file, the column of its images, its number, and how many rows it has."""
+        self._groups = groups
+        self._ends = np.cumsum([rows for *_, rows in groups])
+        first = {file: group for group, (file, *_) in reversed([*enumerate(groups)])}
+        self._firsts = [int(self._ends[first[file]] - groups[first[file]][3]) for file, *_ in groups]
+        self._held: tuple[int, pa.ChunkedArray] | None = None
+
+    def content(self, index: int) -> bytes:
+        """Raises DataError: the file cannot be read, or has no image there."""
+        group = self._group_of(index)
+        if self._held is None or self._held[0] != group:
+            self._held = None  # not two at once
+            file, column, number, _ = self._groups[group]
+            with _refusing(file), pq.ParquetFile(file) as opened:
+                table = opened.read_row_group(number, columns=[f"{column}.bytes"])
+                self._held = group, _bytes_of(table, column)
+        start = int(self._ends[group]) - self._groups[group][3]
+        content = self._held[1][index - start].as_py()
+        if content is None:
+            raise DataError(f"{self.place(index)}: a row without image or label")
+        assert isinstance(content, bytes)
+        return content
+
+    def place(self, index: int) -> str:
+        group = self._group_of(index)
+        return f"{self._groups[group][0]}: row {index - self._firsts[group]}"
+
+    def _group_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+
+def _bytes_of(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """Raises TypeError: the column has none."""
+    found = table[column]
+    if not pa.types.is_struct(found.type):
+        raise TypeError(f"{column} is {found.type}, expected a struct with bytes")
+    return pa.chunked_array([chunk.field("bytes") for chunk in found.chunks], pa.binary())
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not readable as images and labels: {error}") from None
+
+
+def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+    """What tables call a folder or its URL: its own name and a fingerprint of the images and labels of these splits, in
+    their order; or the name of the data set of `bench.data.known` that it holds.
+
+    Files that are not read are named in one warning, where all splits are.
 
     Raises:
         DataError: a folder that is not there, or that holds no usable images.
         StorageError: the store gives no answer.
     """
+    data, crop = split_crop(data)
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else _existing(place)
-    if known := name_in(folder):
+    if known := name_in(folder, splits):
+        _refuse_crop(known, crop)
         return known
     digest = hashlib.sha256()
     found, used = False, set()
-    for split in get_args(Split):
+    for split in splits:
         files = _files_of(folder, split)
         used.update(files)
         if files:
             found = True
-            encoded = _read(folder, split, files)
-            for label, content in zip(encoded.labels, encoded.contents, strict=True):
+            encoded = _read(folder, split, files, splits, crop)
+            for label, (content, _) in zip(encoded.labels, encoded.contents(), strict=True):
                 digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
     if not found:
-        raise _nothing(folder, "test")
-    _tell_of_the_rest(folder, used)
+        raise _nothing(folder, splits[-1])
+    if splits == get_args(Split):
+        _tell_of_the_rest(folder, used)
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
-    return f"{name}@{digest.hexdigest()[:8]}"
+    cropped = f"-{crop.short}-{crop.side}" if crop else ""
+    return f"{name}{cropped}@{digest.hexdigest()[:8]}"
 
 
-def load_folder(folder: Path, split: Split) -> ImageSet:
-    """The images of one split of a folder.
+def load_folder(
+    folder: Path, split: Split, splits: tuple[Split, ...] = get_args(Split), crop: Crop | None = None
+) -> ImageSet:
+    """The images of one split of a folder; in memory, or, where they are many or large, in their files.
+
+    Args:
+        splits: which must have the same classes, where there are folders of them.
 
     Raises:
         DataError: neither layout is found, several are, or a file is not readable as images of one size with labels.
@@ -90,11 +225,23 @@ def load_folder(folder: Path, split: Split) -> ImageSet:
     files = _files_of(folder, split)
     if not files:
         raise _nothing(folder, split)
-    encoded = _read(folder, split, files)
+    encoded = _read(folder, split, files, splits, crop)
     known = len(encoded.classes or [])
     num_classes = known if known > max(encoded.labels) else max(encoded.labels) + 1
     names = tuple(encoded.classes) if encoded.classes and known == num_classes else None
-    return ImageSet(_stack(encoded), np.array(encoded.labels), max(2, num_classes), names)
+    first = encoded.decoded(0)
+    images: NDArray[np.uint8] | StoredImages
+    if len(encoded.labels) * first.nbytes > IN_MEMORY:
+        _check_sizes(encoded, first.shape)
+        images = StoredImages(partial(_sized, encoded, first.shape), first.shape, range(len(encoded.labels)))
+    else:
+        images = _stack(encoded, first.shape)
+    return ImageSet(images, np.array(encoded.labels), max(2, num_classes), names)
+
+
+def _refuse_crop(known: str, crop: Crop | None) -> None:
+    if crop:
+        raise DataError(f"{known}: is not cropped: leave out #{crop.short},{crop.side}")
 
 
 def _existing(folder: Path) -> Path:
@@ -164,32 +311,32 @@ def _tell_of_the_rest(folder: Path, used: set[Path]) -> None:
         logger.warning("%s: ignored, as no image of a class: %s", folder, named)
 
 
-def _read(folder: Path, split: Split, files: list[Path]) -> _Encoded:
-    return _read_parquet(files) if files[0].suffix == ".parquet" else _read_images(folder, split, files)
+def _read(folder: Path, split: Split, files: list[Path], splits: tuple[Split, ...], crop: Crop | None) -> _Encoded:
+    """What is where; images themselves are read when they are wanted."""
+    if files[0].suffix == ".parquet":
+        return _read_parquet(files, crop)
+    return _read_images(folder, split, files, splits, crop)
 
 
-def _read_parquet(files: list[Path]) -> _Encoded:
-    contents: list[bytes] = []
+def _read_parquet(files: list[Path], crop: Crop | None) -> _Encoded:
     labels: list[int] = []
-    places: list[str] = []
+    groups: list[tuple[Path, str, int, int]] = []
     classes: list[str] | None = None
     for file in files:
-        try:
-            schema = pq.read_schema(file)
+        with _refusing(file), pq.ParquetFile(file) as opened:
+            schema, metadata = opened.schema_arrow, opened.metadata
             image, label = (_pick(file, schema.names, allowed) for allowed in (IMAGE_COLUMNS, LABEL_COLUMNS))
-            table = pq.read_table(file, columns=[image, label])
-            rows = [row["bytes"] for row in table[image].to_pylist()]
-        except (OSError, pa.ArrowException, KeyError, TypeError) as error:
-            raise DataError(f"{file}: not readable as images and labels: {error}") from None
-        if not pa.types.is_integer(table[label].type):
-            raise DataError(f"{file}: {label} must be whole numbers, found {table[label].type}")
-        contents += rows
-        labels += table[label].to_pylist()
-        places += [f"{file}: row {row}" for row in range(len(rows))]
+            column = opened.read(columns=[label])[label]
+            groups += [
+                (file, image, number, metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)
+            ]
+        if not pa.types.is_integer(column.type):
+            raise DataError(f"{file}: {label} must be whole numbers, found {column.type}")
+        labels += column.to_pylist()
         classes = _names_in(schema, label)
-    if not labels or None in labels or None in contents:
+    if not labels or None in labels:
         raise DataError(f"{files[0]}: no images, or a row without image or label")
-    return _Encoded(contents, labels, places, classes)
+    return _Encoded(labels, classes, _Rows([group for group in groups if group[3]]), crop)
 
 
 def _names_in(schema: pa.Schema, label: str) -> list[str] | None:
@@ -202,53 +349,82 @@ def _names_in(schema: pa.Schema, label: str) -> list[str] | None:
     return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
 
 
-def _read_images(folder: Path, split: Split, files: list[Path]) -> _Encoded:
-    classes = {part: _classes(folder, part) for part in get_args(Split)}
-    if all(classes.values()) and classes["train"] != classes["test"]:
+def _read_images(
+    folder: Path, split: Split, files: list[Path], splits: tuple[Split, ...], crop: Crop | None
+) -> _Encoded:
+    classes = {part: _classes(folder, part) for part in splits}
+    if len(classes) > 1 and all(classes.values()) and classes["train"] != classes["test"]:
         raise DataError(
             f"{folder}: train/ and test/ must have the same classes, found {classes['train']} and {classes['test']}"
         )
     names = classes[split]
     numbers = {name: number for number, name in enumerate(names)}
     labels = [numbers[path.relative_to(folder / split).parts[0]] for path in files]
-    try:
-        contents = [path.read_bytes() for path in files]
-    except OSError as error:
-        raise DataError(f"{error.filename}: not readable: {error.strerror}") from None
-    return _Encoded(contents, labels, [str(path) for path in files], names)
+    return _Encoded(labels, names, _Pictures(files), crop)
 
 
-def _stack(encoded: _Encoded) -> NDArray[np.uint8]:
+def _stack(encoded: _Encoded, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Decode images of one size into (count, 3, height, width); grey ones too, whose three channels are then equal."""
-    pixels: NDArray[np.uint8] | None = None
-    for index, (content, place) in enumerate(zip(encoded.contents, encoded.places, strict=True)):
-        decoded = _decoded(content, place)
-        if pixels is None:
-            pixels = np.empty((len(encoded.contents), *decoded.shape), dtype=np.uint8)
-        if decoded.shape != pixels.shape[1:]:
-            wanted, found = (f"{shape[1]}×{shape[0]}" for shape in (pixels.shape[1:], decoded.shape))
-            raise DataError(f"{place}: is {found}, the first image {wanted}: all must have one size")
-        pixels[index] = decoded
-    assert pixels is not None
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    pixels = np.empty((len(encoded.labels), *shape), dtype=np.uint8)
+    for index in range(len(pixels)):
+        pixels[index] = _sized(encoded, shape, index)
+    return pixels
 
 
-def _decoded(content: bytes, place: str) -> NDArray[np.uint8]:
+def _sized(encoded: _Encoded, shape: tuple[int, ...], index: int) -> NDArray[np.uint8]:
+    decoded = encoded.decoded(index)
+    _refuse_other_size(encoded.source.place(index), decoded.shape, shape)
+    return decoded
+
+
+def _check_sizes(encoded: _Encoded, shape: tuple[int, ...]) -> None:
+    """Look at the headers of images that are not decoded now.
+
+    Raises:
+        DataError: one is no image, or of another size.
+    """
+    for content, place in encoded.contents():
+        with _opened(content, place) as image:
+            width, height = image.size
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5  # without it PNGs are decoded
+        if encoded.crop is None:
+            _refuse_other_size(place, (3, width, height) if turned else (3, height, width), shape)
+
+
+def _refuse_other_size(place: str, found: tuple[int, ...], first: tuple[int, ...]) -> None:
+    if found != first:
+        is_, wanted = (f"{shape[2]}×{shape[1]}" for shape in (found, first))
+        raise DataError(
+            f"{place}: is {is_}, the first image {wanted}: all must have one size, or be resized and cropped: "
+            "FOLDER#256,224 takes the centre of 224 of what has 256 on its shorter side"
+        )
+
+
+@contextmanager
+def _opened(content: bytes, place: str) -> Iterator[Image.Image]:
+    """An image whose pixels may not be read yet; whatever is wrong with it becomes one sentence."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{place}: not readable as an image") from None
+    except Exception as error:  # a damaged file may raise anything
+        raise DataError(f"{place}: not readable as an image: {error}") from None
+
+
+def _decoded(content: bytes, place: str, crop: Crop | None = None) -> NDArray[np.uint8]:
     """(height, width, 3), as the image is meant to be seen.
 
     Raises:
         DataError: not an image, or one that 8-bit RGB cannot hold without loss.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            lost = _what_rgb_loses(image)
-            if not lost:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except UnidentifiedImageError:
-        raise DataError(f"{place}: not readable as an image") from None
-    except Exception as error:  # a damaged file may raise anything
-        raise DataError(f"{place}: not readable as an image: {error}") from None
-    raise DataError(f"{place}: {lost}: convert it to 8-bit RGB")
+    with _opened(content, place) as image:
+        if lost := _what_rgb_loses(image):
+            raise DataError(f"{place}: {lost}: convert it to 8-bit RGB")
+        seen = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(crop(seen) if crop else seen)
 
 
 def _what_rgb_loses(image: Image.Image) -> str:

@@ -1,13 +1,18 @@
-"""A labelled set of images in memory, as numpy arrays: a command that only looks at its data needs no torch."""
+"""A labelled set of images, as numpy arrays: a command that only looks at its data needs no torch.
+
+Small sets are in memory. Those of `bench.data.stored` stay in their files, and are decoded where they are asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.stored import StoredImages
 from bench.settings.normalisation import Normalisation
 from results.errors import BenchError
 from results.store.shards import evenly_spaced
@@ -21,10 +26,11 @@ class DataError(BenchError):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size, small enough to live on the training device as one tensor."""
+    """Images of one size."""
 
-    images: NDArray[np.uint8]
-    """(count, channel, height, width), of 1 or 3 channels."""
+    images: NDArray[np.uint8] | StoredImages
+    """(count, channel, height, width), of 1 or 3 channels. Both kinds have a shape, and give an array of those images
+    whose indices they are given."""
     labels: NDArray[np.int64]
     """(count,), in [0, num_classes)."""
     num_classes: int
@@ -49,11 +55,20 @@ class ImageSet:
         """1 or 3."""
         return int(self.images.shape[1])
 
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All images, in memory: training has them on its device as one tensor."""
+        return np.asarray(self.images)
+
     def evenly(self, count: int | None) -> ImageSet:
         """`count` evenly spaced images, or all where it is None: sets may be sorted by class.
 
         Raises:
             ValueError: there are fewer.
         """
-        picked = evenly_spaced(len(self), count)
-        return replace(self, images=self.images[picked], labels=self.labels[picked])
+        return self.at(evenly_spaced(len(self), count))
+
+    def at(self, picked: Sequence[int]) -> ImageSet:
+        """The images at these indices; those that stay in files go on doing so."""
+        images = self.images.at(picked) if isinstance(self.images, StoredImages) else self.images[list(picked)]
+        return replace(self, images=images, labels=self.labels[list(picked)])

@@ -11,12 +11,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from bench.data.imageset import DataError
+from bench.data.imageset import DataError, Split
 from bench.settings.normalisation import CIFAR10, Normalisation
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 """The files of MNIST, and of others in its form: images and labels for training, then for the test."""
+SPLITS: tuple[Split, ...] = ("train", "train", "test", "test")
+"""Of which each is."""
 CHECKSUMS = {
     "mnist": (
         "6bbc9ace898e44ae57da46a324031adb",
@@ -74,7 +77,7 @@ KNOWN = {
         archives=("cifar-100-python.tar.gz",),
         num_classes=100,
         normalisation=Normalisation(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
-        marks=("train", "test", "meta"),
+        marks=("train", "meta"),
     ),
     "svhn": KnownSet(
         title="SVHN",
@@ -83,7 +86,7 @@ KNOWN = {
         num_classes=10,
         normalisation=Normalisation(mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970)),
         flip=False,
-        marks=("train_32x32.mat", "test_32x32.mat"),
+        marks=("train_32x32.mat",),
         place="svhn",
     ),
     "mnist": KnownSet(
@@ -106,8 +109,8 @@ KNOWN = {
 }
 
 
-def name_in(folder: Path) -> str | None:
-    """The data set that a folder holds as its authors serve it, if it holds one.
+def name_in(folder: Path, splits: tuple[Split, ...] = get_args(Split)) -> str | None:
+    """The data set that a folder holds as its authors serve it, if it holds one; only files of these splits are read.
 
     Raises:
         DataError: files of MNIST's form that are neither MNIST's nor FashionMNIST's.
@@ -117,6 +120,8 @@ def name_in(folder: Path) -> str | None:
             return name
     some = False
     for number, file in reversed([*enumerate(IDX)]):  # the smallest first
+        if SPLITS[number] not in splits:
+            continue
         for content in idx_contents(folder, file):
             some, checksum = True, md5(content)
             for name, checksums in CHECKSUMS.items():

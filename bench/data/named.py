@@ -30,12 +30,12 @@ def load_named(name: str, split: Split) -> ImageSet:
     return _checked(name, found)
 
 
-def name_of_named(name: str) -> str:
-    """The name itself for this program's own data; else with a fingerprint of all that belongs to it."""
+def name_of_named(name: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+    """The name itself for this program's own data; else with a fingerprint of all that belongs to these splits."""
     if not DATASETS.code(name):
         return name
     digest = hashlib.sha256()
-    for split in get_args(Split):
+    for split in splits:
         found = load_named(name, split)
         shape = ", ".join(map(str, found.images.shape))
         digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
@@ -51,9 +51,14 @@ def _checked(name: str, found: object) -> ImageSet:
         raise DataError(f"data {name!r}: its loader must return a bench.data.ImageSet, gave {type(found).__name__}")
     images, labels = found.images, found.labels
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(f"data {name!r}: images must be (count, 1 or 3, height, width), uint8, not {_kind(images)}")
+        raise DataError(
+            f"data {name!r}: images must be (count, 1 or 3, height, width), uint8, not "
+            f"{_kind(images.shape, images.dtype)}"
+        )
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels)}")
+        raise DataError(
+            f"data {name!r}: labels must be ({len(images)},), int64, not {_kind(labels.shape, labels.dtype)}"
+        )
     if found.normalisation is not None and found.normalisation.channels != found.channels:
         raise DataError(
             f"data {name!r}: its normalisation must have as many means and stds as its images have channels, "
@@ -62,5 +67,5 @@ def _checked(name: str, found: object) -> ImageSet:
     return found
 
 
-def _kind(array: np.ndarray) -> str:
-    return f"{array.shape}, {array.dtype}"
+def _kind(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    return f"{shape}, {dtype}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from bench.data.imageset import ImageSet, Split
@@ -15,9 +17,10 @@ CHUNK = 100
 """Images drawn at once: so many stay in a core's cache."""
 
 
-@register_dataset("synthetic")
+@cache
 def draw_synthetic(split: Split) -> ImageSet:
-    """The split's images, the same on every machine: as many of each class, in random order.
+    """The split's images, the same on every machine: as many of each class, in random order. They are kept, being few,
+    whatever other data is loaded in between.
 
     An image is 1/f background noise of random colour plus one soft-edged figure of its class (disc, ring, bars,
     cross, …) with random place, size, colour and strength. Classes differ in shape more than in colour.
@@ -35,6 +38,9 @@ def draw_synthetic(split: Split) -> ImageSet:
         images = 0.5 + _background(random, len(figures)) + figures * colours[part]
         pixels[part] = np.round(np.clip(images, 0, 1) * 255)
     return ImageSet(pixels, labels, CLASSES)
+
+
+register_dataset("synthetic")(draw_synthetic)
 
 
 def _background(random: np.random.Generator, count: int) -> np.ndarray:

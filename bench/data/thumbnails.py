@@ -17,6 +17,8 @@ from results.store.settings import CertifiedTrial
 from results.store.shards import evenly_spaced
 
 LARGEST = 64  # pixels
+MOST = 10_000
+"""Pictures of one data set whose images are larger; evenly spaced where there are more."""
 
 
 def keep_thumbnails(run: RunFolder, trials: Sequence[CertifiedTrial]) -> None:
@@ -30,7 +32,10 @@ def keep_thumbnails(run: RunFolder, trials: Sequence[CertifiedTrial]) -> None:
     new = []
     for data, dataset, wanted in dict.fromkeys((trial.data, trial.dataset, trial.certify.images) for trial in trials):
         images = load_images(data, "test", dataset)
-        for index in evenly_spaced(len(images), wanted):
+        indices = evenly_spaced(len(images), wanted)
+        if len(indices) > MOST and max(images.images.shape[2:]) > LARGEST:
+            indices = [indices[place] for place in evenly_spaced(len(indices), MOST)]
+        for index in indices:
             if (dataset, index) not in known:
                 known.add((dataset, index))
                 new.append({"dataset": dataset, "index": index, "png": _png(images.images[index])})

@@ -31,6 +31,8 @@ class Role(IntEnum):
     SURVEY_SHIFTS = 12
     JUDGE = 13
     """Samples that decide whether an attacked image has fallen."""
+    BASE = 17
+    """One sample of each certified image, for the accuracy of the base classifier."""
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

@@ -6,13 +6,15 @@ model = build_model("resnet110", num_classes=10)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bench.models.decomposition import LinearDecomposition
+from bench.models.denoisers import Denoised
 from bench.models.networks import build_network
+from bench.models.preprocessing import Preprocessed
 from bench.settings.normalisation import CIFAR10, Normalisation
 from bench.settings.registries import DEFAULT_WIDTH
 
@@ -82,7 +84,7 @@ FEWEST_TOGETHER = 16
 class MeanLogits(nn.Module):
     """An ensemble: the mean of its members' logits (Horváth et al. 2022)."""
 
-    def __init__(self, members: list[Classifier]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
@@ -95,7 +97,7 @@ class Consensus(MeanLogits):
     """K-consensus aggregation (Horváth et al. 2022): the first K members alone where they agree on a class, otherwise
     the mean logits of all."""
 
-    def __init__(self, members: list[Classifier], consensus: int) -> None:
+    def __init__(self, members: Sequence[nn.Module], consensus: int) -> None:
         """consensus: K, at least 2 and below the number of members."""
         super().__init__(members)
         self.consensus = consensus
@@ -128,9 +130,11 @@ def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, spl
 
 
 def channels_of(model: nn.Module) -> int | None:
-    """Of the images that a classifier was trained on; None where it is none of ours."""
+    """Of the images that a classifier was trained on; None where it does not say."""
+    if isinstance(model, Denoised):
+        return channels_of(model.classifier)
     first = model.members[0] if isinstance(model, MeanLogits) else model
-    return first.mean.shape[1] if isinstance(first, Classifier) else None
+    return first.mean.shape[1] if isinstance(first, Classifier | Preprocessed) else None
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -145,6 +149,11 @@ def count_bytes(model: nn.Module) -> int:
 
 def kind_of(model: nn.Module) -> str:
     """How the classifier is made of networks, for the rows of its certificates."""
+    if isinstance(model, Denoised):
+        return f"denoised {kind_of(model.classifier)}"
     if isinstance(model, Consensus):
         return f"{model.consensus}-consensus of {len(model.members)}"
-    return f"mean of {len(model.members)} logits" if isinstance(model, MeanLogits) else "network"
+    if isinstance(model, MeanLogits):
+        return f"mean of {len(model.members)} logits"
+    only_fp32 = any(getattr(module, "only_fp32", False) for module in model.modules())
+    return "network in onnxruntime" if only_fp32 else "network"

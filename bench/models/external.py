@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from results.errors import BenchError
+from results.store.settings import Precision
 
 logger = logging.getLogger("bench")
 
@@ -41,6 +42,19 @@ def logits_of(answers: Any) -> Tensor:
             "logits: wrap it so that it returns them alone"
         )
     return found[0]
+
+
+def allowed_precision(model: nn.Module, precision: Precision) -> Precision:
+    """fp32 for "auto" where a part of the model computes in nothing else.
+
+    Raises:
+        ModelError: bf16 is asked of such a model.
+    """
+    if not any(getattr(module, "only_fp32", False) for module in model.modules()):
+        return precision
+    if precision == "bf16":
+        raise ModelError("the model computes in fp32 alone: onnxruntime runs it")
+    return "fp32"
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -1,20 +1,29 @@
-"""A model by the name that a user types: MODULE:FACTORY, or RUN/TRIAL.
+"""A model by the name that a user types: MODULE:FACTORY, RUN/TRIAL, or one off the shelf (`bench.models.shelf`).
 
 A wrong name is refused before torch is imported.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bench.models.shelf import (
+    SHELVES,
+    ShelfName,
+    factory_name,
+    is_denoiser_on_shelf,
+    is_on_shelf,
+    shelf_name,
+)
+from bench.models.shelf import SourceError as SourceError  # of this module's own users
 from bench.settings.grid import read_trial
 from bench.settings.trial import Trial
-from results.errors import BenchError
 from results.store.folder import AnyPath, RunFolder, location
 from results.store.records import TrainingRecord
 from results.store.settings import CertifiedTrial, ExternalTrial, ImportedTrial, NativeTrial, read_trial_settings
@@ -22,9 +31,8 @@ from results.store.settings import CertifiedTrial, ExternalTrial, ImportedTrial,
 if TYPE_CHECKING:
     from torch import nn
 
-
-class SourceError(BenchError):
-    """A model that cannot be had; the message is one sentence for the user."""
+BEHIND = " > "
+"""Between denoiser and classifier, in a record."""
 
 
 @dataclass(frozen=True)
@@ -34,34 +42,78 @@ class Source:
     model: nn.Module
     """On the CPU, in evaluation mode."""
     where: str
-    """What finds it again from any folder: MODULE:FACTORY, or RUN/TRIAL with an absolute path."""
+    """What finds it again from any folder: MODULE:FACTORY, or RUN/TRIAL or SCHEME:FILE with an absolute path."""
     name: str
-    """The factory's name or the trial's id."""
+    """The factory's name, the trial's id, or the last part of a name off the shelf."""
     weights: str
     """SHA-256."""
     trial: Trial | None
     """Settings under which this program trained the model, if it did."""
     training: TrainingRecord | None
     """The record of that training, if there was one."""
+    num_classes: int | None = None
+    """Number of logits, where it is known before the model is asked."""
 
 
-def open_model(text: str) -> Source:
-    """The model that `text` names.
+def load_model(text: str, sigma: float | None = None, *, denoiser: str | None = None) -> nn.Module:
+    """The model that `text` names, on the CPU, in evaluation mode, from images (batch, channel, height, width) in
+    [0, 1] to logits; whatever resizing and normalisation it needs happen inside, behind the noise.
+
+        from bench import Smoothed, load_model
+        smoothed = Smoothed(load_model("timm:vit_base_patch16_224", sigma=0.5))
+
+    Args:
+        text, denoiser: as `open_model` takes them; every `--model` and `--denoiser` takes the same.
+        sigma: noise to certify it with, which `Smoothed` then takes from it; that of its training where not given.
+
+    Raises:
+        SourceError, CheckpointError: as `open_model`.
+    """
+    from torch import nn
+
+    from bench.models.external import copied
+
+    source = open_model(text, denoiser, sigma)
+    model: Any = source.model
+    if hasattr(model, "smoothing_sigma"):  # a module of the user's own that was loaded before, maybe for another sigma
+        model = copied(model)
+    model.smoothing_sigma = source.trial.sigma if sigma is None and source.trial else sigma
+    model.num_logits = source.num_classes
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def open_model(text: str, denoiser: str | None = None, sigma: float | None = None) -> Source:
+    """The model that `text` names, behind a denoiser if one is given.
 
     Args:
         text: MODULE:FACTORY, a function without arguments that returns a torch.nn.Module, in a module that Python
             finds from the current folder; or RUN/TRIAL, a trained trial of a run, by its id or a beginning of it that
-            no other trial has.
+            no other trial has; or one off the shelf: timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, onnx:FILE.
+        denoiser: ddpm:NAME_OR_FOLDER, or MODULE:FACTORY of a network from noisy images to clean ones (or to their
+            noise: MODULE:FACTORY@predicts=noise), or of a diffusion model (MODULE:FACTORY@schedule=linear or cosine).
+        sigma: of the noise, which decides the denoiser's time step.
 
     Raises:
         SourceError, CheckpointError: no such model, or no usable one.
     """
+    if denoiser is not None:
+        if sigma is None:
+            raise SourceError(f"{denoiser}: a denoiser needs to be told sigma, the noise that it is to remove")
+        return _behind(denoiser, sigma, open_model(text))
+    if is_denoiser_on_shelf(text):
+        raise SourceError(f"{text}: is a denoiser, which stands before a model: give it as --denoiser")
+    if is_on_shelf(text):
+        return _from_shelf(shelf_name(text))
     if ":" in text and "/" not in text:
         return _from_factory(text)
     path = location(text)
     run = RunFolder(path.parent.parent if path.parent.name == "trials" else path.parent)
     if not run.description.exists():
-        raise SourceError(f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json")
+        shelves = ", ".join(f"{scheme}:NAME" for scheme in SHELVES)
+        raise SourceError(
+            f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json, or one of {shelves}"
+        )
     return from_trial(run, _trial_named(run, path.name))
 
 
@@ -81,7 +133,7 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
         raise SourceError(f"{folder.path}: its training is not finished")
     training, settings = TrainingRecord.read(folder.training), read_settings(run, trial_id)
     if isinstance(settings, ExternalTrial):
-        source = _named_source(training.source or "", folder.training, factories)
+        source = _named_source(training.source or "", folder.training, factories, settings.sigma)
         if source.weights != settings.weights:
             raise SourceError(f"{training.source}: its weights are no longer those that {trial_id} certified")
         return source
@@ -91,11 +143,20 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
     assert training.num_classes is not None
     model = load_verified(run, settings, training.num_classes)
     where = str(run.path.absolute() / trial_id)
-    return Source(model, where, trial_id, training.checkpoint_sha256, settings, training)
+    return Source(model, where, trial_id, training.checkpoint_sha256, settings, training, training.num_classes)
 
 
-def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Source:
-    """The model that a record names."""
+def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma: float) -> Source:
+    """The model that a record names. What is off the shelf brings no code of its own."""
+    denoiser, behind, classifier = text.partition(BEHIND)
+    if behind:
+        if is_denoiser_on_shelf(denoiser):
+            denoiser = _moved(denoiser, factories)
+        elif not {denoiser, factory_name(denoiser)[0]} & set(factories):
+            raise SourceError(f"{record}: names code, {denoiser}: give --model {denoiser} to have it run")
+        return _behind(denoiser, sigma, _named_source(classifier, record, factories, sigma))
+    if is_on_shelf(text):
+        return _from_shelf(shelf_name(_moved(text, factories)))
     if ":" in text and "/" not in text:
         if text not in factories:
             raise SourceError(f"{record}: names code, {text}: give --model {text} to have it run")
@@ -105,6 +166,13 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str]) -> Sou
     if not run.description.exists() or isinstance(read_settings(run, place.name), ExternalTrial):
         raise SourceError(f"{record}: source = {text!r}: must be MODULE:FACTORY, or RUN/TRIAL of a trained trial")
     return from_trial(run, place.name)
+
+
+def _moved(text: str, given: Collection[str]) -> str:
+    """A model off the shelf under the name that the user gives it now, where that is another of its kind: a file may
+    have moved. Its weights are compared in any case."""
+    scheme = text.partition(":")[0]
+    return next((other for other in given if other != text and other.startswith(f"{scheme}:")), text)
 
 
 def read_settings(run: RunFolder, trial_id: str) -> CertifiedTrial:
@@ -159,3 +227,73 @@ def _from_factory(text: str) -> Source:
     except ModelError as error:
         raise SourceError(f"{text}: {error}") from error
     return Source(model, text, factory, weights, None, None)
+
+
+def _from_shelf(name: ShelfName) -> Source:
+    """A model of another package, with what has to happen to images behind the noise."""
+    from bench.models.checkpoint import digest_of
+    from bench.models.external import frozen, reason_of
+    from bench.models.packages import from_timm, from_torchvision, from_transformers
+    from bench.models.preprocessing import Preprocessed
+
+    weights = None
+    try:
+        if name.scheme == "onnx":
+            from bench.models.onnx_files import from_onnx
+
+            found, weights = from_onnx(name)
+        else:
+            found = {"timm": from_timm, "torchvision": from_torchvision, "hf": from_transformers}[name.scheme](name)
+    except SourceError:
+        raise
+    except Exception as error:  # a package, or what it downloads, may raise anything
+        raise SourceError(f"{name}: {reason_of(error)}") from error
+    expected = found.expected
+    if "normalise" in name.options:
+        expected = replace(expected, normalisation=name.normalisation)
+    model = frozen(Preprocessed(found.network, expected, found.class_names))
+    digest = weights or digest_of(found.network.state_dict())
+    return Source(model, str(name), name.title, digest, None, None, found.num_classes)
+
+
+def _behind(text: str, sigma: float, classifier: Source) -> Source:
+    """A classifier behind the denoiser that `text` names."""
+    from bench.models.denoisers import Denoised
+
+    denoiser, where, weights = _denoiser(text, sigma)
+    trained = classifier.training.classes if classifier.training else None
+    names: Sequence[str] = trained or getattr(classifier.model, "class_names", [])
+    model = Denoised(denoiser, classifier.model, names)
+    return Source(
+        model.eval(),
+        where + BEHIND + classifier.where,
+        f"{classifier.name[:55]}-denoised",
+        hashlib.sha256(f"{weights} {classifier.weights}".encode()).hexdigest(),
+        None,
+        None,
+        classifier.num_classes,
+    )
+
+
+def _denoiser(text: str, sigma: float) -> tuple[nn.Module, str, str]:
+    """A denoiser for noise of σ; what finds it again; and the SHA-256 of its weights."""
+    from bench.models.checkpoint import digest_of
+    from bench.models.denoisers import OneShot, Plain, from_diffusers, schedule
+    from bench.models.external import frozen, reason_of
+
+    if is_denoiser_on_shelf(text):
+        name = shelf_name(text)
+        try:
+            found = from_diffusers(name)
+        except SourceError:
+            raise
+        except Exception as error:  # a package, or what it downloads, may raise anything
+            raise SourceError(f"{name}: {reason_of(error)}") from error
+        network = OneShot(frozen(found.network), found.alphas, sigma, found.predicts)
+        return network.eval(), str(name), digest_of(found.network.state_dict())
+    factory, options = factory_name(text)
+    source = _from_factory(factory)
+    if "schedule" in options:
+        shot = OneShot(source.model, schedule(options["schedule"]), sigma, options.get("predicts", "noise"))
+        return shot.eval(), text, source.weights
+    return Plain(source.model, options.get("predicts", "image")).eval(), text, source.weights

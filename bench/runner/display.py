@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.runner.progress import RunProgress, TrialProgress, read_progress, seconds_left
+from bench.runner.progress import AT_WORK, RunProgress, TrialProgress, read_progress, seconds_left
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder
 from results.store.records import WorkerRecord
@@ -27,7 +27,6 @@ STYLES = {
     "waiting": "dim",
     "stopped": "dim",
 }
-AT_WORK = ("training", "certifying")
 COLUMNS = ("σ", "method", "stage", "epochs", "images", "shards", "img/s", "left", "workers")
 SHORTEST_NAME = len("consistency")
 """The room that names of methods have; longer ones go over several lines."""
@@ -127,12 +126,14 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def shown(run: RunFolder, console: Console, *, quiet: bool) -> Iterator[None]:
-    """Show the run's progress until the block ends: a live table on a terminal, a line per change elsewhere."""
+    """Show the run's progress until the block ends: a live table on a terminal; a line per change elsewhere, as in a
+    notebook, which keeps them."""
     if quiet:
         yield
         return
     started = time.monotonic()
-    watch = _watch_on_terminal if console.is_terminal and not console.is_dumb_terminal else _print_changes
+    redrawn = console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter
+    watch = _watch_on_terminal if redrawn else _print_changes
     stop = threading.Event()
     thread = threading.Thread(target=watch, args=(run, console, stop, started), daemon=True)
     thread.start()
@@ -170,9 +171,11 @@ def _print_changes(run: RunFolder, console: Console, stop: threading.Event, star
         for trial in progress.trials:
             before = known.get(trial.trial_id, trial.stage if trial.stage == "done" else "waiting")
             if before != trial.stage:
+                left = seconds_left(progress) if trial.stage == "done" and done < len(progress.trials) else None
                 console.print(
-                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<24} {trial.stage}"
-                    f"  ({done} of {len(progress.trials)} done)",
+                    f"{duration(time.monotonic() - started):>8}  σ={trial.sigma:<5g} {trial.label:<20} {trial.stage}"
+                    f"  ({done} of {len(progress.trials)} done{f', about {duration(left)} left' if left else ''})",
                     highlight=False,
+                    soft_wrap=True,
                 )
             known[trial.trial_id] = trial.stage

@@ -29,7 +29,7 @@ class RunFailedError(RuntimeError):
 
 
 class Audience(Protocol):
-    """Who is told how a run goes."""
+    """Who is told how trials go."""
 
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         """The trials are known, and the resources of each; None where nothing is left to do."""
@@ -39,6 +39,16 @@ class Audience(Protocol):
 
     def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
         """Trials have failed, by id with the reason of each."""
+
+
+class RunAudience(Audience, Protocol):
+    """Who is told how a run goes."""
+
+    def asks_for_cost(self) -> bool:
+        """Whether it wants to know what a run on this machine will cost, which takes seconds to find out."""
+
+    def expects(self, cost: str) -> None:
+        """What is left is expected to cost so much, in words."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def run_grid(
         grid: the name of one that comes with the program, or a .toml file.
         address: "auto" or HOST:PORT of a running Ray cluster; one of this machine is started where not given.
         allow_unauthenticated: join a cluster also where it takes commands from anybody.
-        quiet: show no progress.
+        quiet: say neither what it will cost nor how far it is nor where to look.
         options: fields of `bench.settings.options.RunOptions`, such as out="runs/mine", sigmas=[0.5],
             set=["certify.n=200"], plugins=["mine.py"].
 
@@ -84,11 +94,13 @@ def run_grid(
         name, reason = next(iter(finished.failed.items()))
         more = f", and {len(finished.failed) - 1} more" if len(finished.failed) > 1 else ""
         raise RunFailedError(f"{name}: {reason}{more} (log: {finished.folder.trial(name).log})")
+    if not quiet:
+        print(f"{finished.folder.page}: open it in a browser first, all of this is on that one page")
     return read_run(finished.folder.path)
 
 
 def finish_grid(
-    options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: Audience
+    options: RunOptions, *, address: str | None, allow_unauthenticated: bool, audience: RunAudience
 ) -> Finished:
     """As `run_grid`; raises nothing where trials fail."""
     _, plugins = options.opened
@@ -98,7 +110,7 @@ def finish_grid(
     trials, loaded, dataset = trials_of(options)
 
     from bench.data.thumbnails import keep_thumbnails
-    from results.store.description import add_trials, make_room
+    from results.store.description import RunError, add_trials, make_room
     from results.store.lock import RunLock, end_command
     from results.store.records import GroupRecord
 
@@ -106,13 +118,18 @@ def finish_grid(
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
         make_room(folder, fresh=options.fresh)
+        if folder.search.exists():
+            raise RunError(f"{folder.path} holds a search, not a run: give --out another folder")
         left = unfinished(trials, folder)
         size: GroupSize | None = None
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
+            from bench.runner.expected import ask, in_words
             from bench.runner.jobs import default_group, run_trials
             from cluster import connected, node_resources
 
+            # What is measured of this machine tells nothing of a cluster; and Ray, which starts next, would disturb it.
+            forecast = ask(options) if address is None and audience.asks_for_cost() else None
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
             size = default_group(
@@ -124,6 +141,10 @@ def finish_grid(
             keep_thumbnails(folder, trials)
         audience.begins(trials, dataset, size, folder)
         if size:
+            folder.forecast.unlink(missing_ok=True)  # of an earlier command
+            if forecast:
+                forecast.write(folder.forecast)
+                audience.expects(in_words(forecast, left))
             with audience.watching(folder):
                 failed = run_trials(
                     left,
@@ -172,15 +193,21 @@ class _Notebook:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
 
+    def asks_for_cost(self) -> bool:
+        return not self.quiet
+
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         pass
+
+    def expects(self, cost: str) -> None:
+        print(cost)
 
     def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
         from rich.console import Console
 
         from bench.runner.display import shown
 
-        return shown(folder, Console(), quiet=self.quiet)
+        return shown(folder, Console(force_jupyter=False), quiet=self.quiet)  # lines of text, as print writes them
 
     def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
         pass  # the error that follows tells

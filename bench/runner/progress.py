@@ -16,10 +16,20 @@ from results.errors import StoreError
 from results.store.folder import AnyPath, RunFolder, TrialFolder, listing, refuse_devices
 from results.store.lock import Holder, holder
 from results.store.record import FileRecord
-from results.store.records import DevicesRecord, RunRecord, StateRecord, TrainingRecord, WorkerRecord
+from results.store.records import (
+    DevicesRecord,
+    DivergedRecord,
+    ForecastRecord,
+    RunRecord,
+    StateRecord,
+    TrainingRecord,
+    WorkerRecord,
+)
 from results.store.settings import AnyTrial, ImportedTrial, NativeTrial, read_trial_settings
 from results.store.shards import evenly_spaced
 
+AT_WORK = ("training", "certifying")
+"""Stages of trials on which somebody works."""
 Found = TypeVar("Found", bound=FileRecord)
 SAMPLED_SHARDS = 4  # whose times are read, of those of a trial: a full run has thousands
 
@@ -74,6 +84,10 @@ class RunProgress:
     """The command that runs it; None where none does."""
     left_out: list[str] = field(default_factory=list)
     """Accelerators that it, or the last one, left out: a sentence of each."""
+    search: bool = False
+    """Whether the trials are those of a search, which more may follow."""
+    forecast: ForecastRecord | None = None
+    """What it was expected to cost, where that was asked."""
 
     def count(self, *stages: str) -> int:
         """How many trials are in one of these stages."""
@@ -102,6 +116,8 @@ def read_progress(run: RunFolder) -> RunProgress:
         description.group.workers if description.group else 1,
         found if running else None,
         left_out.left_out if left_out else [],
+        run.search.exists(),
+        _or_none(ForecastRecord, run.forecast),
     )
 
 
@@ -111,7 +127,7 @@ def _trial_progress(
     folder = run.trial(trial_id)
     files = dict(listing(folder.path))
     settings = read_trial_settings(folder.settings)
-    state = _read_state(folder, running) if folder.state in files else None
+    state = _read_state(folder, running) if {folder.state, folder.diverged} & files.keys() else None
     epochs = _read_seconds(folder.epochs, files[folder.epochs]) if folder.epochs in files else []
     shards = folder.shard_times() if folder.shards in files else {}
     training = _or_none(TrainingRecord, folder.training) if folder.training in files else None
@@ -151,7 +167,9 @@ def _stage(state: StateRecord | None, *, complete: bool, begun: bool) -> str:
 
 
 def _read_state(folder: TrialFolder, running: bool) -> StateRecord | None:
-    """state.json, unless it is of a command that is no more."""
+    """state.json, unless it is of a command that is no more; of a training that cannot go on, that it failed."""
+    if diverged := _or_none(DivergedRecord, folder.diverged):
+        return StateRecord(state="failed", error=diverged.reason)
     state = _or_none(StateRecord, folder.state)
     return None if state and state.state in ("running", "waiting") and not running else state
 
@@ -197,22 +215,87 @@ def _read_seconds(path: AnyPath, written: int) -> list[float]:  # noqa: ARG001  
 
 
 def seconds_left(run: RunProgress) -> float | None:
-    """A rough estimate from what is finished, in wall-clock seconds; None while nothing is."""
-    epoch = _mean([trial.epoch_seconds for trial in run.trials])
-    image = _mean([trial.image_seconds for trial in run.trials])
-    images_each = max((trial.images_wanted or 0 for trial in run.trials), default=0)
-    if epoch is None:
+    """An estimate in wall-clock seconds; None where nothing is finished and nothing was expected, and in a search.
+
+    What is finished tells how many times as long the epochs and images of a method take as was expected; what is left
+    of it is expected to take as many times as long, and that of a method of which nothing is finished, as many times as
+    all that is. Where nothing was expected, all methods are taken for alike.
+    """
+    if run.search or (not run.forecast and not any(trial.epoch_seconds for trial in run.trials)):
         return None
-    left = 0.0
-    for trial in run.trials:
-        if trial.stage == "done":
-            continue
-        left += (trial.epochs_wanted - trial.epochs) * (trial.epoch_seconds or epoch)
-        wanted = images_each if trial.images_wanted is None else trial.images_wanted
-        left += (wanted - trial.images) * (trial.image_seconds or image or 0.0) / run.group
-    return left / max(1, run.count("training", "certifying"))
+    both = [(trial, _cost(trial, run)) for trial in run.trials]
+    # Before anything is finished: as expected, but for what others took of the machine.
+    usual = 1 / (1 - min(0.9, run.forecast.others or 0.0)) if run.forecast else 0.0
+    epochs = _Times([(t, cost.epochs_done, t.epochs, t.epoch_seconds) for t, cost in both], usual)
+    # What slows training down slows certification down.
+    usual = epochs.of_all if run.forecast else 0.0
+    images = _Times([(t, run.group * cost.images_done, t.images, t.image_seconds) for t, cost in both], usual)
+    slower = max(1.0, epochs.of_all)  # what is not training or certification is so, too
+    left = sum(
+        slower * cost.besides + cost.epochs_left * epochs.of(trial) + cost.images_left * images.of(trial)
+        for trial, cost in both
+        if trial.stage != "done"
+    ) / max(1, run.count(*AT_WORK))
+    if run.forecast and run.count("done") < len(run.trials):
+        left += slower * run.forecast.report_seconds
+    return left
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+class _Times:
+    """How many times as long things took as was expected of them, for each method."""
+
+    def __init__(self, found: Sequence[tuple[TrialProgress, float, int, float | None]], usual: float) -> None:
+        """
+        Args:
+            found: of each trial: expected seconds of what is finished, how many that is, and their mean seconds.
+            usual: where nothing is finished.
+        """
+        expected: dict[str, float] = {}
+        took: dict[str, float] = {}
+        for trial, seconds, count, mean in found:
+            if seconds and count and mean:
+                name = _row(trial)
+                expected[name] = expected.get(name, 0.0) + seconds
+                took[name] = took.get(name, 0.0) + count * mean
+        self._of = {name: took[name] / expected[name] for name in took}
+        self.of_all = sum(took.values()) / sum(expected.values()) if took else usual
+
+    def of(self, trial: TrialProgress) -> float:
+        """Of the trial's method; of all methods where none of its own is known."""
+        return self._of.get(_row(trial), self.of_all)
+
+
+def _row(trial: TrialProgress) -> str:
+    return trial.label.split(" ")[0]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What was expected of a trial, in seconds of its group; where nothing was, in epochs and images."""
+
+    epochs_done: float
+    epochs_left: float
+    images_done: float
+    images_left: float
+    besides: float
+
+
+def _cost(trial: TrialProgress, run: RunProgress) -> _Cost:
+    wanted = trial.images_wanted
+    if wanted is None:
+        wanted = max((other.images_wanted or 0 for other in run.trials), default=0)
+    epoch, image, besides = 1.0, 1.0 / run.group, 0.0
+    if run.forecast:
+        known = run.forecast.trials.get(trial.trial_id)
+        train, certify = (known.train_seconds, known.certify_seconds) if known else (0.0, 0.0)
+        epoch, image = train / max(1, trial.epochs_wanted), certify / max(1, wanted)
+        besides = run.forecast.trial_seconds
+        if not wanted:  # nobody knows yet how many
+            return _Cost(trial.epochs * epoch, train - trial.epochs * epoch, 0.0, certify, besides)
+    return _Cost(
+        trial.epochs * epoch,
+        (trial.epochs_wanted - trial.epochs) * epoch,
+        trial.images * image,
+        (wanted - trial.images) * image,
+        besides,
+    )

@@ -45,6 +45,13 @@ class Task(TypedDict):
     """Fields of `bench.settings.plugins.Plugin`, of those that a worker loads first."""
 
 
+class RungTask(Task):
+    """One training of a search, for a worker."""
+
+    before: str | None
+    """The same training on the rung below, as JSON, whose last epoch this one goes on from; None: from the start."""
+
+
 def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int, plugins: Sequence[Plugin] = ()) -> Task:
     """What a worker needs to know of a trial."""
     return Task(

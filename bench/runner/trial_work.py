@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from bench.machine.usage import usage
-from bench.runner.state import Task, metrics, note, note_devices
+from bench.runner.state import RungTask, Task, metrics, note, note_devices
 
 COMPILE_PROCESSES = "TORCHINDUCTOR_COMPILE_THREADS"
 """Of inductor; else it starts as many as the machine has cores, up to 32, for every worker."""
@@ -67,3 +67,35 @@ class TrialWork:
     def usage(self) -> dict[str, Any]:
         """As `bench.machine.usage.usage`."""
         return usage()
+
+
+class RungWork(TrialWork):
+    """The same for a rung of a search: it goes on where the rung below ended, and a training that cannot go on is a
+    result like others."""
+
+    def prepare(self, cpus: float, gpus: float) -> None:
+        """As `TrialWork.prepare`."""
+        super().prepare(cpus, gpus)
+        from bench.runner import rungs  # noqa: F401
+
+    def epochs_left(self, task: Task) -> int:
+        """As `bench.runner.rungs.epochs_left`."""
+        from bench.runner import rungs
+
+        return rungs.epochs_left(_rung(task))
+
+    def train(self, task: Task) -> None:
+        """As `bench.runner.rungs.train_rung`."""
+        from bench.runner import rungs
+
+        rungs.train_rung(_rung(task))
+
+    def shards_left(self, task: Task) -> list[list[int]]:
+        """As `bench.runner.rungs.shards_left`."""
+        from bench.runner import rungs
+
+        return rungs.shards_left(_rung(task))
+
+
+def _rung(task: Task) -> RungTask:
+    return task  # type: ignore[return-value]  # the jobs of a search have no others

@@ -23,7 +23,7 @@ from results.store.folder import RunFolder, location
 
 def epochs_left(task: Task) -> int:
     """Epochs still to be trained; at least 1 until the training is done, and 0 then."""
-    trial, run = _open(task)
+    trial, run = open_task(task)
     if repair(trial, run):
         return 0
     if trial.members:
@@ -37,7 +37,7 @@ def train_trial(task: Task) -> None:
     """Train the trial's model as one rank of a group; every rank calls this."""
     try:
         with leaving_group():
-            train_model(*_open(task))
+            train_model(*open_task(task))
     finally:
         with advance.without_steps("writing"):
             keep_log(task, at_once=True)
@@ -55,7 +55,7 @@ def shards_left(task: Task) -> list[list[int]]:
     """The shards still to be certified, as lists of test indices; how is decided here, by one worker for all."""
     if not task["certify"]:
         return []
-    trial, run = _open(task)
+    trial, run = open_task(task)
     left = trial_shards_left(trial, run, task["shard_size"])
     if left:
         _write_to_log()
@@ -67,7 +67,7 @@ def certify(task: Task, shard: list[int]) -> None:
     """Certify one shard and write its file."""
     _write_to_log()
     try:
-        certify_shard(*_open(task), shard)
+        certify_shard(*open_task(task), shard)
     finally:
         with advance.without_steps("writing"):
             keep_log(task)
@@ -79,7 +79,8 @@ def _write_to_log() -> None:
     logging.getLogger("bench").setLevel(logging.INFO)
 
 
-def _open(task: Task) -> tuple[Trial, RunFolder]:
+def open_task(task: Task) -> tuple[Trial, RunFolder]:
+    """The trial of a task and its run, once the plugins are loaded."""
     for plugin in task["plugins"]:
         Plugin(**plugin).load()  # type: ignore[arg-type]  # JSON values
     return Trial.model_validate_json(task["settings"]), RunFolder(location(task["run"]))

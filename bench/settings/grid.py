@@ -135,14 +135,21 @@ def load_grid(
     return grid
 
 
-def read_trial(path: AnyPath) -> Trial:
+def read_trial(path: AnyPath, beacon: str | None = None) -> Trial:
     """A trial from its JSON file.
+
+    Args:
+        beacon: in place of the file's own.
 
     Raises:
         FileNotFoundError: there is none.
         StoreError: not the settings of a trial; names the file, the key and the value.
     """
-    return validated(Trial, read_json(path), path)
+    values = read_json(path)
+    if beacon is not None:
+        certify = values.get("certify")
+        values["certify"] = {**certify, "beacon": beacon} if isinstance(certify, dict) else {"beacon": beacon}
+    return validated(Trial, values, path)
 
 
 def _read(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,10 @@ class RunOptions(Record):
     methods: Annotated[list[str] | None, Field(description="Only these methods of the grid, comma-separated.")] = None
     sigmas: Annotated[list[float] | None, Field(description="These values of σ instead, comma-separated.")] = None
     set: Annotated[list[str], Field(description="Change a setting: certify.n=1000.")] = []
+    beacon: Annotated[
+        str | None,
+        Field(description="A value published after the weights: with them it seeds the certification noise."),
+    ] = None
     full: Annotated[bool, Field(description="Estimate also where the selected class is wrong.")] = False
     fresh: Annotated[bool, Field(description="Delete what the run already has.")] = False
     tensorboard: Annotated[bool, Field(description="Keep Tune's files in RUN/tensorboard.")] = False
@@ -93,6 +98,8 @@ class RunOptions(Record):
         """
         plugins = load_plugins(self.plugins)
         changes = [*self.set, *(["certify.skip_misclassified=false"] if self.full else [])]
+        if self.beacon is not None:
+            changes.append(f"certify.beacon={json.dumps(self.beacon)}")
         grid = load_grid(self.grid, changes, data=self.data, methods=self.methods, sigmas=self.sigmas)
         return grid, plugins
 

@@ -44,8 +44,9 @@ from bench.models.decomposition import LinearDecomposition, Spectrum, spectrum_o
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
-from bench.train.batches import batches
+from bench.train.batches import Batch, batches
 from bench.train.passes import Passes
+from bench.train.replay import Steps
 from bench.train.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
 from bench.train.survey import survey
 from methods.base import TrainingStep
@@ -62,6 +63,10 @@ SHARED_FOLDER_SECONDS = 60.0
 
 class TrainingError(BenchError):
     """A training that cannot go on; the message is one sentence for the user."""
+
+
+class DivergedError(TrainingError):
+    """One that never could: it would end likewise if it were tried again."""
 
 
 def make_accelerator(trial: Trial) -> Accelerator:
@@ -142,6 +147,7 @@ def _run_training(
     memory = {name: values.to(device) for name, values in state.memory.items()}
     train_data, test_data = TrainData(*_on(device, train_set), train_set.flip, memory), _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
+    steps = Steps(accelerator)
 
     for epoch in range(len(progress.epochs), trial.train.epochs):
         epoch_started = time.perf_counter()
@@ -150,9 +156,9 @@ def _run_training(
             group["lr"] = rate
         memory = _before_epoch(trial, epoch, model, train_data, train_set, accelerator)
         train_data = replace(train_data, memory=memory)
-        trained = train_epoch(trial, epoch, parallel, optimizer, train_data, accelerator)
+        trained = train_epoch(trial, epoch, parallel, optimizer, train_data, steps)
         if not math.isfinite(trained.loss):
-            raise TrainingError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
+            raise DivergedError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
         accuracy = noisy_accuracy(trial, epoch, model, test_data, accelerator)
         progress.epochs.append(
@@ -194,11 +200,11 @@ def _before_epoch(
     try:
         return trial.objective.before_epoch(epoch, data.memory, data.labels, votes)
     except ValueError as error:
-        raise TrainingError(f"epoch {epoch}: {error}") from error
+        raise DivergedError(f"epoch {epoch}: {error}") from error
 
 
 def _on(device: torch.device, data: ImageSet) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
+    return torch.from_numpy(data.pixels).to(device), torch.from_numpy(data.labels).to(device)
 
 
 def learning_rate(trial: Trial, epoch: int) -> float:
@@ -237,14 +243,16 @@ def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: TrainData,
-    accelerator: Accelerator,
+    steps: Steps,
 ) -> EpochResult:
     """One pass over as many images as there are, in the order that the method gives."""
     model.train()
+    accelerator = steps.accelerator
     method, sigma, device = trial.objective, trial.sigma, accelerator.device
     passes = Passes(model, accelerator)
-    total, norms, steps = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    for batch in batches(trial, epoch, len(data.images), tuple(data.images.shape[1:]), accelerator, data.memory):
+    total, norms = torch.zeros((), device=device), torch.zeros((), device=device)
+
+    def one(batch: Batch) -> None:
         x = data.images[batch.indices]
         if trial.train.augment:  # bytes are moved in a quarter of the time of floats
             x = crop_and_flip(x, batch.offsets, batch.flips & data.flip)
@@ -263,14 +271,19 @@ def train_epoch(
         loss = method.training_loss(step) * batch.weight
         optimizer.zero_grad()
         accelerator.backward(loss)
-        norms += get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norms.add_(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
         optimizer.step()
+        total.add_(loss.detach() * batch.global_size)
+
+    count = 0
+    take = steps.of_epoch(one)
+    for batch in batches(trial, epoch, len(data.images), tuple(data.images.shape[1:]), accelerator, data.memory):
+        take(batch)
         advance.steps += 1
-        total += loss.detach() * batch.global_size
-        steps += 1
+        count += 1
     # loss · global_size summed over ranks and divided by their number is the sum over images
     mean: Tensor = accelerator.reduce(total, "mean") / len(data.images)
-    return EpochResult(float(mean), float(norms) / steps)
+    return EpochResult(float(mean), float(norms) / count)
 
 
 @torch.no_grad()
@@ -367,10 +380,11 @@ class _Spectra:
 
     def __call__(self, images: ImageSet) -> tuple[Spectrum, float]:
         """The spectrum, and the seconds that it took to compute."""
-        digest = hashlib.sha256(images.images.data).digest()
+        pixels = images.pixels
+        digest = hashlib.sha256(pixels.data).digest()
         if self._found is None or self._digest != digest:
             started = time.perf_counter()
-            spectrum = spectrum_of(torch.from_numpy(images.images))
+            spectrum = spectrum_of(torch.from_numpy(pixels))
             self._digest, self._found = digest, (spectrum, time.perf_counter() - started)
         return self._found
 

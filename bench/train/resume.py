@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.models.checkpoint import CheckpointError, load_sealed, restore_classifier, save_sealed
 from bench.models.classifier import Classifier
 from bench.settings.trial import Trial
-from results.store.folder import AnyPath, TrialFolder, rename, set_aside
+from results.store.folder import AnyPath, RunFolder, TrialFolder, rename, set_aside
 from results.store.records import TrainedOn
 from results.store.rows import EpochRow, SpectrumRow, table_of
 from results.store.schema import EPOCHS, SPECTRA, write_table
@@ -72,6 +72,25 @@ def save_checkpoint(
         rename(folder.checkpoint, folder.previous_checkpoint)
     save_sealed(folder.checkpoint, tensors, {"training_id": trial.training_id, "progress": _dumped(progress)})
     write_epochs(folder, progress)
+
+
+def carry_over(before: Trial, trial: Trial, run: RunFolder) -> None:
+    """Let a training that has not begun go on from where another ended, of the same settings but for fewer epochs.
+    Where no checkpoint of that one is usable, it begins at its own start, with the same weights in the end."""
+    folder, source = run.trial(trial.trial_id), run.trial(before.trial_id)
+    if folder.checkpoint.exists() or folder.previous_checkpoint.exists():
+        return
+    for path in (source.checkpoint, source.previous_checkpoint):
+        try:
+            tensors, metadata = load_sealed(path, before.training_id)
+            progress = _loaded(metadata["progress"])
+        except (FileNotFoundError, CheckpointError):
+            continue
+        named = {"trial_id": trial.trial_id, "method": trial.name}
+        progress.epochs = [row.model_copy(update=named) for row in progress.epochs]
+        save_sealed(folder.checkpoint, tensors, {"training_id": trial.training_id, "progress": _dumped(progress)})
+        write_epochs(folder, progress)
+        return
 
 
 def write_epochs(folder: TrialFolder, progress: Progress) -> None:

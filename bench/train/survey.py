@@ -22,7 +22,7 @@ def shifted(trial: Trial, data: ImageSet, device: torch.device, *indices: int) -
     """The training images (count, channel, height, width), uint8, each in one random crop and flip, the same for all
     its noise samples; as they are where the trial trains on them so. Indices tell this survey from others of the
     trial."""
-    images = torch.from_numpy(data.images).to(device)
+    images = torch.from_numpy(data.pixels).to(device)
     if not trial.train.augment:
         return images
     offsets, flips = random_shifts(len(images), generator(device, trial.seed, Role.SURVEY_SHIFTS, *indices))

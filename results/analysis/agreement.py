@@ -46,6 +46,16 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float) ->
     return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
 
 
+def answers_differ(differing: int, pairs: Sequence[tuple[CertificateRow, CertificateRow]]) -> float:
+    """p-value of so many rows whose base classifier answered otherwise, to the image itself or to one noise sample.
+
+    Args:
+        pairs: all rows, stored and found.
+    """
+    share = max((FLIPS[stored.precision] for stored, _ in pairs), default=0.0)
+    return float(binom.sf(differing - 1, 2 * len(pairs), share))
+
+
 def as_p(value: float) -> str:
     """A p-value for a message: one digit, and never 0."""
     return f"p = {value:.1g}" if value else "p below 1e-300"

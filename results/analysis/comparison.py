@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -10,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from results.analysis.groups import SAME, refuse_twins, trained_models
+from results.analysis.groups import SAME, Group, refuse_twins, trained_models
 from results.analysis.metrics import RADII
 from results.analysis.permutation import sign_flip_test
-from results.analysis.statistics import NO_SPREAD, Interval, wilson
+from results.analysis.statistics import NO_SPREAD, Interval, per_image, wilson
 from results.errors import BenchError
 from results.store.run import Run
 
@@ -68,11 +70,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     from statsmodels.stats.multitest import multipletests  # a second to import
 
     refuse_twins(run.trials)
-    known = list(dict.fromkeys(run.trials["method"]))
-    wanted = known if methods is None else list(dict.fromkeys(methods))
-    for method in wanted:
-        if method not in known:
-            raise CompareError(f"no trial is {method}; there are {', '.join(known)}")
+    wanted = known_methods(run, methods)
     certificates = dict(list(run.certificates.groupby("trial_id", sort=False)))
     rows: list[dict[str, object]] = []
     for (sigma, seed), cell in run.trials.groupby(["sigma", "seed"]):
@@ -89,6 +87,76 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     primary = table.loc[table["endpoint"] == "primary", "p_value"]
     corrected = pd.Series(multipletests(primary.fillna(1.0), method="holm")[1], primary.index)
     return table.assign(p_holm=corrected.where(primary.notna()))
+
+
+def known_methods(run: Run, methods: list[str] | None) -> list[str]:
+    """The methods that are named, each once, or all of the run; CompareError where one is not there."""
+    known = list(dict.fromkeys(run.trials["method"]))
+    wanted = known if methods is None else list(dict.fromkeys(methods))
+    for method in wanted:
+        if method not in known:
+            raise CompareError(f"no trial is {method}; there are {', '.join(known)}")
+    return wanted
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much the method with the largest ACR at a σ is ahead of the next one."""
+
+    sigma: float
+    best: Group
+    acr: float
+    next: Group | None
+    """None: there is no other with which it compares."""
+    difference: float = 0.0
+    interval: Interval | None = None
+    """95 %, of the permutation test."""
+    p_value: float = np.nan
+    """Corrected for all pairs of methods at all σ (Bonferroni), among which these two were chosen by their ACR; NaN
+    where too few images differ."""
+
+
+def leads(groups: Sequence[Group]) -> list[Lead]:
+    """Who has the largest ACR at each σ, and by how much: among the methods that compare with the first one there, by
+    the means over their training seeds, image by image.
+
+    Args:
+        groups: as `certified_groups` gives them.
+    """
+    by_sigma = {sigma: _alike([group for group in groups if group.sigma == sigma]) for sigma in _sigmas(groups)}
+    pairs = sum(len(alike) * (len(alike) - 1) // 2 for alike in by_sigma.values())
+    return [_lead(sigma, alike, pairs) for sigma, alike in by_sigma.items()]
+
+
+def _sigmas(groups: Sequence[Group]) -> list[float]:
+    return sorted({group.sigma for group in groups})
+
+
+def _alike(groups: list[Group]) -> list[Group]:
+    """Those that compare with the first."""
+    first, found = groups[0], []
+    for group in groups:
+        with suppress(CompareError):
+            [one], [other] = (own.trials.head(1).to_dict("records") for own in (first, group))
+            check_comparable(one, other, first.seeds[0], group.seeds[0])
+            found.append(group)
+    return found
+
+
+def _lead(sigma: float, alike: list[Group], pairs: int) -> Lead:
+    def radii(group: Group) -> NDArray[np.float64]:
+        rows = group.certificates
+        return per_image(rows, rows["radius"] * rows["correct"])
+
+    means = [float(radii(group).mean()) for group in alike]
+    order = sorted(range(len(alike)), key=lambda place: -means[place])
+    best = alike[order[0]]
+    if len(order) == 1:
+        return Lead(sigma, best, means[order[0]], None)
+    second = alike[order[1]]
+    difference = radii(best) - radii(second)
+    p_value, interval = sign_flip_test(difference, np.random.default_rng(SEED))
+    return Lead(sigma, best, means[order[0]], second, float(difference.mean()), interval, min(1.0, p_value * pairs))
 
 
 def check_comparable(

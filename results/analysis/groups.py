@@ -30,6 +30,12 @@ class Group:
         """The certificates of each trial, in the order of the run."""
         return [rows for _, rows in self.certificates.groupby("trial_id", sort=False)]
 
+    @property
+    def of_certification(self) -> bool:
+        """Whether its seeds, of which there are several, are of the certification's noise alone: the weights of all are
+        the same. Else they are of the training, and of the noise with it."""
+        return len(self.trials) > 1 and len(set(self.trials["checkpoint_sha256"])) == 1
+
     def published_among(self, reference: dict[published.Key, dict[str, float]]) -> dict[str, float]:
         """The published numbers of this method and σ; none where the data is not that of the published ones."""
         same_data = of_published_data(self.trials).all()

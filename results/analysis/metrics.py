@@ -26,6 +26,20 @@ def certified_accuracy(certificates: pd.DataFrame, radius: float) -> float:
     return float((certificates["correct"] & (certificates["radius"] >= radius)).mean())
 
 
+def certified_accuracies(certificates: pd.DataFrame, radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`certified_accuracy` at each of the radii; of several trials on the same images, the mean.
+
+    Args:
+        radii: (radii,), at least 0.
+
+    Returns:
+        (radii,).
+    """
+    certified = np.sort(certificates["radius"].to_numpy()[certificates["correct"].to_numpy()])
+    found: NDArray[np.float64] = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(certificates)
+    return found
+
+
 def average_certified_radius(certificates: pd.DataFrame) -> float:
     """ACR: mean over all test images of radius · [correct], in [0, 1] pixel units. Rows as for `certified_accuracy`.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import pandas as pd
 
 from results.analysis.groups import of_published_data, trained_models
+from results.printable import printable
 from results.store.run import Run
 
 FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
@@ -24,7 +26,7 @@ def caption(run: Run) -> list[str]:
         sentences.append(
             _imported(run.trials[run.trials["trial_id"].isin(set(run.certificates["trial_id"][imported]))])
         )
-    reasons = _reasons(run.trials)
+    reasons = not_comparable(run.trials)
     if reasons:
         sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
     shared = _shared_models(run.trials)
@@ -61,11 +63,30 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"{distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
         f"alpha = {distinct(trials['alpha'])}, "
-        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} training seed{'s' if seeds.max() > 1 else ''}; "
+        f"{'mean of ' if seeds.max() > 1 else ''}{distinct(seeds)} {_kind_of_seeds(trials)}"
+        f"seed{'s' if seeds.max() > 1 else ''}; "
         f"{trained}, "
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
-        f"({distinct(certificates['engine'])}){arithmetic}."
+        f"({distinct(certificates['engine'])}){arithmetic}{_beacons(trials)}."
     )
+
+
+def _beacons(trials: pd.DataFrame) -> str:
+    """By what the noise is seeded, where it is by a beacon."""
+    found = {json.loads(settings).get("certify", {}).get("beacon") for settings in trials["settings"]}
+    named = sorted(found - {None})
+    if not named:
+        return ""
+    part = " in part" if None in found else ""
+    return f", with noise{part} seeded by the weights and the beacon {' or '.join(map(printable, named))}"
+
+
+def _kind_of_seeds(trials: pd.DataFrame) -> str:
+    """Of the certification where the weights of several are the same."""
+    several = [own["checkpoint_sha256"].nunique() for _, own in trials.groupby(["method", "sigma"]) if len(own) > 1]
+    if not any(weights == 1 for weights in several):
+        return "training "
+    return "certification " if all(weights == 1 for weights in several) else ""
 
 
 def _imported(trials: pd.DataFrame) -> str:
@@ -99,7 +120,8 @@ def _shared_models(trials: pd.DataFrame) -> list[str]:
     ]
 
 
-def _reasons(trials: pd.DataFrame) -> list[str]:
+def not_comparable(trials: pd.DataFrame) -> list[str]:
+    """Why numbers of these trials do not compare with the published ones; nothing where they do."""
     reasons = []
     if not of_published_data(trials).all():
         reasons.append("the data is not CIFAR-10")

@@ -14,10 +14,11 @@ from results.report.terminal import Heading, Sheet
 
 DAGGER = "†"
 NOTES = "Of the published numbers"
+WARNING = "Warning:"
 SHORTEST_TITLE = len("Consistency")
 """The room that titles of methods have on a terminal; longer ones go over several lines where it is narrow."""
 _SUFFIXES = (
-    "", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_difference_lower",
+    "", "_sigma", "_lower", "_upper", "_seeds_sd", "_seeds", "_published", "_difference", "_difference_lower",
     "_difference_upper", "_published_outside",
 )  # fmt: skip
 
@@ -40,12 +41,15 @@ def to_markdown(table: ResultTable) -> str:
         for column in table.columns:
             value = number(row.measured.get(column.key), column)
             parts = [f"**{value}**" if table.best(row, column) else value, spread(row, column)]
+            parts.append(_parentheses(best_sigma(row, column)))
             parts += [_brackets(interval(row, column)), _parentheses(reference(row, column))]
             cells.append(" ".join(part for part in parts if part))
-        lines.append(_pipes([f"{row.sigma:.2f}", _inert(row.title), *cells]))
+        lines.append(_pipes([row.sigma_text, _inert(row.title), *cells]))
     lines += ["", " ".join([*_legend(table), *map(_inert, [*table.setting, *table.caption])])]
     if table.notes:
         lines += ["", f"{NOTES}:", "", *(f"- {note}" for note in table.notes)]
+    for warning in table.warnings:
+        lines += ["", f"**{WARNING}** {_inert(warning)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +66,7 @@ def flat_columns(table: ResultTable) -> dict[str, list[object]]:
     interval, standard deviation and values of the seeds (a text), the published value, measured minus published, the
     ends of the interval of that, and whether it leaves out 0; all but the first only where a row has it."""
     columns: dict[str, list[object]] = {
-        "sigma": [row.sigma for row in table.rows],
+        "sigma": [row.sigma_text if row.sigmas else row.sigma for row in table.rows],
         "method": [row.method for row in table.rows],
     }
     for key in (column.key for column in table.columns):
@@ -86,7 +90,8 @@ def to_latex(table: ResultTable) -> str:
     headings = [r"$\sigma$", "method", *(_escape(_heading(column)) for column in table.columns)]
     lines += [r"\toprule", " & ".join(headings) + r" \\", r"\midrule"]
     for position, row in enumerate(table.rows):
-        new = position == 0 or table.rows[position - 1].sigma != row.sigma
+        before = table.rows[position - 1]
+        new = position == 0 or (before.sigma, before.sigmas) != (row.sigma, row.sigmas)
         if new and position:
             lines.append(r"\midrule")
         cells = []
@@ -94,16 +99,19 @@ def to_latex(table: ResultTable) -> str:
             value = _escape(number(row.measured.get(column.key), column))
             bold = rf"\textbf{{{value}}}" if table.best(row, column) else value
             cells.append(f"{bold} {_escape(spread(row, column))}".strip())
-        lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
+        lines.append(" & ".join([row.sigma_text if new else "", _escape(row.title), *cells]) + r" \\")
         intervals = [_brackets(interval(row, column)) for column in table.columns]
         published = [_parentheses(reference(row, column)) for column in table.columns]
-        for below in (intervals, published):
+        best = [best_sigma(row, column) for column in table.columns]
+        for below in (best, intervals, published):
             if any(below):
                 small = [rf"{{\scriptsize {_escape(cell)}}}" if cell else "" for cell in below]
                 lines.append(" & ".join(["", "", *small]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes:
         lines += ["", r"\medskip\footnotesize", _escape(f"{NOTES}: {' '.join(table.notes)}")]
+    for warning in table.warnings:
+        lines += ["", r"\medskip\footnotesize", _escape(f"{WARNING} {warning}")]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -120,7 +128,7 @@ def to_terminal(table: ResultTable) -> RenderableType:
     marked = {column.key: any(row.is_outside(column.key) for row in table.rows) for column in columns}
     rows: list[list[str | Text]] = [
         [
-            f"{row.sigma:.2f}",
+            row.sigma_text,
             row.title,
             *(_terminal_cell(table, row, column, " " * marked[column.key]) for column in columns),
         ]
@@ -134,6 +142,9 @@ def _terminal_cell(table: ResultTable, row: Row, column: Column, padding: str) -
     """The lines of a cell; `padding` is as wide as the mark that stands elsewhere in the column."""
     value = number(row.measured.get(column.key), column) + padding
     cell = Text(value, "bold green" if table.best(row, column) else "")
+    if row.best_sigmas:
+        best = row.best_sigmas.get(column.key)
+        cell.append("\n" if best is None else f"\n{best:g}{padding}", "dim not bold")
     if row.intervals:
         cell.append(f"\n{_half_width(row, column)}{padding}", "dim not bold")
     if row.published:
@@ -143,11 +154,12 @@ def _terminal_cell(table: ResultTable, row: Row, column: Column, padding: str) -
 
 
 def _terminal_legend(table: ResultTable) -> list[str]:
-    below = ["± the wider half of its interval"] * any(row.intervals for row in table.rows)
+    below = ["its σ"] * any(row.best_sigmas for row in table.rows)
+    below += ["± the wider half of its interval"] * any(row.intervals for row in table.rows)
     below += ["the published number"] * any(row.published for row in table.rows)
     legend = [f"Below each number: {', then '.join(below)}."] if below else []
     if any(row.seeds for row in table.rows):
-        legend.append("Numbers are means over the training seeds, whose spread is in the files.")
+        legend.append(f"Numbers are means over the {table.kind_of_seeds}, whose spread is in the files.")
     more = [column.heading for column in table.columns if not column.on_terminal]
     return [*legend, *([f"Only in the files: {', '.join(more)}."] if more else [])]
 
@@ -175,6 +187,12 @@ def spread(row: Row, column: Column) -> str:
     return "" if value is None else f"sd {number(value, column)}"
 
 
+def best_sigma(row: Row, column: Column) -> str:
+    """As "σ = 0.5", of the best of several σ; empty where it is of no matter."""
+    value = row.best_sigmas.get(column.key)
+    return "" if value is None else f"σ = {value:g}"
+
+
 def reference(row: Row, column: Column) -> str:
     """As "0.542, −0.184†": the published number, measured minus published, † where the test images do not explain it;
     empty where nothing is published."""
@@ -191,13 +209,14 @@ def _legend(table: ResultTable) -> list[str]:
     """What a cell of a file holds, in a sentence; nothing where it holds one number."""
     seeds = any(row.seeds for row in table.rows)
     parts = {
-        "mean over the training seeds" if seeds else "measured": True,
+        f"mean over the {table.kind_of_seeds}" if seeds else "measured": True,
         "sd over the seeds": seeds,
+        "(its σ)": any(row.best_sigmas for row in table.rows),
         "[interval]": any(row.intervals for row in table.rows),
         "(published, measured − published)": any(row.published for row in table.rows),
     }
     shown = [part for part, there in parts.items() if there]
-    apart = " The intervals do not cover the uncertainty of training, which the seeds show." if seeds else ""
+    apart = " The intervals do not cover the uncertainty that the seeds show." if seeds else ""
     return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
 
 
@@ -205,6 +224,7 @@ def _flat_cell(row: Row, key: str) -> dict[str, object]:
     found, apart = row.intervals.get(key), row.difference_intervals.get(key)
     values: tuple[object, ...] = (
         row.measured.get(key),
+        row.best_sigmas.get(key),
         found.lower if found else None,
         found.upper if found else None,
         row.spread(key),

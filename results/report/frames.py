@@ -10,8 +10,8 @@ from results.store.run import Run
 
 
 def tables(run: Run, source: str | None = None) -> dict[str, pd.DataFrame]:
-    """The tables that the run has data for: `certified_accuracy`, `cost`, `beyond_acr`, `convergence`; a row is a
-    method at a σ.
+    """The tables that the run has data for: `certified_accuracy`, `base_accuracy`, `best_of_sigma`, `seeds`, `cost`,
+    `beyond_acr`, `convergence`; a row is a method at a σ, of `best_of_sigma` a method, with its σ as a text.
 
     Args:
         run: with at least one finished trial.
@@ -20,7 +20,8 @@ def tables(run: Run, source: str | None = None) -> dict[str, pd.DataFrame]:
 
     Returns:
         By name, with the columns of its CSV file (`results.report.formats.flat_columns`): `sigma`, `method`, and for a
-        quantity such as `acr` also `acr_lower`, `acr_upper`, `acr_published`, … as far as they are known.
+        quantity such as `acr` also `acr_lower`, `acr_upper`, `acr_published`, … as far as they are known; of
+        `best_of_sigma` also `r0.50_sigma`, ….
 
     Raises:
         ValueError: an unknown source; or as `results.analysis.groups.certified_groups`.

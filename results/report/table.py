@@ -43,6 +43,12 @@ class Row:
     """95 %, for the uncertainty of the test images."""
     seeds: dict[str, list[float]] = field(default_factory=dict)
     """The number of each training seed; empty where there is one."""
+    of_certification: bool = False
+    """Whether the seeds are of the certification's noise alone."""
+    best_sigmas: dict[str, float] = field(default_factory=dict)
+    """Of the best of several σ: which it was."""
+    sigmas: tuple[float, ...] = ()
+    """Those of which it is the best; none where the row is of `sigma` alone."""
     setting: tuple[object, ...] = ()
     """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
     difference_intervals: dict[str, Interval] = field(default_factory=dict)
@@ -52,6 +58,11 @@ class Row:
     """Test images of the published numbers, as far as known or assumed."""
     of_published_data: bool = True
     """Whether the data is that of the published numbers."""
+
+    @property
+    def sigma_text(self) -> str:
+        """What stands in the column of σ."""
+        return ", ".join(f"{sigma:g}" for sigma in self.sigmas) or f"{self.sigma:.2f}"
 
     def difference(self, key: str) -> float | None:
         """Measured minus published; None where one is unknown."""
@@ -86,6 +97,14 @@ class ResultTable:
     """Sentences: where the thesis has it, and what the columns of this one are."""
     notes: list[str] = field(default_factory=list)
     """Sentences: what is odd about the published ones."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences: what the numbers give away of a model that is not what it should be."""
+
+    @property
+    def kind_of_seeds(self) -> str:
+        """What several seeds of its rows are of."""
+        kinds = {row.of_certification for row in self.rows if row.seeds}
+        return {(True,): "certification seeds", (False, True): "seeds"}.get(tuple(sorted(kinds)), "training seeds")
 
     def best(self, row: Row, column: Column) -> bool:
         """Whether the row's measured value is the best of its σ and setting."""

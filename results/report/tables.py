@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from results.analysis import published
+from results.analysis.base import CLEAN, NOISY, base_accuracy, has_base_answers, suspicions
 from results.analysis.budget import BUDGETS, MOST, at_budget
 from results.analysis.convergence import LEVEL, common_level, epochs_to_level, final_accuracies
+from results.analysis.envelope import envelopes
 from results.analysis.groups import SAME, Group, certified_groups, of_published_data
 from results.analysis.metrics import (
     RADII,
@@ -39,6 +41,26 @@ SOFT = (
     "Soft: the ACR of another classifier, whose answer is the class of the largest expected softmax under noise, from "
     "the same noise samples."
 )
+BASE = (
+    "The base classifier f on the certified test images: as they are, and on one noise sample of each, drawn apart "
+    "from those of the certificates. Smoothed: certified accuracy at radius 0, as ACC above. A model that was not "
+    "trained with noise is right without it and at chance with it; one whose classes are numbered otherwise is at "
+    "chance with both."
+)
+ENVELOPE = (
+    "Certified accuracy at each radius at whichever σ gives most of it there (the smallest of equal ones), as papers "
+    "on denoised smoothing report; means over the seeds. No one classifier has it, and the σ is chosen on these test "
+    "images, which makes it a little too large: so it has no intervals. Those of its numbers at their σ are in the "
+    "table of certified accuracy. Rows are compared where they are the best of the same σ."
+)
+FURTHER = (2.0, 2.5, 3.0, 3.5)
+"""Radii of the best of several σ beyond `RADII`, where a row has any accuracy there."""
+SEEDS = (
+    "Lowest and highest of the seeds. Where the weights of all are the same, they are seeds of the certification's "
+    "noise alone, and the row says so; else they are of the training, and of the noise with it. Spread: the largest "
+    "radius of an image minus its smallest, of the images that every seed certifies as their label. By some: images "
+    "that some seeds certify as their label, and others do not."
+)
 NOT_REACHED = "–"
 CONVERGENCE = (
     "Accuracy: of the base classifier on one noise sample of each test image, after an epoch; final: after the last. "
@@ -57,6 +79,13 @@ Sizes = dict[published.Key, int]
 def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
     """The tables that a run has data for. Arguments and errors as for `table_certified_accuracy`."""
     yield table_certified_accuracy(run, source)
+    if run.certificates[CLEAN].notna().any():
+        yield table_base_accuracy(run)
+    groups = certified_groups(run)
+    if envelopes(groups):
+        yield table_envelope(run)
+    if any(len(group.trials) > 1 for group in groups):
+        yield table_seeds(run)
     if run.trials["train_seconds"].notna().any():
         yield table_cost(run, source)
     if run.certificates["count_top"].notna().any():
@@ -99,6 +128,134 @@ def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable
         ],
         [*origin.notes] if any(row.published for row in rows) else [],
     )
+
+
+def table_base_accuracy(run: Run) -> ResultTable:
+    """Accuracy of the base classifier without noise and on one noise sample of each image, beside the smoothed one's.
+
+    Args:
+        run: with at least one trial that was certified here; imported ones are left out.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
+    rows = []
+    for group in certified_groups(run):
+        if not has_base_answers(group.certificates):
+            continue
+        right = group.certificates.assign(radius=0.0)
+        seeds, intervals = {}, {}
+        for key, column in (("clean", CLEAN), ("noisy", NOISY)):
+            seeds[key] = [100 * base_accuracy(own, column) for own in group.seeds]
+            told = right.assign(correct=right[column] == right["label"])
+            intervals[key] = _percent(accuracy_interval(told, 0))
+        seeds["smoothed"] = [100 * certified_accuracy(own, 0) for own in group.seeds]
+        intervals["smoothed"] = _percent(accuracy_interval(group.certificates, 0))
+        rows.append(_row(group, seeds, intervals, {}, {}))
+    columns = [
+        Column("clean", "without noise", 1, "max", "%"),
+        Column("noisy", "one sample", 1, "max", "%", "on one noise sample"),
+        Column("smoothed", "smoothed", 1, "max", "%"),
+    ]
+    return ResultTable(
+        "base_accuracy",
+        "Accuracy of the base classifier",
+        columns,
+        rows,
+        caption(run),
+        [BASE, "Intervals: 95\u00a0%, for the uncertainty of the test images (Wilson)."],
+        warnings=suspicions(run.certificates),
+    )
+
+
+def table_envelope(run: Run) -> ResultTable:
+    """The best of several σ: certified accuracy (percent) of each method at each radius, and which σ has it.
+
+    Args:
+        run: with a method that was certified at several σ in the same way.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
+    radii = (0.0, *RADII, *FURTHER)
+    rows = []
+    for found in envelopes(certified_groups(run)):
+        best = [values.tolist() for values in found.best(radii)]
+        at = {f"r{radius:.2f}": (100 * share, sigma) for radius, share, sigma in zip(radii, *best, strict=True)}
+        rows.append(
+            Row(
+                0.0,
+                found.method,
+                found.title,
+                {key: share for key, (share, _) in at.items()},
+                best_sigmas={key: sigma for key, (share, sigma) in at.items() if share > 0},
+                sigmas=found.sigmas,
+                setting=(*_setting(found.groups[0], *SAME), found.sigmas),
+            )
+        )
+    further = [radius for radius in FURTHER if any(row.measured[f"r{radius:.2f}"] > 0 for row in rows)]
+    columns = [Column("r0.00", "ACC", 1, "max")]
+    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
+    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", on_terminal=False) for radius in further]
+    title = "The best of several σ: certified accuracy (%)"
+    return ResultTable("best_of_sigma", title, columns, rows, caption(run), [ENVELOPE])
+
+
+def table_seeds(run: Run) -> ResultTable:
+    """How far ACR, certified accuracy and the radii of single images move between seeds.
+
+    Args:
+        run: with a method that has several seeds at one σ.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
+    rows = []
+    for group in certified_groups(run):
+        if len(group.seeds) < 2:
+            continue
+        measured = {"seeds": float(len(group.seeds))} | _spread_of_radii(group)
+        for key, values in _of_each_seed(group).items():
+            measured |= {f"{key}_lowest": min(values), f"{key}_highest": max(values)}
+        title = f"{group.title}, certification seeds" if group.of_certification else group.title
+        rows.append(Row(group.sigma, group.method, title, measured, setting=_setting(group, *SAME)))
+    columns = [
+        Column("seeds", "seeds", 0),
+        Column("acr_lowest", "ACR lowest", 3),
+        Column("acr_highest", "highest", 3, alone="ACR highest"),
+        Column("r0.00_lowest", "ACC lowest", 1),
+        Column("r0.00_highest", "highest", 1, alone="ACC highest"),
+        Column("median_spread", "median spread", 3),
+        Column("largest_spread", "largest", 3, alone="largest spread"),
+        Column("by_some_percent", "by some", 1, unit="%"),
+    ]
+    for radius in RADII:
+        key = f"r{radius:.2f}"
+        if any(row.measured[f"{key}_highest"] > 0 for row in rows):
+            columns += [
+                Column(f"{key}_{end}", f"ACC {radius:.2f} {end}", 1, on_terminal=False) for end in ("lowest", "highest")
+            ]
+    title = "How far certificates move between seeds"
+    return ResultTable("seeds", title, columns, rows, caption(run), [SEEDS])
+
+
+def _of_each_seed(group: Group) -> dict[str, list[float]]:
+    """ACR, and certified accuracy (percent) at each radius."""
+    found = {"acr": [average_certified_radius(rows) for rows in group.seeds]}
+    for radius in (0.0, *RADII):
+        found[f"r{radius:.2f}"] = [100 * certified_accuracy(rows, radius) for rows in group.seeds]
+    return found
+
+
+def _spread_of_radii(group: Group) -> dict[str, float]:
+    by_image = group.certificates.groupby("index")
+    seeds = by_image["correct"].agg(["sum", "size"])
+    always, never = seeds["sum"] == seeds["size"], seeds["sum"] == 0
+    spread = (by_image["radius"].max() - by_image["radius"].min())[always]
+    found = {"by_some_percent": 100 * float((~always & ~never).mean())}
+    if len(spread):
+        found |= {"median_spread": float(spread.median()), "largest_spread": float(spread.max())}
+    return found
 
 
 def table_cost(run: Run, source: str | None = None) -> ResultTable:
@@ -395,6 +552,7 @@ def _row(
         published=numbers,
         intervals=intervals,
         seeds=several,
+        of_certification=group.of_certification,
         setting=_setting(group, *SAME),
         difference_intervals=differences,
         published_images=theirs,

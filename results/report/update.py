@@ -22,13 +22,16 @@ class Report:
     """The ids of the trials that are not in them."""
 
 
-def update_report(folder: RunFolder, published: str | None = None, *, again: bool = True) -> Report:
+def update_report(
+    folder: RunFolder, published: str | None = None, *, again: bool = True, places: bool = False
+) -> Report:
     """Merge what is finished and write tables, figures and page. A folder without shards is reported from its Parquet
     files as they are.
 
     Args:
         published: as for `results.report.tables.table_certified_accuracy`.
         again: also where the report is of what the run holds now.
+        places: as for `write_report`.
 
     Raises:
         FileNotFoundError: no run there.
@@ -48,12 +51,12 @@ def update_report(folder: RunFolder, published: str | None = None, *, again: boo
     # In turn: an older state must not be written over a newer one.
     with RunLock(folder, name="report", wait=True):
         if again or not is_current(folder):
-            return _made_again(folder, published)
+            return _made_again(folder, published, places=places)
         run = read_run(folder.path)
         return Report(list(tables_of(run)), run.missing)
 
 
-def _made_again(folder: RunFolder, published: str | None) -> Report:
+def _made_again(folder: RunFolder, published: str | None, *, places: bool) -> Report:
     from results.report.write import write_report
     from results.store.merge import merge_run
     from results.store.reported import note_report, sources
@@ -63,8 +66,8 @@ def _made_again(folder: RunFolder, published: str | None) -> Report:
     if folder.description.exists() and (folder.path / "trials").is_dir():
         made_from = sources(folder)
     if made_from or not folder.certificates.exists():
-        unfinished = merge_run(folder)
-    tables = write_report(folder, published)
-    if made_from and published is None:
+        unfinished = merge_run(folder, places=places)
+    tables = write_report(folder, published, places=places)
+    if made_from and published is None and not places:
         note_report(folder, made_from)
     return Report(tables, unfinished)

@@ -22,12 +22,13 @@ WITHOUT_CHART = ("gradient_by_epoch", "sensitivity", "robustness_gradient", "sam
 """Figures that the page shows as pictures; it draws the others itself."""
 
 
-def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTable]:
+def write_report(folder: RunFolder, source: str | None = None, *, places: bool = False) -> list[ResultTable]:
     """Write tables/, figures/ and report.html of a merged run; returns the tables.
 
     Args:
         folder: of the run.
         source: as for `tables.table_certified_accuracy`.
+        places: say also where on this machine data, grid and program were.
 
     Raises:
         FileNotFoundError, ValueError: as `read_run`; ValueError also where no trial is finished, or for an unknown
@@ -47,7 +48,7 @@ def write_report(folder: RunFolder, source: str | None = None) -> list[ResultTab
         if name in WITHOUT_CHART
     ]
     # What can still be refused comes before the first file is written.
-    write_page(run, tables, read_thumbnails(folder.path), folder.page, pictures)
+    write_page(run, tables, read_thumbnails(folder.path), folder.page, pictures, places=places)
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)

@@ -63,7 +63,7 @@ def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = Tr
         if trial is None:
             kept.append(name)
         elif trial.trial_id != name:
-            replaced.setdefault(_difference(settings, trial), []).append(name)
+            replaced.setdefault(differing(settings, trial), []).append(name)
     for difference, names in replaced.items():
         which = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if not replace:
@@ -119,17 +119,17 @@ def _write_settings(path: AnyPath, trial: AnyTrial) -> None:
     trial.write(path)
 
 
-def _difference(there: AnyTrial, here: AnyTrial) -> str:
+def differing(there: AnyTrial, here: AnyTrial) -> str:
     """The settings in which two trials differ, as certify.n = 1000 there, 2000 here."""
     old, new = _flat(there.model_dump(mode="json")), _flat(here.model_dump(mode="json"))
-    differing = [
+    found = [
         f"{key} = {shortened(old[key]) if key in old else 'not given'} there, "
         f"{shortened(new[key]) if key in new else 'not given'} here"
         for key in {**new, **old}
         if key != "data" and (key not in old or key not in new or old[key] != new[key])  # data may move
     ]
-    more = [f"{len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
-    return "; ".join([*differing[:SHOWN], *more]) or "the same settings by another version of this program"
+    more = [f"{len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "; ".join([*found[:SHOWN], *more]) or "the same settings by another version of this program"
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -95,6 +95,11 @@ class TrialFolder:
         return self.path / "state.json"
 
     @property
+    def diverged(self) -> AnyPath:
+        """Why the training cannot go on, which is a result of a search (`bench tune`); absent elsewhere."""
+        return self.path / "diverged.json"
+
+    @property
     def votes(self) -> AnyPath:
         """The folder of the model's votes on its training images; only where other trials learn from them."""
         return self.path / "votes"
@@ -149,6 +154,11 @@ class RunFolder:
         return self.path / "spectra.parquet"
 
     @property
+    def forecast(self) -> AnyPath:
+        """What the last command was expected to cost; only where that was asked."""
+        return self.path / "forecast.json"
+
+    @property
     def devices(self) -> AnyPath:
         """Accelerators that failed; only where some did in the last command."""
         return self.path / "devices.json"
@@ -157,6 +167,16 @@ class RunFolder:
     def thumbnails(self) -> AnyPath:
         """One row per certified test image (`ThumbnailRow`)."""
         return self.path / "thumbnails.parquet"
+
+    @property
+    def search(self) -> AnyPath:
+        """One row per configuration and rung (`SearchRow`); only where the trials are those of a search."""
+        return self.path / "search.parquet"
+
+    @property
+    def tuned(self) -> AnyPath:
+        """The grid with the options that a search chose."""
+        return self.path / "tuned.toml"
 
     @property
     def page(self) -> AnyPath:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,12 +24,14 @@ from results.store.logs import check_imported
 from results.store.records import RunRecord, TrainingRecord
 from results.store.rows import TrialRow, table_of
 from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS, read_table, write_table
+from results.store.secrecy import without_place
 from results.store.settings import (
     AnyTrial,
     CertifiedTrial,
     CertifySettings,
     ImportedTrial,
     NativeTrial,
+    beacon_seed,
     read_trial_settings,
 )
 from results.store.shards import evenly_spaced, read_shard
@@ -37,11 +41,41 @@ class MergeError(StoreError):
     """Certificates that must not be published; the message names the shard and what is wrong with it."""
 
 
-def merge_run(run: RunFolder) -> list[str]:
-    """Write the run's Parquet files from its finished trials, in the order of the grid.
+@dataclass(frozen=True)
+class Merged:
+    """A run's Parquet files as tables, from its finished trials in the order of the grid."""
+
+    certificates: pa.Table
+    trials: pa.Table
+    epochs: pa.Table
+    spectra: pa.Table
+    unfinished: list[str]
+    """The ids of the trials that are not finished and so not in the tables."""
+
+
+def merge_run(run: RunFolder, *, places: bool = False) -> list[str]:
+    """Write the run's Parquet files, as `merged` gives them.
 
     Returns:
         The ids of the trials that are not finished and so not in the files.
+
+    Raises:
+        MergeError: as `merged`.
+    """
+    found = merged(run, places=places)
+    write_table(run.certificates, found.certificates)
+    write_table(run.trials, found.trials)
+    write_table(run.epochs, found.epochs)
+    write_table(run.spectra, found.spectra)
+    return found.unfinished
+
+
+def merged(run: RunFolder, only: Collection[str] | None = None, *, places: bool = False) -> Merged:
+    """Put the finished trials of a run together.
+
+    Args:
+        only: the ids of those that are; what is finished is found out where not given.
+        places: say also in which folder the data was.
 
     Raises:
         MergeError: a trial's folder is gone; gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum
@@ -54,13 +88,14 @@ def merge_run(run: RunFolder) -> list[str]:
         folder = run.trial(trial_id)
         if not folder.settings.exists():
             raise MergeError(f"{folder.settings}: is not there, but {run.description} names the trial")
-        if not folder.training.exists() or folder.state.exists():
+        finished = folder.training.exists() and not folder.state.exists() if only is None else trial_id in only
+        if not finished:
             unfinished.append(trial_id)
             continue
         settings, training = read_trial_settings(folder.settings), TrainingRecord.read(folder.training)
         rows = merge_shards(folder, trial_id, settings, training)
         certificates.append(rows)
-        trials.append(_trial_row(trial_id, settings, training, rows))
+        trials.append(_trial_row(trial_id, settings, training, rows, places=places))
         for trained in training.members or [trial_id]:
             if run.trial(trained).epochs.exists():  # not where a model was trained elsewhere
                 epochs.setdefault(trained, read_table(run.trial(trained).epochs, EPOCHS).cast(EPOCHS))
@@ -68,11 +103,13 @@ def merge_run(run: RunFolder) -> list[str]:
                 spectrum = read_table(run.trial(trained).spectrum, SPECTRA).cast(SPECTRA)
                 # The variances are those of the images alone, whatever σ and the model.
                 spectra.setdefault((spectrum["dataset"][0].as_py(), spectrum["images"][0].as_py()), spectrum)
-    write_table(run.certificates, pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table())
-    write_table(run.trials, table_of(trials, TRIALS))
-    write_table(run.epochs, pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table())
-    write_table(run.spectra, pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table())
-    return unfinished
+    return Merged(
+        pa.concat_tables(certificates) if certificates else CERTIFICATES.empty_table(),
+        table_of(trials, TRIALS),
+        pa.concat_tables(epochs.values()) if epochs else EPOCHS.empty_table(),
+        pa.concat_tables(spectra.values()) if spectra else SPECTRA.empty_table(),
+        unfinished,
+    )
 
 
 def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, training: TrainingRecord) -> pa.Table:
@@ -137,7 +174,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     Raises:
         MergeError: it does not hold.
     """
-    for name in ("selection_counts", "counts", "selected", "count_top"):
+    for name in ("selection_counts", "counts", "selected", "count_top", "noise_seed"):
         if table[name].null_count:
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
@@ -145,16 +182,13 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     column = {name: table[name].to_numpy() for name in table.column_names if name not in (*lists, "soft_weights")}
     refuse = partial(_refuse, holder, column)
     certify = settings.certify
-    for name, expected in (
-        ("n0", certify.n0),
-        ("alpha", certify.alpha),
-        ("estimator", certify.estimator),
-    ):
-        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    _check_asked_for(refuse, column, certify)
     widths = {name: pc.list_value_length(table[name]).to_numpy() for name in lists}
     classes = widths["counts"][0]
     refuse((widths["counts"] != classes) | (widths["selection_counts"] != classes), "has counts of other classes")
     refuse(column["selected"] >= classes, "selected is not a class")
+    for name in ("base_clean", "base_noisy"):
+        refuse(column[name] >= classes, f"{name} is not a class")
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
@@ -202,6 +236,19 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(column["predicted"] != np.where(certified, column["selected"], -1), "predicted does not follow from p_lower")
     refuse(column["correct"] != (column["predicted"] == column["label"]), "correct is wrong")
     _check_soft(refuse, column, table["soft_weights"], certify)
+
+
+def _check_asked_for(refuse: Callable[..., None], column: Mapping[str, NDArray[Any]], certify: CertifySettings) -> None:
+    for name, expected in (
+        ("n0", certify.n0),
+        ("alpha", certify.alpha),
+        ("estimator", certify.estimator),
+    ):
+        refuse(column[name] != expected, f"{name} is not the trial's {expected}")
+    seed = column["noise_seed"][0]
+    if certify.beacon is not None:
+        seed = beacon_seed(column["checkpoint_sha256"][0], certify.beacon)
+    refuse(column["noise_seed"] != seed, "its noise is not seeded as the trial's")
 
 
 def _check_soft(
@@ -265,10 +312,13 @@ def _refuse(
         raise MergeError(f"{holder[index]}: image {index}: {reason}")
 
 
-def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table) -> TrialRow:
+def _trial_row(
+    trial_id: str, settings: AnyTrial, training: TrainingRecord, rows: pa.Table, *, places: bool
+) -> TrialRow:
     seconds = pc.sum(rows["seconds"]).as_py()
     samples = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     native = settings if isinstance(settings, NativeTrial) else None
+    told = settings.model_dump(mode="json")
     recorded = (TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()) - {"variant_of"}
     return TrialRow(
         **training.model_dump(include=recorded),
@@ -286,5 +336,5 @@ def _trial_row(trial_id: str, settings: AnyTrial, training: TrainingRecord, rows
         certify_seconds=seconds,
         certify_samples_per_second=samples / seconds if seconds else 0.0,
         certify_joules=None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
-        settings=settings.model_dump_json(),
+        settings=json.dumps(told if places else without_place(told, settings.dataset), ensure_ascii=False),
     )

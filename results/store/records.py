@@ -157,6 +157,12 @@ class StateRecord(FileRecord):
     error: str = ""
 
 
+class DivergedRecord(FileRecord):
+    """diverged.json: of a search, a training that would fail in every attempt."""
+
+    reason: str
+
+
 class DevicesRecord(FileRecord):
     """devices.json: accelerators that the last command on a run left out."""
 
@@ -169,8 +175,31 @@ class BatchRecord(FileRecord):
 
     batch: Positive | None = None
     """Samples of a forward pass, where they are fewer than usual."""
-    engine: Literal["inductor", "eager"] | None = None
+    engine: Literal["triton", "cudnn", "inductor", "eager"] | None = None
     """Of a classifier that is to be compiled: whether it was, where the certification began."""
+
+
+class TrialForecast(Record):
+    """What was expected of a trial, in seconds of wall clock with all workers of its group."""
+
+    train_seconds: Amount
+    certify_seconds: Amount
+    """At most: nothing is estimated where the selected class is wrong."""
+
+
+class ForecastRecord(FileRecord):
+    """forecast.json: what the last command was expected to cost where nothing else computes. What counts later are the
+    proportions: which trial takes how many times as long as another."""
+
+    trials: dict[str, TrialForecast]
+    """By id, also those that only others need."""
+    start_seconds: Amount
+    """Until the first trial trains."""
+    trial_seconds: Amount
+    """Of each trial, besides training and certification."""
+    report_seconds: Amount
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the machine's cores that others used meanwhile; null: not known."""
 
 
 class ReportRecord(FileRecord):

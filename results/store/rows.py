@@ -80,6 +80,10 @@ class CertificateRow(Record):
     soft_weights: list[Natural] | None = None
     """The softmax of `selected` among the n samples: 2²⁰ for each, on the two of `results.bounds.soft.EDGES` that it
     lies between; null as `radius_soft`."""
+    base_clean: Natural | None = None
+    """The class that the base classifier gives the image itself; null: imported."""
+    base_noisy: Natural | None = None
+    """The class that it gives one noise sample of the image, which is none of the n0 and n; null: imported."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""
@@ -94,6 +98,9 @@ class CertificateRow(Record):
     """cpu, cuda."""
     noise: Literal["philox4x64-10/1"] | None = None
     """How the noise was drawn, on any device: the generator, and the version of what is made of it."""
+    noise_seed: Natural | None = None
+    """What its streams are derived from, with the role and the index: a digest of the settings, or of the weights and
+    the beacon where `certify.beacon` is given (`results.store.settings.beacon_seed`)."""
     torch_version: str
     checkpoint_sha256: str
 
@@ -158,7 +165,7 @@ class TrialRow(Record):
     torch_version: str
     checkpoint_sha256: str
     settings: str
-    """trial.json."""
+    """trial.json; the name of the data in the place of its folder, unless that was asked for."""
 
 
 class EpochRow(Record):
@@ -191,6 +198,39 @@ class SpectrumRow(Record):
     """From 0."""
     variance: Amount
     """Falling; pixel values in [0, 1]."""
+
+
+class SearchRow(Record):
+    """search.parquet: one configuration of a method at one σ, trained up to one rung of a search."""
+
+    method: str
+    """Row of the grid."""
+    sigma: Sigma
+    order: Natural
+    """In which the step was decided, from 0, of this method and σ."""
+    configuration: Natural
+    """0: the options that the grid has."""
+    options: str
+    """Those that are searched, as JSON."""
+    rung: Natural
+    """From 0."""
+    epochs: Natural
+    """Trained so far."""
+    cost: Amount
+    """Of this step, in passes of the training images, forward and backward; forward alone counts a third."""
+    outcome: Literal["promoted", "stopped", "finished", "failed"]
+    """finished: on the last rung; failed: the training could not go on; stopped also where the search still goes on."""
+    chosen: bool
+    """Whether these options are those of tuned.toml, and this the rung on which they were compared."""
+    acr: Amount | None = None
+    """Average certified radius on the images held out of the training set; null: failed."""
+    acr_error: Amount | None = None
+    """Its standard error over those images."""
+    seconds: Amount
+    """Wall clock of this step's training, and its certification summed over workers; 0: failed."""
+    reason: str | None = None
+    """Why it failed."""
+    trial_id: str
 
 
 class ThumbnailRow(Record):

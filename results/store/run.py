@@ -28,6 +28,10 @@ ROWS: dict[str, type[Record]] = {
 """What a row of each Parquet file is."""
 
 
+PLANNED = ("method", "title", "colour_group", "sigma", "model", "dataset")
+"""Of the columns of trials, those that are known before a trial is finished."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of a run; `results.store.rows` documents their columns and units."""
@@ -44,6 +48,8 @@ class Run:
     """run.json of each run."""
     missing: tuple[str, ...] = ()
     """Trials of the runs that are not finished and so not in the tables above."""
+    planned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PLANNED))
+    """One row per trial that a run going on has or will have; none where what is finished is read alone."""
 
 
 def read_run(*sources: str | Path | RemotePath) -> Run:
@@ -104,8 +110,13 @@ def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: 
             continue
         check_values(table, ROWS[name], path)
         tables.append(table)
-    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-    for column in schema:
+    return frame_of(pa.concat_tables(tables))
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """A table of a run as pandas has it, with nothing in its texts that gives orders to a reader's program."""
+    frame: pd.DataFrame = table.to_pandas()
+    for column in table.schema:
         if pa.types.is_string(column.type):
             frame[column.name] = frame[column.name].map(printable, na_action="ignore")
         elif column.type == pa.list_(pa.string()):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from results.errors import StoreError
 from results.store.folder import AnyPath, refuse_devices, write_whole
 from results.store.remote import StorageError
-from results.store.rows import CertificateRow, EpochRow, SpectrumRow, ThumbnailRow, TrialRow, fields_of
+from results.store.rows import CertificateRow, EpochRow, SearchRow, SpectrumRow, ThumbnailRow, TrialRow, fields_of
 
 SCHEMA_VERSION = 7
 LARGE = 1_000_000
@@ -27,6 +27,7 @@ CERTIFICATES = pa.schema(fields_of(CertificateRow), metadata=_METADATA)
 TRIALS = pa.schema(fields_of(TrialRow), metadata=_METADATA)
 EPOCHS = pa.schema(fields_of(EpochRow), metadata=_METADATA)
 SPECTRA = pa.schema(fields_of(SpectrumRow), metadata=_METADATA)
+SEARCH = pa.schema(fields_of(SearchRow), metadata=_METADATA)
 THUMBNAILS = pa.schema(fields_of(ThumbnailRow), metadata=_METADATA)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
 _SECRET = re.compile(
     r"secret|token|passw|credential|signature|(access|account|api|private|sas)[-_]?key|^(x-amz-\w+|sig|sas|auth)$", re.I
 )
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _ASSIGNED = re.compile(r"([\w.-]+)(=)([^&\s,;\"']+)")
+_PLACE = re.compile(r"((?:[\w.-]+=)*)((?:[A-Za-z][\w+.-]*://|~|/|\.\./).*|\.\.)", re.DOTALL)
+_NAMED_FILES = (".toml", ".py")
 
 
 def is_secret(name: str) -> bool:
@@ -34,3 +38,26 @@ def masked(words: Sequence[str]) -> list[str]:
 
 def _assigned(name: str, sign: str, value: str) -> str:
     return f"{name}{sign}{'***' if is_secret(name) else value}"
+
+
+def placeless(words: Sequence[str]) -> list[str]:
+    """A command line that says nothing of the machine: in the place of an absolute path, one that leads out of the
+    working folder, and a URL, stands …, with the file's own name where it is a grid or a plugin."""
+    found = []
+    for place, word in enumerate(words):
+        match = _PLACE.fullmatch(word)
+        if match and place == 0:
+            program = PurePosixPath(word)
+            found += ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+        elif match:
+            path = PurePosixPath(match[2])
+            found.append(f"{match[1]}…" + (f"/{path.name}" if path.suffix in _NAMED_FILES else ""))
+        else:
+            found.append(word)
+    return found
+
+
+def without_place(settings: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """Settings of a trial or a grid, with the name of the data where they say in which folder it is."""
+    data = settings.get("data")
+    return {**settings, "data": dataset} if isinstance(data, str) and "/" in data else dict(settings)

@@ -6,7 +6,9 @@ program's certification log). Resources (workers, GPUs, shard size) are no setti
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -73,6 +75,16 @@ class CertifySettings(Record):
     """Bound the expected softmax as well: a certificate of another classifier (`results.bounds.soft`)."""
     skip_misclassified: bool = True
     """Estimate nothing where the selected class is not the label: such an image counts nowhere."""
+    beacon: str | None = None
+    """A value published after the weights were: the noise is seeded by it and by them (`beacon_seed`). Where not given,
+    by the settings."""
+
+    @field_validator("beacon")
+    @classmethod
+    def _one_spelling(cls, beacon: str | None) -> str | None:
+        if beacon is not None and not re.fullmatch(r"[!-~]{1,256}", beacon):
+            raise ValueError(f"{shortened(beacon)}: must be 1 to 256 printable characters of ASCII without blanks")
+        return beacon
 
     @model_validator(mode="after")
     def _something_can_be_certified(self) -> Self:
@@ -147,17 +159,25 @@ class CertifiedTrial(TrialSettings):
     """The name of a data set, or a folder; not part of the identity, for it may move."""
     certify: CertifySettings = CertifySettings()
 
-    @cached_property
-    def noise_seed(self) -> int:
-        """Seed of the certification noise. No two trials share a random stream, unless they differ only in what they
-        leave out, or also bound: their certificates are then the same."""
-        certify = self.certify.model_dump(exclude={"skip_misclassified", "soft"})
+    def noise_seed(self, weights: str) -> int:
+        """Seed of the certification noise, from 0 to 2⁴⁸ − 1.
+
+        Without a beacon it follows from the settings: no two trials share a random stream, unless they differ only in
+        what they leave out, or also bound; their certificates are then the same. With one it is `beacon_seed`.
+
+        Args:
+            weights: SHA-256, as the rows have it.
+        """
+        if self.certify.beacon is not None:
+            return beacon_seed(weights, self.certify.beacon)
+        certify = self.certify.model_dump(exclude={"skip_misclassified", "soft", "beacon"})
         return int(short_digest(self._identity(without={"certify"}) | {"certify": certify}), 16)
 
     def _identity(self, without: set[str]) -> dict[str, object]:
         identity = super()._identity(without)
-        if not self.certify.soft and "certify" in identity:  # a trial without it is the one that it was
-            identity["certify"] = self.certify.model_dump(exclude={"soft"})
+        if "certify" in identity:  # a trial without these is the one that it was before there were any
+            absent = {name for name in ("soft", "beacon") if not getattr(self.certify, name)}
+            identity["certify"] = self.certify.model_dump(exclude=absent)
         return identity
 
 
@@ -226,6 +246,19 @@ def read_trial_settings(path: AnyPath) -> AnyTrial:
     if not isinstance(kind, str) or kind not in KINDS:
         raise StoreError(f"{path}: kind = {shortened(kind)}: must be {', '.join(map(str, KINDS))}")
     return validated(KINDS[kind], values, path)
+
+
+def beacon_seed(weights: str, beacon: str) -> int:
+    """The seed of the certification noise where there is a beacon, from 0 to 2⁴⁸ − 1: the first 12 digits of a SHA-256.
+
+    It follows from the weights and the beacon alone. Were n, a name or another setting part of it, whoever has seen the
+    beacon could turn that until the noise suits; so certifications of the same weights share their noise.
+
+    Args:
+        weights: SHA-256 of the weights, as training.json has it, in hexadecimal.
+        beacon: as `CertifySettings.beacon`.
+    """
+    return int(hashlib.sha256(f"{weights}\n{beacon}".encode()).hexdigest()[:12], 16)
 
 
 def short_digest(settings: dict[str, object]) -> str:

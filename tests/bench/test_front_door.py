@@ -48,12 +48,16 @@ def test_wrong_options_are_refused_in_a_notebook_as_on_the_command_line(given: d
     assert message in str(caught.value)
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_notebook_gets_the_run_or_the_reason(
-    fake_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed: dict[str, str] = {}
     monkeypatch.setattr(grid, "finish_grid", lambda *_, **__: Finished(fake_run, failed, update_report(fake_run)))
     run = run_grid("smoke", out=tmp_path, quiet=True)
+    assert not capsys.readouterr().out
+    run_grid("smoke", out=tmp_path)
+    assert capsys.readouterr().out.startswith(f"{fake_run.page}: open it in a browser first")
     assert run.certificates.equals(read_run(fake_run.path).certificates)
     failed |= dict.fromkeys(trial_ids(fake_run)[:2], "the loss became nan")
     with pytest.raises(RunFailedError, match=rf"^{trial_ids(fake_run)[0]}: the loss became nan, and 1 more \(log: "):

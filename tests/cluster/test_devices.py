@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from cluster import GroupSize, run_jobs, schedule  # before ray, whose environment it sets
-from cluster.devices import is_of_a_device
+from cluster.devices import DeviceErrors, DeviceLeftOutError, is_of_a_device
+from cluster.worker import StalledError, WorkerHandle
+from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job, notes, shards
 from tests.cluster.toys import ToyWork
 
 import ray  # isort: skip
-from ray.exceptions import RayTaskError  # isort: skip
+from ray.exceptions import RayError, RayTaskError  # isort: skip
 
 ONE_GPU = GroupSize(workers=1, cpus_per_worker=1, gpus_per_worker=1)
 MESSAGE = "CUDA error: an illegal memory access was encountered"
@@ -49,12 +51,8 @@ class Work(ToyWork):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=100 * 2**20,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=2, gpus=2):
+        yield
 
 
 def errors(folder: Path, name: str) -> int:
@@ -95,7 +93,7 @@ def test_where_none_is_left_what_is_left_fails_with_the_reason(tmp_path: Path) -
 
 
 def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: Path) -> None:
-    order = schedule._Order([job(tmp_path)], ONE_GPU, Work())
+    order = schedule._Order([job(tmp_path)], ONE_GPU, Work(), lambda _: [])
     trial = SimpleNamespace(trial_id="first", config=order.suggest("first"))
     result = {"left_out": "GPU 0 of here is left out"}
     order.on_trial_result("first", result)
@@ -123,3 +121,18 @@ def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: P
 )
 def test_errors_of_devices_are_told_from_others(error: Exception, expected: bool) -> None:
     assert is_of_a_device(RayTaskError("train", "", error)) is expected
+
+
+def test_a_gpu_on_which_work_hangs_twice_is_left_out() -> None:
+    errors = DeviceErrors()
+    worker = WorkerHandle(actor=None, started=None, elastic=False, asked_at=0.0)
+    worker.identity = {"host": "here", "gpus": ["0"]}
+    errors.note(worker, RayError("it died"))
+    errors.note(worker, RayError("it died"))
+    worker.stalled = "a worker on here was stopped: its work did not go on for 130 s"
+    errors.note(worker, StalledError(worker.stalled))
+    assert not errors.left_out(worker)
+    with pytest.raises(DeviceLeftOutError, match=r"GPU 0 of here is left out .* for 130 s"):
+        errors.note(worker, StalledError(worker.stalled))
+    worker.identity = {"host": "here", "gpus": []}
+    errors.note(worker, StalledError(worker.stalled))  # of a CPU nothing is left out

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ import pytest
 
 import bench
 from bench.runner.grid import RunFailedError
-from cluster import GroupSize, run_jobs  # before ray, whose environment it sets
+from cluster import GroupSize, run_jobs
 from cluster.worker import UNMASKED
+from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job
 from tests.cluster.toys import ToyWork
-
-import ray  # isort: skip
 
 
 class Masks(ToyWork):
@@ -32,22 +29,6 @@ class Masks(ToyWork):
         Path(task["folder"], f"rank-{os.environ['RANK']}").write_text(mask)
 
 
-@contextmanager
-def two_gpus() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def masks(folder: Path) -> set[str]:
     assert run_jobs([job(folder)], Masks(), GroupSize(2, 1, 1)) == {}
     return {(folder / "job" / f"rank-{rank}").read_text() for rank in range(2)}
@@ -57,7 +38,7 @@ def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with two_gpus():
+    with local_cluster(cpus=2, gpus=2):
         assert masks(tmp_path) == {"0", "1"}
         started = time.monotonic()
         with pytest.raises(
@@ -72,5 +53,5 @@ def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
 def test_where_ray_masks_nothing_workers_still_see_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(UNMASKED, "1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with two_gpus():
+    with local_cluster(cpus=2, gpus=2):
         assert masks(tmp_path) == {"0", "1"}

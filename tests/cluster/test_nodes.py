@@ -11,15 +11,15 @@ import pytest
 from bench.audit import doctor
 from bench.audit.finding import Finding
 from cluster.nodes import ask_nodes  # before ray, whose environment it sets
+from tests.cluster.local import local_cluster
 
 import ray  # isort: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=1):
+        yield
 
 
 def who() -> int:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster import ClusterError, GroupSize, Job, run_jobs  # before ray, whose environment it sets
+from cluster import ClusterError, GroupSize, Job, run_jobs
+from tests.cluster.local import local_cluster
 from tests.cluster.toys import SteppingWork, ToyWork
-
-import ray  # isort: skip
 
 WORK = ToyWork()
 TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
@@ -18,9 +17,8 @@ TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=2):
+        yield
 
 
 def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: Any) -> Job:
@@ -73,6 +71,29 @@ def test_of_several_ranks_errors_the_cause_is_told(tmp_path: Path) -> None:
 def test_a_broken_connection_without_a_cause_is_tried_again(tmp_path: Path) -> None:
     assert run_jobs([job(tmp_path, connection_breaks=True)], WORK, TWO) == {}
     assert shards(tmp_path) == [0, 1, 2, 3]
+
+
+def test_jobs_may_follow_from_the_end_of_others_and_find_the_same_workers(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def more(ended: str) -> list[Job]:
+        names.append(ended)
+        return [job(tmp_path, f"{ended}+", train_raises=len(ended) == 3)] if len(ended) < 4 else []
+
+    assert run_jobs([job(tmp_path, "a")], WORK, GroupSize(1, 1, 0), more=more) == {"a+++": "the loss became nan"}
+    assert names == ["a", "a+", "a++", "a+++"]
+    assert shards(tmp_path, "a++") == [0, 1, 2, 3]
+    workers = {note.split()[-1] for name in names[:3] for note in notes(tmp_path, name) if note.startswith("shard")}
+    assert len(workers) == 1
+
+
+def test_what_goes_wrong_between_jobs_is_raised_as_it_is(tmp_path: Path) -> None:
+    def more(ended: str) -> list[Job]:
+        raise KeyError(ended)
+
+    with pytest.raises(KeyError, match=r"'[ab]'"):
+        run_jobs([job(tmp_path, "a"), job(tmp_path, "b"), job(tmp_path, "c")], WORK, GroupSize(1, 1, 0), more=more)
+    assert not (tmp_path / "c" / "notes.txt").exists()
 
 
 STALLED_AFTER = 6.0  # seconds, or 12 in which the work does not go on

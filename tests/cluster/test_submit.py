@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import bench
 from bench.settings.options import RunOptions
 from results import read_run
 from results.store.folder import read_json
+from tests.ranks import free_ports
 
 RAY = str(Path(sys.executable).with_name("ray"))
 SAME = ["method", "index", "label", "predicted", "radius", "counts", "checkpoint_sha256"]
@@ -90,14 +90,6 @@ def program(folder: Path) -> Path:
     (folder / "program" / "own.py").write_text(OWN_METHOD)
     (folder / "program" / "own.toml").write_text(GRID)
     return folder / "program"
-
-
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [str(probe.getsockname()[1]) for probe in probes]
 
 
 @contextmanager

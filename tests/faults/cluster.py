@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tests.faults.processes import PATIENCE, ROOT, Marked, is_gone, kill, wait_for
+from tests.ranks import free_ports
 
 
 class ThreeNodes:
@@ -23,7 +23,7 @@ class ThreeNodes:
         token.write_text(os.urandom(32).hex())
         token.chmod(0o600)
         self.token = str(token)
-        self.address = f"127.0.0.2:{_free_port()}"
+        self.address = f"127.0.0.2:{free_ports(1)[0]}"
         self.raylets: dict[int, psutil.Process] = {}
         for number in (1, 2, 3):
             self.start(number)
@@ -77,9 +77,3 @@ class ThreeNodes:
         kill(raylet)
         wait_for(lambda: all(is_gone(process) for process in below), f"the end of node {number}'s processes")
         return f"node {number} (raylet {raylet.pid}, workers {workers})"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))  # Ray listens on all addresses
-        return int(probe.getsockname()[1])

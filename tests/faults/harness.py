@@ -33,6 +33,7 @@ class Bench:
         log = self.folder / "logs" / f"{self.commands:03d}-{run.name}"
         grid = str(self.folder / "grid.toml")
         given = ("--out", str(run), "--workers", "2", "--cpus-per-worker", "1", *options)
+        given = (*given, "--quiet")  # what it will cost is not asked each time
         return Command(self.marked, log, "run", "--grid", grid, *given, **environment)
 
     def wrong(self, sentence: str) -> None:

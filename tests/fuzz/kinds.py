@@ -89,13 +89,13 @@ def log(random: Random, shop: Workshop) -> list[str]:
     if random.random() < 0.3:
         content = mutate_bytes(random, content)
     path.write_bytes(content)
-    command = ["import", str(path), "--sigma", random.choice((".25", ".5", ".5", "1", "1e-300", "99", "5e-324"))]
-    command += [
-        "--method",
-        random.choice(
-            ("theirs", "smoothadv", "generalised_ld", *TEXTS) if random.random() < 0.2 else ("theirs", "new")
-        ).replace("\0", ""),
-    ]
+    sigma = ["--sigma", random.choice((".25", ".5", ".5", "1", "1e-300", "99", "5e-324"))]
+    method = random.choice(
+        ("theirs", "smoothadv", "generalised_ld", *TEXTS) if random.random() < 0.2 else ("theirs", "new")
+    ).replace("\0", "")
+    command = ["import", str(path), *sigma, "--method", method]
+    if random.random() < 0.2:  # guessed
+        command = ["import", str(path), *random.choice((sigma, [])), *random.choice((["--yes"], ["--yes"], []))]
     for option in ("--n", "--n0", "--alpha", "--seed", "--skip", "--dataset", "--model"):
         if random.random() < 0.03:
             command += [option, str(random.choice((*NUMBERS[:-4], *TEXTS))).replace("\0", "")]
@@ -107,10 +107,11 @@ def records(random: Random, shop: Workshop) -> list[str]:
     """A run with a damaged JSON or Parquet file, for the commands that only read and report."""
     for _ in range(random.choice((1, 1, 1, 2))):
         damage_file(random, shop, random.choice(shop.files_of(shop.run)))
-    command = random.choice(("report", "report", "status", "status", "status", "compare"))
+    command = random.choice(("report", "report", "status", "status", "status", "compare", "watch"))
     if command == "report" and random.random() < 0.3:  # from the merged files alone
         shop.unlink(shop.run / "run.json")
     options = ["--methods", "generalised_ld,gaussian", *random.choice(([], ["--json"]))] if command == "compare" else []
+    options += ["--port", "0"] if command == "watch" else []
     return [command, str(shop.run), *options]
 
 

@@ -37,11 +37,11 @@ def inputs(kind: str, few: int, many: int, accepted: float, sentences: int) -> l
 @pytest.mark.parametrize(
     ("kind", "inputs", "accepted", "sentences"),
     [
-        *inputs("grid", 2000, 5500, 0.1, 100),
-        *inputs("arguments", 1500, 3500, 0.1, 60),
-        *inputs("log", 150, 600, 0.1, 30),
-        *inputs("records", 40, 200, 0.2, 25),
-        *inputs("weights", 50, 200, 0.2, 15),
+        *inputs("grid", 1000, 5500, 0.1, 100),
+        *inputs("arguments", 800, 3500, 0.1, 60),
+        *inputs("log", 80, 600, 0.1, 30),
+        *inputs("records", 30, 200, 0.2, 25),
+        *inputs("weights", 30, 200, 0.2, 15),
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence_and_leaves_nothing(

@@ -247,3 +247,17 @@ def test_wrong_options_are_refused(name: str, options: dict[str, object], messag
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared whole
         get_method(name, **options)
     assert message in str(caught.value)
+
+
+def test_the_mask_of_mean_probabilities_differs_from_that_of_mean_logits() -> None:
+    logits = torch.tensor([[[6.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]], [[-1.0, 0.0]]], dtype=torch.float64)
+    assert float(logits.mean(0)[0, 0]) > 0  # mean logits: class 0
+    assert float(logits.softmax(-1).mean(0)[0, 0]) < 0.5  # mean probabilities: class 1
+    labels = torch.tensor([0])
+
+    def value(mask: str, strength: float) -> float:
+        method = get_method("generalised", mask=mask, strength=strength, entropy_weight=0.0)
+        return float(method.loss(logits, labels, sigma=0.5, epoch=0))
+
+    assert value("mean_logits", 10.0) > value("mean_logits", 0.0) + 0.1
+    assert value("mean_probabilities", 10.0) == value("mean_probabilities", 0.0)

@@ -1,4 +1,4 @@
-"""Seven figures after the thesis and four more, of the Parquet files of a run; matplotlib without its global state.
+"""Seven figures after the thesis and five more, of the Parquet files of a run; matplotlib without its global state.
 
 for name, figure in figures_of(run):
     save_figure(drawn(figure), folder, name)
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
+from results.analysis.envelope import envelopes
 from results.analysis.groups import certified_groups
 from results.analysis.sweeps import find_sweeps
 from results.report.figures.curves import (
@@ -17,6 +18,7 @@ from results.report.figures.curves import (
     baselines,
     figure_certified_accuracy,
     figure_decomposition,
+    figure_envelope,
     figure_p_a,
 )
 from results.report.figures.illustrations import figure_class_overlap, figure_sample_weights
@@ -48,6 +50,8 @@ def figures_of(run: Run, source: str = "thesis") -> Iterator[tuple[str, Figure]]
         ValueError: an unknown source; or as `results.analysis.groups.certified_groups`.
     """
     yield "certified_accuracy_curves", figure_certified_accuracy(run, source)
+    if envelopes(certified_groups(run)):
+        yield "best_of_sigma", figure_envelope(run)
     methods = compared(run)
     if CONSISTENCY in methods and len(methods) > 1:
         yield "accuracy_by_epoch", figure_accuracy_by_epoch(run)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -12,14 +14,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from results.analysis import published
+from results.analysis.envelope import envelopes
 from results.analysis.groups import Group, certified_groups, of_published_data
-from results.analysis.metrics import label_probabilities
-from results.report.figures.steps import Floats, band, curve, distribution, thinned
-from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels_by_sigma, styled
+from results.analysis.metrics import certified_accuracies, label_probabilities
+from results.analysis.statistics import simultaneous_band
+from results.report.caption import not_comparable
+from results.report.figures.steps import CELLS, Floats, curve, distribution, thinned
+from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels, panels_by_sigma, styled
 from results.report.figures.theory import threshold_name
 from results.store.run import Run
 
 BASELINE = "gaussian"
+BAND = "Bands hold at all radii at once, over test images (DKW); the table has the intervals at single radii."
+GREYED: dict[str, Any] = {"markeredgecolor": "0.6", "zorder": 1.5}
+"""Published marks of another setting than a line's."""
+SEEDS_ALPHA = 0.3
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,11 @@ def baselines(run: Run) -> set[str]:
 def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
-    The line is the mean over the seeds; each of several seeds is a thin line. The band is the pointwise 95 % Wilson
-    interval for the uncertainty of the test images. Markers are the values of a published source, zeros left out; of
-    a source other than the thesis also those of methods that the run lacks, in grey.
+    The line is the mean over the seeds; each of several seeds is a thin line, in a darker band from the lowest to the
+    highest. The wider band is that of the whole curve (`results.analysis.statistics.simultaneous_band`), for the
+    uncertainty of the test images. Markers are the values of a published source, zeros left out; in grey where network,
+    data, n or alpha is another, with the reason below. Of a source other than the thesis also those of methods that the
+    run lacks, in grey.
 
     Args:
         run: with at least one finished trial.
@@ -52,6 +63,44 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
     """
     words = Words("Certified accuracy by radius", "As Figure 5.1 of the thesis.")
     figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, words, others=source != "thesis")
+    return figure
+
+
+def figure_envelope(run: Run) -> Figure:
+    """The best of several σ: certified accuracy against radius at whichever σ gives most of it there; one panel for
+    each set of σ. A marker stands where another σ becomes the best.
+
+    Args:
+        run: with a method that was certified at several σ in the same way.
+
+    Raises:
+        ValueError: as `certified_groups`.
+    """
+    found = envelopes(certified_groups(run))
+    look, entries = looks(run), dict[str, Artist]()
+    with styled():
+        sets = sorted({envelope.sigmas for envelope in found})
+        figure, axes = panels("The best of several σ: certified accuracy by radius", len(sets))
+        for sigmas, panel in zip(sets, axes, strict=True):
+            panel.set_title(f"best of σ = {', '.join(f'{sigma:g}' for sigma in sigmas)}")
+            panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
+        for envelope in found:
+            panel, how = axes[sets.index(envelope.sigmas)], look[envelope.method]
+            certified = [group.certificates["radius"][group.certificates["correct"]] for group in envelope.groups]
+            at = np.unique(np.concatenate([[0.0], *certified]))
+            best, sigma = envelope.best(at)
+            x, y = thinned(np.append(at, at[-1]), np.append(best, 0.0))
+            [line] = panel.step(x, 100 * y, where="pre", **how.line)
+            entries.setdefault(envelope.title, line)
+            changed = np.flatnonzero((np.diff(sigma) != 0) & np.isfinite(sigma[1:]))
+            panel.plot(at[changed], 100 * best[changed], **how.points)
+        for panel in axes:
+            panel.set_xlim(left=0)
+        note = (
+            "At each radius at whichever σ gives most certified accuracy there, mean over the seeds; markers: from "
+            "there on another σ. No one classifier has it, and the σ is chosen on these test images."
+        )
+        legend_below(figure, entries, note)
     return figure
 
 
@@ -102,14 +151,18 @@ def _certified_accuracy(
 ) -> tuple[Figure, dict[float, Axes]]:
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
+    reasons: dict[str, None] = {}
     with styled():
         figure, axes = panels_by_sigma(words.title, (group.sigma for group in groups))
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
             _draw(group, panel, how)
             known = _published_points(group.published_among(reference))
+            apart = not_comparable(group.trials) if known else []
+            reasons |= dict.fromkeys(apart)
             if known:
-                panel.plot(*zip(*known, strict=True), **how.points)
+                panel.plot(*zip(*known, strict=True), **how.points, **GREYED if apart else {})
+            if known and not apart:
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
@@ -121,24 +174,35 @@ def _certified_accuracy(
                 how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
                 axes[sigma].plot(*zip(*_published_points(reference[sigma, method]), strict=True), **how.points)
                 entries[f"{method} (published)"] = Line2D([], [], **how.points)
-        if any(len(group.seeds) > 1 for group in groups):
-            entries["one training seed"] = Line2D([], [], color="grey", linewidth=THIN)
-        entries["95 % interval over test images"] = Patch(color="grey", alpha=0.3, linewidth=0)
+        several = [group for group in groups if len(group.seeds) > 1]
+        if several:
+            kinds = dict.fromkeys("certification" if group.of_certification else "training" for group in several)
+            entries[f"one {' or '.join(kinds)} seed"] = Line2D([], [], color="grey", linewidth=THIN)
+            entries["lowest to highest of the seeds"] = Patch(color="grey", alpha=2 * SEEDS_ALPHA, linewidth=0)
+        entries["95 % band of the whole curve"] = Patch(color="grey", alpha=0.3, linewidth=0)
         if any(group.published_among(reference) for group in groups):
             points = Line2D([], [], **Look("grey", "-", "o").points)
             entries[f"published: {published.find_source(source).short}"] = points
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        legend_below(figure, entries, words.note)
+        note = f"{words.note} {BAND}"
+        if reasons:
+            note += f"\nGrey marks: published for another setting, since here {'; '.join(reasons)}."
+        legend_below(figure, entries, note)
     return figure, axes
 
 
 def _draw(group: Group, panel: Axes, how: Look) -> None:
     x, y = thinned(*_curve_of(group.certificates))
-    lower, upper = band(y, group.certificates["index"].nunique())
-    panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
     seeds = group.seeds
+    lower, upper = simultaneous_band(y, group.certificates["index"].nunique(), len(seeds))
+    panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
+    if len(seeds) > 1:
+        grid = np.linspace(0.0, float(x[-1]), CELLS + 1)
+        each = np.stack([certified_accuracies(rows, grid) for rows in seeds])
+        ends = 100 * each.min(axis=0), 100 * each.max(axis=0)
+        panel.fill_between(grid, *ends, step="pre", color=how.colour, alpha=SEEDS_ALPHA, linewidth=0)
     for seed in seeds if len(seeds) > 1 else []:
         a, b = thinned(*_curve_of(seed))
         panel.step(a, 100 * b, where="pre", color=how.colour, linewidth=THIN, alpha=0.7)

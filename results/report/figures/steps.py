@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from results.analysis.statistics import wilson
-
 Floats = NDArray[np.float64]
 CELLS = 400
 """In which each axis is divided to thin a curve: cells of a pixel and a half in a panel at 150 dpi."""
@@ -52,17 +50,3 @@ def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     last = np.append((np.diff(cells, axis=1) != 0).any(axis=0), True)
     last[0] = True
     return x[last], y[last]
-
-
-def band(accuracies: Floats, images: int) -> tuple[Floats, Floats]:
-    """Pointwise Wilson intervals of accuracies over `images` test images, as
-    `results.analysis.statistics.accuracy_interval`.
-
-    Args:
-        accuracies: (points,), in [0, 1]; of several seeds, their mean.
-        images: distinct test images.
-
-    Returns:
-        The lower and the upper ends, both (points,).
-    """
-    return wilson(accuracies * images, images)

@@ -41,6 +41,8 @@ PANEL_WIDTH, PANEL_HEIGHT, TITLE_HEIGHT = 4.4, 3.4, 0.25
 COLUMNS = 3
 """Panels beside each other at most: more would not be readable at the width of a page."""
 
+DPI = 150
+"""Of the PNGs."""
 THIN = 0.5
 """Points; of a line for one of several seeds."""
 SMALL_PRINT: dict[str, Any] = {"fontsize": 8, "color": "0.3"}
@@ -63,9 +65,9 @@ _RC: dict[str, Any] = {
 }
 
 
-def styled() -> AbstractContextManager[None]:
-    """The style, whatever the user's own matplotlibrc says."""
-    context: AbstractContextManager[None] = style.context(["default", _RC])
+def styled(changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """The style, whatever the user's own matplotlibrc says; with some of its settings changed."""
+    context: AbstractContextManager[None] = style.context(["default", {**_RC, **(changes or {})}])
     return context
 
 
@@ -101,11 +103,15 @@ def looks(run: Run) -> dict[str, Look]:
     that only an ensemble's members are trained with. After seven methods the colours come again, with other dashes.
     Methods of a colour group have the colour of the first of them, or of the method called so, with other dashes.
     """
-    there = dict.fromkeys([*run.trials["method"], *run.epochs["method"]])
+    there = dict.fromkeys([*run.planned["method"], *run.trials["method"], *run.epochs["method"]])
     methods = [*(method for method in published.ACCURACY_ORDER if method in there)]
     methods += [method for method in there if method not in methods]
-    grouped = run.trials.dropna(subset=["colour_group"])
-    groups = dict(zip(grouped["method"], grouped["colour_group"], strict=True))
+    groups = {
+        method: group
+        for trials in (run.planned, run.trials)
+        for method, group in zip(trials["method"], trials["colour_group"], strict=True)
+        if isinstance(group, str)
+    }
     leaders = {group: group if group in there else method for method, group in reversed(groups.items())}
     followers = {
         method: leaders[group] for method, group in groups.items() if method not in {leaders[group], *leaders.values()}
@@ -192,14 +198,19 @@ def words_of(figure: Figure) -> str:
 def drawn(figure: Figure) -> dict[str, bytes]:
     """The figure as "png" (150 dpi) and "pdf"; equal figures give equal bytes."""
     found = {}
-    for kind in ("png", "pdf"):
-        file = io.BytesIO()
-        # The date would make two equal figures differ.
-        metadata = {"CreationDate": None} if kind == "pdf" else None
-        with styled():
-            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
-        figure.set_layout_engine("none")  # it is laid out now, which takes as long as to draw it
-        found[kind] = file.getvalue()
+    figure.set_dpi(DPI)
+    with styled():
+        # Once for both: matplotlib would lay it out and draw it, to nowhere, before it draws each.
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)
+    with styled({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+        for kind in ("png", "pdf"):
+            file = io.BytesIO()
+            # The date would make two equal figures differ.
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+            found[kind] = file.getvalue()
     return found
 
 

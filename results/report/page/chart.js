@@ -23,13 +23,14 @@ function chart(kind, panel) {
     label: `${kind.yLabel} against ${kind.xName} at ${panel.title}, a line for each method; the values are below`,
     xLabel: kind.xLabel,
     yLabel: kind.yLabel,
-    scales: (box) => [linearScale(panel.start, end, box.left, box.right), linearScale(0, top, box.bottom, box.top)],
+    scales: (box) => [linearScale(panel.start, end, box.left, box.right, kind.whole), linearScale(0, top, box.bottom, box.top)],
     draw(picture, box, x, y) {
       Object.assign(handle.style, {
         left: `${box.left}px`, top: `${box.top}px`, width: `${box.right - box.left}px`, height: `${box.bottom - box.top}px`,
       });
       for (const line of shown()) {
-        if (look.bands && line.lower) picture.append(bandOf(line, at, x, y));
+        if (look.bands && line.lower) picture.append(bandOf(line, line.lower, line.upper, at, x, y));
+        if (look.bands && line.lowest) picture.append(bandOf(line, line.lowest, line.highest, at, x, y));
       }
       for (const line of shown()) picture.append(...lineOf(line, kind.shape, at, x, y));
       crosshair = { node: svg("g", { class: "crosshair" }), box, x, y };
@@ -87,8 +88,9 @@ function readoutOf(line, place, x, kind) {
   const method = look.of(line.method);
   const notes = [];
   if (look.bands && line.lower) notes.push(`[${line.lower[place].toFixed(1)}, ${line.upper[place].toFixed(1)}]`);
+  if (look.bands && line.lowest) notes.push(`seeds ${line.lowest[place].toFixed(1)} to ${line.highest[place].toFixed(1)}`);
   const published = (line.points || []).find((point) => Math.abs(point[0] - x) < 1e-9);
-  if (published) notes.push(`published ${published[1].toFixed(1)}`);
+  if (published) notes.push(`published ${published[1].toFixed(1)}${line.apart.length ? ", for another setting" : ""}`);
   return html("li", {}, swatch(method), html("span", { class: "who" }, method.title),
     html("span", { class: "value" }, kind.text(line.values[place])), html("span", { class: "note" }, notes.join(", ")));
 }
@@ -105,7 +107,8 @@ function lineOf(line, shape, at, x, y) {
     else path += { pre: `V${py}H${px}`, post: `H${px}V${py}`, straight: `L${px} ${py}` }[shape];
   });
   const points = (line.points || []).map(([px, py]) => svg("circle", {
-    class: "published", cx: x(px), cy: y(py), r: 3.5, stroke: method.colour,
+    class: line.apart.length ? "published apart" : "published", cx: x(px), cy: y(py), r: 3.5,
+    ...(line.apart.length ? {} : { stroke: method.colour }),
   }));
   return [
     svg("path", {
@@ -115,9 +118,9 @@ function lineOf(line, shape, at, x, y) {
   ];
 }
 
-function bandOf(line, at, x, y) {
+function bandOf(line, lower, upper, at, x, y) {
   const edge = (values) => values.map((value, place) => `${x(at(place)).toFixed(1)} ${y(value).toFixed(1)}`);
   return svg("polygon", {
-    class: "band", points: [...edge(line.upper), ...edge(line.lower).reverse()].join(" "), fill: look.of(line.method).colour,
+    class: "band", points: [...edge(upper), ...edge(lower).reverse()].join(" "), fill: look.of(line.method).colour,
   });
 }

@@ -12,11 +12,14 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from results.analysis.envelope import Envelope, envelopes
 from results.analysis.groups import Group
-from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
-from results.report.figures.steps import Floats, band
+from results.analysis.metrics import average_certified_radius, certified_accuracies, label_probabilities, worker_hours
+from results.analysis.statistics import simultaneous_band
+from results.report.caption import not_comparable
+from results.report.figures.steps import Floats
 from results.report.figures.style import Dash, looks
-from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel
+from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel, TrainingCharts
 from results.report.table import ResultTable
 from results.store.run import Run
 
@@ -27,7 +30,10 @@ P_A = np.round(np.arange(0.5, 1.00001, 0.0025), 4)
 
 def methods(run: Run, groups: list[Group]) -> list[MethodLook]:
     """Every method with its look, which is that of the figures."""
-    titles = {group.method: group.title for group in groups}
+    shared = run.planned.groupby("title")["method"].nunique()
+    known = zip(run.planned["method"], run.planned["title"], strict=True)
+    titles: dict[str, str] = {method: title for method, title in known if shared[title] == 1}
+    titles |= {group.method: group.title for group in groups}
     return [
         {
             "method": method,
@@ -45,10 +51,18 @@ def charts(run: Run, groups: list[Group], tables: list[ResultTable]) -> Charts:
     by_sigma = [[group for group in groups if group.sigma == sigma] for sigma in sigmas]
     return {
         "certified": [_certified(panel, tables) for panel in by_sigma],
+        "envelope": _envelopes(groups),
         "p_a": [_p_a(panel) for panel in by_sigma],
-        "accuracy": _training(run.epochs, "noisy_test_accuracy", lambda value: round(100 * value, 1)),
-        "loss": _training(run.epochs, "loss", lambda value: float(f"{value:.4g}")),
+        **training_charts(run.epochs),
         "cost": [panel for groups in by_sigma if (panel := _cost(groups))["points"]],
+    }
+
+
+def training_charts(epochs: pd.DataFrame) -> TrainingCharts:
+    """Those of the epochs, which need nothing that is finished."""
+    return {
+        "accuracy": _training(epochs, "noisy_test_accuracy", lambda value: round(100 * value, 1)),
+        "loss": _training(epochs, "loss", lambda value: float(f"{value:.4g}")),
     }
 
 
@@ -62,10 +76,7 @@ def radius_step(largest: float) -> float:
 
 
 def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
-    largest = max(float((group.certificates["radius"] * group.certificates["correct"]).max()) for group in groups)
-    step = radius_step(largest)
-    # One step further than the largest radius, where every line has come down to 0.
-    grid = np.round(np.arange(math.floor(largest / step) + 2) * step, 12)
+    step, grid = _grid(groups)
     published = {
         (row.sigma, row.method): row.published
         for table in tables
@@ -74,20 +85,44 @@ def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
     }
     lines: list[Line] = []
     for group in groups:
-        accuracy = np.mean([_share_from(rows, grid) for rows in group.seeds], axis=0)
-        lower, upper = band(accuracy, group.certificates["index"].nunique())
+        seeds = np.stack([certified_accuracies(rows, grid) for rows in group.seeds])
+        accuracy = seeds.mean(axis=0)
+        lower, upper = simultaneous_band(accuracy, group.certificates["index"].nunique(), len(seeds))
         numbers = published.get((group.sigma, group.method), {})
         points = [(float(key[1:]), value) for key, value in numbers.items() if key.startswith("r") and value]
-        lines.append(
-            {
-                "method": group.method,
-                "values": _percent(accuracy),
-                "points": points,
-                "lower": _percent(lower),
-                "upper": _percent(upper),
-            }
-        )
+        line: Line = {
+            "method": group.method,
+            "values": _percent(accuracy),
+            "points": points,
+            "apart": not_comparable(group.trials) if points else [],
+            "lower": _percent(lower),
+            "upper": _percent(upper),
+        }
+        if len(seeds) > 1:
+            line |= {"lowest": _percent(seeds.min(axis=0)), "highest": _percent(seeds.max(axis=0))}
+        lines.append(line)
     return _panel(groups[0].sigma, 0, step, lines)
+
+
+def _envelopes(groups: list[Group]) -> list[Panel]:
+    """One panel for each set of σ."""
+    by_sigmas: dict[tuple[float, ...], list[Envelope]] = {}
+    for found in envelopes(groups):
+        by_sigmas.setdefault(found.sigmas, []).append(found)
+    panels = []
+    for sigmas, own in sorted(by_sigmas.items()):
+        step, grid = _grid([group for found in own for group in found.groups])
+        lines: list[Line] = [{"method": found.method, "values": _percent(found.best(grid)[0])} for found in own]
+        title = f"best of σ = {', '.join(f'{sigma:g}' for sigma in sigmas)}"
+        panels.append(Panel(title=title, start=0, step=step, lines=lines))
+    return panels
+
+
+def _grid(groups: list[Group]) -> tuple[float, Floats]:
+    """A step, and the radii in such steps up to one further than the largest, where every line has come down to 0."""
+    largest = max(float((group.certificates["radius"] * group.certificates["correct"]).max()) for group in groups)
+    step = radius_step(largest)
+    return step, np.round(np.arange(math.floor(largest / step) + 2) * step, 12)
 
 
 def _p_a(groups: list[Group]) -> Panel:
@@ -123,13 +158,6 @@ def _cost(groups: list[Group]) -> CostPanel:
             acr = np.mean([average_certified_radius(own) for _, own in rows.groupby("trial_id")])
             points.append({"method": group.method, "x": float(f"{hours:.3g}"), "y": round(float(acr), 3)})
     return {"title": f"σ = {groups[0].sigma:g}", "points": points}
-
-
-def _share_from(rows: pd.DataFrame, radii: Floats) -> Floats:
-    """`certified_accuracy` of one trial at each of the radii."""
-    certified = np.sort(rows.loc[rows["correct"], "radius"].to_numpy())
-    share: Floats = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(rows)
-    return share
 
 
 def _panel(sigma: float, start: float, step: float, lines: list[Line]) -> Panel:

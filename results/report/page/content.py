@@ -19,6 +19,7 @@ class Cell(TypedDict):
     spread: NotRequired[str]
     seeds: NotRequired[list[str]]
     interval: NotRequired[str]
+    sigma: NotRequired[str]
 
 
 class ColumnContent(TypedDict):
@@ -33,6 +34,8 @@ class RowContent(TypedDict):
     """One method at one σ."""
 
     sigma: float
+    sigmas: str
+    """What stands in the column of σ."""
     title: str
     cells: list[Cell]
 
@@ -61,6 +64,7 @@ class Summary(TypedDict):
     """What stands at the top."""
 
     title: str
+    verdict: list[str]
     facts: list[Entry]
     best: list[Best]
     caption: list[str]
@@ -76,17 +80,22 @@ class MethodLook(TypedDict):
 
 
 class Line(TypedDict):
-    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y)."""
+    """The values of a method at equal steps of x, null where there is none; `points` are published ones, as (x, y), and
+    `apart` is why they are of another setting; `lower` and `upper` are the ends of the values' bands, `lowest` and
+    `highest` those of several seeds."""
 
     method: str
     values: list[float | None]
     points: NotRequired[list[tuple[float, float]]]
+    apart: NotRequired[list[str]]
     lower: NotRequired[list[float | None]]
     upper: NotRequired[list[float | None]]
+    lowest: NotRequired[list[float | None]]
+    highest: NotRequired[list[float | None]]
 
 
 class Panel(TypedDict):
-    """The lines of one σ; x goes from `start` in steps of `step`."""
+    """The lines of one σ, or of the best of several; x goes from `start` in steps of `step`."""
 
     title: str
     start: float
@@ -109,13 +118,19 @@ class CostPanel(TypedDict):
     points: list[CostPoint]
 
 
-class Charts(TypedDict):
+class TrainingCharts(TypedDict):
+    """Panels of what is known after each epoch."""
+
+    accuracy: list[Panel]
+    loss: list[Panel]
+
+
+class Charts(TrainingCharts):
     """Panels by chart."""
 
     certified: list[Panel]
+    envelope: list[Panel]
     p_a: list[Panel]
-    accuracy: list[Panel]
-    loss: list[Panel]
     cost: list[CostPanel]
 
 
@@ -186,6 +201,14 @@ class Settings(TypedDict):
     shared: list[Entry]
 
 
+class GridContent(TypedDict):
+    """The grid of a run's last command as a TOML file, and the command line that runs it again."""
+
+    title: str
+    toml: str
+    command: str
+
+
 class Block(TypedDict):
     """A titled list."""
 
@@ -193,8 +216,29 @@ class Block(TypedDict):
     entries: list[Entry]
 
 
+class TrialProgress(TypedDict):
+    """How far a trial is; texts as people read them, empty where there is nothing to say."""
+
+    sigma: float
+    title: str
+    stage: str
+    epochs: str
+    images: str
+    left: str
+
+
+class Progress(TypedDict):
+    """How far a run is; `said`: sentences."""
+
+    done: int
+    trials: list[TrialProgress]
+    said: list[str]
+
+
 class Content(TypedDict):
-    """The whole page."""
+    """The whole page; `progress` where the run goes on."""
+
+    progress: Progress | None
 
     summary: Summary
     tables: list[TableContent]
@@ -204,5 +248,6 @@ class Content(TypedDict):
     images: list[DatasetImages]
     tiles: dict[str, Tiles]
     settings: Settings
+    grids: list[GridContent]
     environment: list[Block]
     caveats: list[str]

@@ -8,6 +8,8 @@ const ORDERS = { index: "index", disagreement: "largest disagreement in radius" 
 
 async function buildExplorer(content) {
   const place = section("images");
+  hideWithout("images", content.images);
+  if (!content.images.length) return;
   if (!("DecompressionStream" in window)) {
     place.append(html("p", { class: "message" }, "This browser is too old to unpack the certificates (it lacks "
       + "DecompressionStream); tables and charts are complete."));

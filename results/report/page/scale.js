@@ -1,10 +1,10 @@
 // A scale maps values to pixels and knows its ticks.
-function linearScale(low, high, from, to) {
+function linearScale(low, high, from, to, whole = false) {
   const span = high > low ? high - low : 1;
   const scale = (value) => from + ((value - low) / span) * (to - from);
   const wanted = Math.max(2, Math.abs(to - from) / 64);
-  const power = 10 ** Math.floor(Math.log10(span / wanted));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => span / size <= wanted);
+  const power = Math.max(whole ? 1 : 0, 10 ** Math.floor(Math.log10(span / wanted)));
+  const step = (whole ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10]).map((factor) => factor * power).find((size) => span / size <= wanted);
   scale.ticks = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) scale.ticks.push(k * step);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));

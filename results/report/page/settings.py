@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from results.analysis.groups import Group
 from results.report.caption import distinct
-from results.report.page.content import Block, Differing, Settings
+from results.report.page.content import Block, Differing, GridContent, Settings
+from results.report.page.toml import to_toml
+from results.store.records import GroupRecord, RunRecord
 from results.store.run import Run
+from results.store.secrecy import placeless, without_place
 
 # They are how a trial is called on the page.
 _NAMES = ("name", "sigma", "seed")
@@ -17,15 +22,18 @@ Trial = tuple[str, float, int]
 """Title, σ, seed."""
 
 
-def settings(groups: list[Group]) -> Settings:
+def settings(groups: list[Group], *, places: bool = False) -> Settings:
     """`shared`: the keys on which all trials agree; `differing`: the others, each with its values and whose they are.
 
     A key that some trials lack, such as those imported, differs, too; those with one value stand below the others.
     """
     trials: dict[Trial, dict[str, str]] = {}
     for group in groups:
-        for seed, text in zip(group.trials["seed"], group.trials["settings"], strict=True):
-            trials[group.title, group.sigma, int(seed)] = dict(_flatten(json.loads(text)))
+        own = group.trials[["seed", "settings", "dataset"]]
+        for seed, text, dataset in own.itertuples(index=False, name=None):
+            told = json.loads(text)
+            told = told if places else without_place(told, dataset)
+            trials[group.title, group.sigma, int(seed)] = dict(_flatten(told))
     differing: list[Differing] = []
     shared: list[tuple[str, str]] = []
     for key in dict.fromkeys(key for flat in trials.values() for key in flat if key not in _NAMES):
@@ -41,8 +49,36 @@ def settings(groups: list[Group]) -> Settings:
     return {"differing": sorted(differing, key=lambda row: len(row["values"]) == 1), "shared": shared}
 
 
-def environment(run: Run) -> list[Block]:
-    """Titled lists of names and values: the machines, then run.json of each run."""
+def grids(run: Run, *, places: bool = False) -> list[GridContent]:
+    """The grid of each run that has one, as it can be run again.
+
+    A folder of images is known by the fingerprint in its name, not by its place, unless that is asked for: then
+    whoever runs the grid again says where it is, and is refused otherwise.
+    """
+    found: list[GridContent] = []
+    for description in run.descriptions:
+        if not description.grid:
+            continue
+        grid, data = dict(description.grid), ""
+        if not places:
+            grid = without_place(grid, _dataset(run, description))
+            if grid["data"] != description.grid.get("data") and "@" in str(grid["data"]):
+                data = " --data FOLDER"
+        several = f" of run {len(found) + 1}" if len(run.descriptions) > 1 else ""
+        found.append(
+            {"title": f"The grid{several}", "toml": to_toml(grid), "command": f"bench run --grid grid.toml{data}"}
+        )
+    return found
+
+
+def _dataset(run: Run, description: RunRecord) -> str:
+    """What tables call the data of the run's last command."""
+    own = run.trials[run.trials["trial_id"].isin(description.trials)]["dataset"]
+    return str(own.iloc[-1]) if len(own) else "unknown"
+
+
+def environment(run: Run, *, places: bool = False) -> list[Block]:
+    """Titled lists of names and values: the machines, then run.json of each run, but for its grid."""
     trials, certificates = run.trials, run.certificates
     machines = {
         "Trained on": distinct(trials["device"]),
@@ -53,10 +89,17 @@ def environment(run: Run) -> list[Block]:
         "Engine": distinct(certificates["engine"]),
         "torch": distinct(certificates["torch_version"]),
     }
-    blocks: list[Block] = [{"title": "Machines", "entries": [item for item in machines.items() if item[1]]}]
+    known = [item for item in machines.items() if item[1]]
+    blocks: list[Block] = [{"title": "Machines", "entries": known}] if known else []
     for number, description in enumerate(run.descriptions, 1):
-        details = description.model_dump(mode="json", exclude={"trials", "members", "versions"})
-        entries = [(key, _command(value) if key == "command" else _text(value)) for key, value in details.items()]
+        command = description.command if places else placeless(description.command)
+        entries = [
+            ("command", " ".join(map(_word, command)) or "none"),
+            ("time", description.time or "unknown"),
+            ("workers of a trial", _group(description.group)),
+            ("git_commit", description.git_commit or "none"),
+            ("schema_version", str(description.schema_version)),
+        ]
         entries += [(key, _text(value)) for key, value in description.versions.items()]
         title = "Run" if len(run.descriptions) == 1 else f"Run {number}"
         blocks.append({"title": title, "entries": entries})
@@ -77,8 +120,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _command(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else _text(value)
+def _word(word: str) -> str:
+    return shlex.quote(word) if re.search(r"[\s'\"\\$]", word) else word
+
+
+def _group(group: GroupRecord | None) -> str:
+    if group is None:
+        return "none"
+    return f"{group.workers} × {group.cpus_per_worker:g} CPU, {group.gpus_per_worker:g} GPU"
 
 
 def _whose(own: list[Trial], trials: list[Trial]) -> str:

@@ -15,11 +15,13 @@ function buildTable(table) {
       first: column.ascending ? "ascending" : "descending",
     })),
   ];
-  const node = html("table", { class: "results" });
+  // On paper a table stays on one page, if it has room there; a longer one has its headings on each.
+  const node = html("table", { class: table.rows.length > 20 ? "results long" : "results" });
   const head = headings.map((heading) => {
     const arrow = html("span", { class: "arrow", "aria-hidden": "true" });
     const button = html("button", { type: "button" }, heading.name, arrow);
-    const cell = html("th", { scope: "col" }, button);
+    // Browsers do not repeat buttons on the next sheet of paper.
+    const cell = html("th", { scope: "col" }, button, html("span", { class: "printed" }, heading.name));
     button.addEventListener("click", () => {
       const before = cell.getAttribute("aria-sort");
       const other = heading.first === "ascending" ? "descending" : "ascending";
@@ -62,7 +64,7 @@ function compare(a, b, sign) {
 
 function tableRow(row) {
   return html("tr", {},
-    html("td", { class: "sigma" }, row.sigma.toFixed(2)),
+    html("td", { class: "sigma" }, row.sigmas),
     html("th", { scope: "row" }, row.title),
     row.cells.map(tableCell));
 }
@@ -70,10 +72,11 @@ function tableRow(row) {
 function tableCell(cell) {
   const seeds = cell.spread
     ? html("details", { class: "seeds" },
-      html("summary", { title: `Training seeds: ${cell.seeds.join(", ")}` }, cell.spread), cell.seeds.join(" "))
+      html("summary", { title: `Seeds: ${cell.seeds.join(", ")}` }, cell.spread), cell.seeds.join(" "))
     : "";
   return html("td", {},
     html("span", { class: cell.best ? "value best" : "value" }, cell.text), seeds,
+    cell.sigma ? html("span", { class: "below" }, cell.sigma) : "",
     cell.interval ? html("span", { class: "below" }, `[${cell.interval}]`) : "",
     cell.published ? html("span", { class: "below" }, `(${cell.published})`) : "");
 }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from results.analysis.base import suspicions
+from results.analysis.comparison import Lead, leads
+from results.analysis.groups import Group
 from results.report import formats
 from results.report.caption import caption, distinct
 from results.report.page.content import Best, Cell, Summary, TableContent
@@ -13,7 +16,8 @@ from results.store.run import Run
 
 def page_title(run: Run) -> str:
     """Networks and data of the run."""
-    return f"{distinct(run.trials['model'])} on {distinct(run.trials['dataset'])}"
+    trials = run.planned if run.trials.empty else run.trials
+    return f"{distinct(trials['model'])} on {distinct(trials['dataset'])}" if len(trials) else "No trial yet"
 
 
 def table_content(table: ResultTable) -> TableContent:
@@ -26,17 +30,69 @@ def table_content(table: ResultTable) -> TableContent:
             for column in table.columns
         ],
         "rows": [
-            {"sigma": row.sigma, "title": row.title, "cells": [_cell(table, row, column) for column in table.columns]}
+            {
+                "sigma": row.sigma,
+                "sigmas": row.sigma_text,
+                "title": row.title,
+                "cells": [_cell(table, row, column) for column in table.columns],
+            }
             for row in table.rows
         ],
-        "caption": [*_legend(table), *table.caption],
+        "caption": [*_legend(table), *table.caption, *(f"{formats.WARNING} {warning}" for warning in table.warnings)],
         "notes": table.notes,
     }
 
 
-def summary(run: Run, tables: list[ResultTable]) -> Summary:
-    """Facts by name, and the largest ACR at each σ."""
+def verdict(found: list[Lead]) -> list[str]:
+    """Who is best at each σ and by how much, in a sentence; in another, whether that is more than chance."""
+    if not found:
+        return []
+    first = f"At {'; at '.join(map(_ahead, found))}."
+    told = [lead for lead in found if lead.next is not None]
+    if not told:
+        return [first]
+    images = " or ".join(
+        _grouped(count) for count in sorted({int(lead.best.trials["images"].iloc[0]) for lead in told})
+    )
+    training = "means over the training seeds, whose spread is not in it"
+    if all(len(group.trials) == 1 for lead in told for group in (lead.best, lead.next) if group is not None):
+        training = "each was trained once, and another training seed may decide otherwise"
+    chances = ", and at ".join(f"σ = {lead.sigma:g} that is {_chance(lead)}" for lead in told)
+    return [
+        first,
+        f"At {chances}: paired permutation tests on {images} test images, corrected for all pairs of methods; "
+        f"{training}.",
+    ]
+
+
+def _ahead(lead: Lead) -> str:
+    at, title = f"σ = {lead.sigma:g}", lead.best.title
+    if lead.next is None:
+        return f"{at} {title} is alone, with ACR {lead.acr:.3f}"
+    interval = ""
+    if lead.interval:
+        lower, upper = (f"{end:.3f}".replace("-", "−") for end in (lead.interval.lower, lead.interval.upper))
+        interval = f" (95\u00a0% interval {lower} to {upper})"
+    return f"{at} {title} has the largest ACR, {lead.acr:.3f}: {lead.difference:.3f}{interval} above {lead.next.title}"
+
+
+def _chance(lead: Lead) -> str:
+    if math.isnan(lead.p_value):
+        return "on too few images to tell it from chance"
+    p_value = "p < 0.0001" if lead.p_value < 1e-4 else f"p = {lead.p_value:.2g}"
+    return f"{'more than' if lead.p_value < 0.05 else 'no more than'} chance explains ({p_value})"
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", "\u00a0")
+
+
+def summary(run: Run, groups: list[Group], tables: list[ResultTable]) -> Summary:
+    """Who is best in two sentences, facts by name, and the largest ACR at each σ."""
     trials, certificates = run.trials, run.certificates
+    if trials.empty:
+        said = ["No trial is finished yet."]
+        return {"title": page_title(run), "verdict": [], "facts": [], "best": [], "caption": said}
     unfinished = f", {len(run.missing)} not finished" if run.missing else ""
     facts = {
         "Data": distinct(trials["dataset"]),
@@ -50,11 +106,19 @@ def summary(run: Run, tables: list[ResultTable]) -> Summary:
         "Trained on": distinct(trials["device"]) or "elsewhere",
         "Certified on": distinct(certificates["device"]),
     }
-    return {"title": page_title(run), "facts": list(facts.items()), "best": _best(tables), "caption": caption(run)}
+    return {
+        "title": page_title(run),
+        "verdict": verdict(leads(groups)),
+        "facts": list(facts.items()),
+        "best": _best(tables),
+        "caption": caption(run),
+    }
 
 
 def caveats(run: Run) -> list[str]:
     """What the numbers do not say."""
+    if run.trials.empty:
+        return []
     wrong = (run.trials["images"] * run.trials["alpha"]).max()
     sentences = [
         "Each certificate may be wrong with probability alpha, each on its own: of the images of one trial, at most "
@@ -71,7 +135,7 @@ def caveats(run: Run) -> list[str]:
             "Imported certificates are of other programs' logs: their radii are rounded, their counts unknown, and "
             "their n and alpha are as stated for them."
         )
-    return [*sentences, *caption(run)]
+    return [*sentences, *suspicions(run.certificates), *caption(run)]
 
 
 def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
@@ -85,17 +149,19 @@ def _cell(table: ResultTable, row: Row, column: Column) -> Cell:
         "spread": formats.spread(row, column),
         "seeds": [formats.number(seed, column) for seed in row.seeds.get(column.key, [])],
         "interval": formats.interval(row, column),
+        "sigma": formats.best_sigma(row, column),
         "published": formats.reference(row, column),
     }
 
 
 def _legend(table: ResultTable) -> list[str]:
-    parts = ["its 95 % interval"] * any(row.intervals for row in table.rows)
+    parts = ["its σ"] * any(row.best_sigmas for row in table.rows)
+    parts += ["its 95 % interval"] * any(row.intervals for row in table.rows)
     parts += ["the published number and measured minus published"] * any(row.published for row in table.rows)
     below = [f"Below each number: {', then '.join(parts)}."] if parts else []
     spread = [
-        "After sd: the standard deviation over the training seeds, whose uncertainty the interval does not cover; "
-        "open it for the number of each."
+        f"After sd: the standard deviation over the {table.kind_of_seeds}, whose uncertainty the interval does not "
+        "cover; open it for the number of each."
     ]
     return below + spread * any(row.seeds for row in table.rows)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,6 +17,7 @@ from bench.audit import forecast
 from bench.audit.forecast import Passes, Rates, count_passes
 from bench.cli.base import app
 from bench.data import load_images
+from results.analysis.power import detectable
 from tests.conftest import small_trial
 
 TRAIN = {"epochs": 4, "decay_epochs": [3], "batch": 64, "images": 200}
@@ -73,9 +77,16 @@ def dry_run(*options: str) -> str:
 
 def test_a_dry_run_lists_what_it_would_do_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = Rates(train=100.0, attack=200.0, survey=400.0, certify=500.0, activation_bytes=1000, model_bytes=10)
-    monkeypatch.setattr(forecast, "measure", lambda *_: rates)
+    monkeypatch.setattr(forecast, "measure", lambda *_: rates)  # of each worker
     monkeypatch.chdir(tmp_path)
-    chosen = ("--methods", "ensemble,consistency,cat_rs,gaussian", "--set", "rows.cat_rs.options.teacher_copies=10")
+    chosen = (
+        "--workers",
+        "1",
+        "--methods",
+        "ensemble,consistency,cat_rs,gaussian",
+        "--set",
+        "rows.cat_rs.options.teacher_copies=10",
+    )
     found = json.loads(dry_run("--json", *chosen))
     assert not list(tmp_path.iterdir())
     trials = {(each["name"], each["sigma"], each["seed"]): each for each in found["trials"]}
@@ -88,8 +99,69 @@ def test_a_dry_run_lists_what_it_would_do_and_does_nothing(tmp_path: Path, monke
     # the teacher votes once, for the first that asks
     first, second = (trials["cat_rs", sigma, 0]["passes"]["survey"] for sigma in (0.25, 0.5))
     assert first - second == 2000 * 10
-    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["trials"]))
+    besides = found["start_seconds"] + 12 * found["trial_seconds"] + found["report_seconds"]
+    assert besides > 20  # Ray, the workers and the report
+    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["trials"]) + besides)
+    assert [(each["sigma"], each["images"], each["seeds"], each["pairs"]) for each in found["detectable"]] == [
+        (0.25, 100, 1, 12),
+        (0.5, 100, 1, 12),
+    ]
+    assert found["detectable"][0] == asdict(detectable(0.25, 100, 1, 12))
     text = dry_run(*chosen)
+    assert "With one seed the difference is that of two trained models" in " ".join(text.split())
+    assert "0.0664" in text  # 2.8 · .94 · .25 / √100, and a little more for t
     assert "trained once: gaussian seed 0 at σ = 0.25, teacher of cat_rs" in text
-    assert "12 trials, together about" in text
+    assert "12 trials on" in text
+    assert "report 0:29" in text
+    three = json.loads(dry_run("--json", "--workers", "3", *chosen[2:]))  # who share the work
+    assert three["trials"][0]["seconds"] == pytest.approx(found["trials"][0]["seconds"] / 3)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_could_detect_is_of_the_seeds_that_all_rows_have() -> None:
+    trials = [small_trial(name, seed=seed) for name, seed in (("macer", 0), ("macer", 1), ("gaussian", 1))]
+    [found] = forecast._detectable(trials)
+    assert (found.images, found.seeds, found.pairs) == (12, 1, 1)
+    [found] = forecast._detectable([*trials, small_trial("gaussian", seed=0)])
+    assert found.seeds == 2
+    assert forecast._detectable(trials[:2]) == []
+
+
+class Waiting:
+    """A network whose passes wait for half a second, as where others compute, and compute next to nothing."""
+
+    device, batch = torch.device("cpu"), 8
+
+    def certify(self, _count: int) -> None:
+        time.sleep(0.5)
+
+
+def test_what_others_take_of_a_processor_does_not_count() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert forecast._rate(Waiting(), "certify", 0.1) > 20 * 8 / 0.5  # type: ignore[arg-type]
+        torch.set_num_threads(2)  # of which no clock tells alone
+        assert forecast._rate(Waiting(), "certify", 0.1) < 8 / 0.5  # type: ignore[arg-type]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_others_use_meanwhile_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = forecast._Others(4)
+    clocks = iter([(10.0, 100.0, 3.0), (20.0, 125.0, 8.0)])  # wall, core-seconds of all, of this process
+
+    def tick() -> float:
+        wall, whole, own = next(clocks)
+        times = type("Times", (tuple,), {"idle": 0.0})((whole, 0.0))
+        monkeypatch.setattr(psutil, "cpu_times", lambda: times)
+        monkeypatch.setattr(time, "process_time", lambda: own)
+        return wall
+
+    monkeypatch.setattr(time, "monotonic", tick)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    with others:
+        pass
+    assert others.share == pytest.approx((25 - 5) / 40)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 64)  # a container's part of a machine
+    assert others.share is None

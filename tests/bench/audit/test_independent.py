@@ -25,7 +25,7 @@ from bench.cli.base import app
 from bench.runner.single import run_single
 from results.report.update import update_report
 from results.store.folder import RunFolder
-from tests.conftest import edit_record, small_trial
+from tests.conftest import edit_record, small_trial, without_figures
 
 Rows = list[dict[str, Any]]
 SETTINGS = {"n": 400, "n0": 20, "images": 40, "precision": "fp32"}
@@ -37,9 +37,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audited") / "run"
     train = {"epochs": 6, "decay_epochs": [5], "learning_rate": 0.1, "batch": 32, "images": 600, "precision": "fp32"}
     for name, estimator in (("plain", "fixed"), ("staged", "two-stage"), ("anytime", "anytime")):
-        trial = small_trial("gaussian", name=name, train=train, certify=SETTINGS | {"estimator": estimator})
+        certify = SETTINGS | {"estimator": estimator, "beacon": "round-7" if name == "plain" else None}
+        trial = small_trial("gaussian", name=name, train=train, certify=certify)
         assert run_single(trial, RunFolder(path), 16)
-    update_report(RunFolder(path))
+    with without_figures():
+        update_report(RunFolder(path))
     rows = pq.read_table(path / "certificates.parquet")
     assert set(rows["status"].to_pylist()) == {"certified", "abstained", "misclassified"}
     return path
@@ -72,10 +74,11 @@ def bound_of(row: dict[str, Any], alpha: float) -> None:
 
 
 def test_a_run_in_order_passes(finished: Path) -> None:
-    assert audit(finished) == {"trials": 3, "rows": 120, "imported": 0}
+    assert audit(finished) == {"trials": 3, "rows": 120, "imported": 0, "beacons": {"round-7": 1}}
     result = CliRunner().invoke(app, ["audit", str(finished)])
     assert result.exit_code == 0
     assert "120 certificates of 3 trials" in result.output
+    assert "by their weights and the beacon round-7 noise is seeded of 1 trial" in " ".join(result.output.split())
 
 
 def one_more(row: dict[str, Any]) -> None:
@@ -120,6 +123,7 @@ FORGERIES: dict[str, Forgery] = {
     "n0": (lambda row: row.update(n0=30), "certified", "n0 = 30, its trial has 20"),
     "alpha": (lambda row: row.update(alpha=0.01), "certified", "alpha = 0.01, its trial has 0.001"),
     "sigma": (lambda row: row.update(sigma=0.5), "certified", "sigma = 0.5, its trial has 0.25"),
+    "noise": (lambda row: row.update(noise_seed=row["noise_seed"] + 1), "certified", "not that of its weights and the"),
     "seed": (lambda row: row.update(seed=7), "certified", "seed = 7, its trial has 0"),
     "weights": (lambda row: row.update(checkpoint_sha256="0" * 64), "certified", "of other weights"),
     "selection": (lambda row: row.update(selection_counts=[0] * 9 + [19]), "certified", "not the first of the most"),
@@ -189,9 +193,15 @@ def edit_training(run: Path) -> None:
     path.write_text(json.dumps(values))
 
 
+def edit_beacon(run: Path) -> None:
+    path = trial_folder(run) / "trial.json"
+    path.write_text(path.read_text().replace("round-7", "round-8"))
+
+
 def other_images(run: Path) -> None:
     edit_record(
-        trial_folder(run) / "trial.json", certify=SETTINGS | {"estimator": "fixed", "alpha": 0.001, "images": 39}
+        trial_folder(run) / "trial.json",
+        certify=SETTINGS | {"estimator": "fixed", "alpha": 0.001, "images": 39, "beacon": None},
     )
 
 
@@ -203,6 +213,7 @@ def other_images(run: Path) -> None:
         (edit_table, "acr of plain at 0.25 is"),
         (edit_training, "not those that its digest is of"),
         (other_images, "not of the 39 images"),
+        (edit_beacon, "is not that of its weights and the beacon round-8"),
     ],
 )
 def test_an_altered_file_is_found(change: Callable[[Path], None], message: str, run: Path) -> None:

@@ -44,10 +44,18 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     return open_model("a_plane:plane")
 
 
+def test_images_that_come_in_parts_get_the_same_answers(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = load_images("synthetic", "test").evenly(41), Asked(20.0, 100, 0.001, 40, "fp32", 3)
+    whole = predict_source(source, data, asked).rows
+    monkeypatch.setattr("bench.audit.predict.AT_ONCE", 4)
+    assert predict_source(source, data, asked).rows.equals(whole)
+    assert len(set(whole["noisy"])) == 2  # else the noise would not matter
+
+
 def test_answers_are_those_of_the_side_of_the_plane(source: Source) -> None:
     data = load_images("synthetic", "test").evenly(40)
     found = predict_source(source, data, Asked(0.5, 2000, 0.001, None, "fp32", 0)).rows
-    brightness = data.images.reshape(40, -1).mean(axis=1) / 255 - 0.5
+    brightness = data.pixels.reshape(40, -1).mean(axis=1) / 255 - 0.5
     side = (brightness > 0).astype(int)
     assert (found["clean"] == side).all()
     sure = found["answer"] >= 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -76,10 +77,34 @@ def test_where_the_first_compiles_one_who_cannot_refuses(
     work.certify(task, first)
     assert len(tried) == 1  # what was compiled for the decision serves the shards
     here(monkeypatch, compiles=False)
-    with pytest.raises(ValueError, match=r"cannot be compiled here .* compiled one"):
+    with pytest.raises(ValueError, match=r"cannot be run by inductor here .* of one that was"):
         work.certify(task, second)
     here(monkeypatch, compiles=True)
     assert work.shards_left(task) == [second]
     work.certify(task, second)
     assert engines(run, trial) == {"inductor"}
     assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(engine="inductor")
+
+
+def test_a_shard_after_which_the_classifier_answers_otherwise_is_not_written(
+    trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = trial_task(trial, run, certify=True, shard_size=2)
+    here(monkeypatch, compiles=True)
+    [first, _] = work.shards_left(task)
+    calls = 0
+
+    def drifting(classify: Any, **_: object) -> Any:
+        def fast(images: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            logits: torch.Tensor = classify(images)
+            return logits if calls <= 3 else logits.roll(1, dims=1)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", drifting)
+    monkeypatch.setattr(shard, "last_model", shard._LastModel())
+    with pytest.raises(ValueError, match="no longer answers as it did"):
+        work.certify(task, first)
+    assert not run.trial(trial.trial_id).shard_files()

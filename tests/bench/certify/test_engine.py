@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._inductor import config as inductor
 
 from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
+from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model, kind_of
 from bench.models.decomposition import LinearDecomposition
+from bench.models.external import ModelError
 from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
@@ -109,8 +111,11 @@ def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) 
             (engine.batch(SHAPE), *SHAPE), generator=torch.Generator().manual_seed(seed)
         )
         batch = batch.contiguous(memory_format=torch.channels_last)
+        draw = NoiseSamples(0.5, CPU).batches(images[0], engine.batch(SHAPE), 0, Role.ESTIMATE, 0)
         with torch.inference_mode():
             expected, found = eager(batch), fast(batch)
+            with torch.compiler.set_stance("fail_on_recompile"):  # batches as certifications have them
+                fast(next(draw))
         assert found.dtype == torch.float32
         tolerance = {"fp32": 1e-4, "bf16": 5e-2}[precision] * float(expected.abs().max())
         assert torch.allclose(found, expected, atol=tolerance)
@@ -119,6 +124,8 @@ def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) 
 
 
 def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    from torch._inductor import config as inductor  # takes a second to import, also where files are only collected
+
     model = trained("tiny")
     image = torch.rand(*SHAPE)
     no_compiler = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
@@ -128,6 +135,44 @@ def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogC
     assert len([line for line in caplog.messages if "without compilation, which failed" in line]) == 1
     assert smoothed.engine.classifier(SHAPE, COMPILE_FROM)[1] == "eager"
     assert counts[0].tolist() == counts[1].tolist() != counts[2].tolist()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_compiled_classifier_that_fails_or_differs_in_any_of_its_first_calls_is_not_used(
+    failing: int, differs: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CUDA graph is recorded in the second call and replayed in the third."""
+    calls = 0
+
+    def compiled(classify: Any, **_: Any) -> Any:
+        def fast(images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == failing and not differs:
+                raise RuntimeError("no kernel image is available")
+            logits: Tensor = classify(images)
+            return logits * 1.01 if calls == failing else logits
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    engine = Engine(trained("tiny"), CPU, "fp32")
+    assert engine.classifier(SHAPE, COMPILE_FROM)[1] == "eager"
+    assert calls == failing
+    assert ("differ by" if differs else "no kernel image") in caplog.messages[-1]
+
+
+def test_a_classifier_that_answers_otherwise_after_a_while_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a graph computes with memory that others have got."""
+    moved = 0.0
+    monkeypatch.setattr(torch, "compile", lambda classify, **_: lambda images: classify(images) + moved)
+    smoothed = Smoothed(trained("tiny"), 0.5, 10, precision="fp32", device="cpu")
+    assert smoothed.engine.classifier(SHAPE, COMPILE_FROM)[1] == "inductor"
+    smoothed.engine.check(SHAPE)
+    moved = 1.0
+    with pytest.raises(ModelError, match=r"run by inductor no longer answers as it did: logits of up to"):
+        smoothed.engine.check(SHAPE)
 
 
 def test_few_copies_are_not_compiled_for_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -68,16 +68,14 @@ def by_another_process(n: int, indices: list[int], precision: str, threads: int)
 )
 def test_counts_do_not_depend_on_workers_shards_order_or_restarts(n: int, precision: str) -> None:
     indices = [0, 3, 6]
-    again = by_another_process(n, indices, precision, threads=1)
-    part = by_another_process(n, indices[2:], precision, threads=2)
+    part = by_another_process(n, indices[1:], precision, threads=2)
     for decomposed in (False, True):
         together = certified(n, indices, precision, decomposed)
         assert len({tuple(counts) for counts in together}) == 3
         assert all(sorted(counts[2:])[-2] > 0 for counts in together)  # several classes: rounding would show
         assert certified(n, indices[::-1], precision, decomposed)[::-1] == together
         assert [certified(n, [index], precision, decomposed)[0] for index in indices[:1]] == together[:1]
-        assert again[decomposed] == together
-        assert part[decomposed] == together[2:]
+        assert part[decomposed] == together[1:]
 
 
 def streams() -> Iterator[tuple[int, ...]]:

@@ -9,13 +9,15 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from bench.audit.attack import Attack
+from bench.certify.lattice import LatticeSamples
 from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
 from bench.models.classifier import build_model
 from bench.models.decomposition import LinearDecomposition
+from bench.models.external import ModelError
 from results.bounds.radius import largest_radius
-from results.store.settings import CertifySettings
+from results.store.settings import Arithmetic, CertifySettings
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -197,3 +199,62 @@ def test_wrong_inputs_and_models_are_refused() -> None:
         Smoothed(HalfSpace(0.5), 0.5, 10, device="cpu").certify(IMAGES)
     with pytest.raises(ValueError, match="NaN"):
         half_space(float("nan")).certify(IMAGES, CertifySettings(n=10))
+
+
+def test_base_answers_are_those_of_the_model_to_the_image_and_to_one_sample_of_a_stream_of_their_own() -> None:
+    smoothed = half_space(sigma=2.0)
+    clean, noisy = smoothed.base_answers(IMAGES, 100, seed=3, indices=[4, 70, 134, 6, 198])  # 6 = 70 = 134 modulo 64
+    model = HalfSpace(0.45)
+    assert clean == model(IMAGES).argmax(dim=1).tolist()
+    drawn = []
+    for image, index in zip(IMAGES, [4, 70, 134, 6, 198], strict=True):
+        sample = next(NoiseSamples(2.0, torch.device("cpu")).batches(image, 7, 3, Role.BASE, index))[:1]
+        drawn.append(int(model(sample).argmax()))
+    assert noisy == drawn
+    assert noisy != clean
+
+
+class OfPlace(nn.Module):
+    """Class 1 for what stands second in a forward pass; asked about noise alone, as when it is tried, class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        second = (torch.arange(len(images)) == 1) & (images.flatten(1).amin(1) > 0.4)
+        return torch.stack([~second, second], 1).float()
+
+
+def test_the_place_in_a_forward_pass_is_that_of_the_index() -> None:
+    """So that what is certified again, among other images, has the very same roundings."""
+    smoothed = Smoothed(OfPlace(), 1e-6, 2, precision="fp32", device="cpu")
+    images = torch.full((4, 3, 8, 8), 0.5)
+    assert smoothed.base_answers(images, 100, indices=[1, 65, 2, 64])[0] == [1, 1, 0, 0]
+    assert smoothed.base_answers(images[:1], 100, indices=[65])[0] == [1]
+
+
+class Standardises(nn.Module):
+    """NaN for an image of one colour."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        return ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True))[:, :2]
+
+
+def test_what_fills_a_forward_pass_is_an_image() -> None:
+    smoothed = Smoothed(Standardises(), 0.25, 2, precision="fp32", device="cpu")
+    clean, _ = smoothed.base_answers(IMAGES, 100)
+    assert clean == IMAGES.flatten(1)[:, :2].argmax(dim=1).tolist()
+    with pytest.raises(ModelError, match="the model gave NaN"):
+        smoothed.base_answers(torch.full((1, 3, 8, 8), 0.5), 100)
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "sound"])
+def test_the_image_itself_is_the_mean_of_its_samples(arithmetic: Arithmetic) -> None:
+    basis = torch.linalg.qr(torch.randn(192, 5, generator=torch.Generator().manual_seed(1)))[0]
+    layer = LinearDecomposition(torch.full((192,), 0.5), basis)
+    samples: NoiseSamples | LatticeSamples = NoiseSamples(0.25, torch.device("cpu"), layer)
+    if arithmetic == "sound":
+        samples = LatticeSamples(0.25, torch.device("cpu"))
+    mean = next(samples.batches(IMAGES[0], 4000, 0, Role.BASE, 0)).mean(dim=0)
+    assert samples.itself(IMAGES[0]).shape == IMAGES[0].shape
+    assert float((samples.itself(IMAGES[0]) - mean).abs().max()) < 0.25 * 5 / math.sqrt(4000)
+    if arithmetic == "float":  # what is projected
+        assert torch.allclose(layer(IMAGES[:1])[0], samples.itself(IMAGES[0]), atol=1e-6)

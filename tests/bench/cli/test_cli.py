@@ -18,14 +18,14 @@ from rich.console import Console
 
 from bench import cli
 from bench.cli.base import PlainConsole, UserError, user_errors
-from bench.runner.display import AT_WORK, COLUMNS, render, shown
+from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
-from bench.runner.progress import RunProgress, TrialProgress
+from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
 from bench.runner.state import note_devices, trial_task
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
 from results.store.records import WorkerRecord
-from tests.bench.cli.test_startup import PROGRAM
+from tests.bench.cli.test_startup import ONE_FIGURE, PROGRAM
 from tests.conftest import here, small_trial, trial_ids
 
 
@@ -108,6 +108,7 @@ def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "thesis.tex").exists()
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_report_of_a_half_finished_run_says_what_is_missing(
     fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,16 +188,16 @@ def test_a_dumb_terminal_shows_progress_as_a_pipe_does(fake_run: RunFolder, monk
 HELP = [
     [*command.split(), "--help"]
     for command in (
-        "", "grids", "methods", "published", "run", "status", "trial", "submit", "report", "compare", "import",
+        "", "grids", "methods", "published", "run", "status", "watch", "trial", "submit", "report", "compare", "import",
         "certify", "predict", "verify", "attack", "audit", "perf", "perf certify", "perf train",
     )
 ]  # fmt: skip
 POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def as_typed(*commands: list[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+def as_typed(*commands: list[str], before: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
     """The commands, one after the other in a process of their own."""
-    program = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    program = [sys.executable, "-c", before + PROGRAM, json.dumps(commands)]
     return subprocess.run(program, capture_output=True, env={**os.environ, **environment}, check=False)
 
 
@@ -217,7 +218,7 @@ def test_every_command_speaks_every_encoding(
     commands = [["grids"], ["methods"], ["published"], ["status", place], ["compare", place]]
     commands += [["report", str(fake_run.path)]]
     refused = [["status", f"{place}…"], ["report", place, "--published", "σ"], ["run", "--grid", "σ"], ["σ"], []]
-    ended = as_typed(*HELP, *commands, *refused, **environment, COLUMNS=columns)
+    ended = as_typed(*HELP, *commands, *refused, before=ONE_FIGURE, **environment, COLUMNS=columns)
     printed = ended.stdout.decode(encoding) + ended.stderr.decode(encoding)
     assert ended.returncode == 0, printed
     assert "Traceback" not in printed
@@ -268,6 +269,7 @@ def test_grids_and_methods_list_everything(capsys: pytest.CaptureFixture[str]) -
     assert all(word in text for word in ("macer", "inverse_temperature", "generalised", "mask_entropy"))
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_trial_runs_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "trial.json").write_text(small_trial().model_dump_json())
     assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run"), "--shard-size", "5") == 0

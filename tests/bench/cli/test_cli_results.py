@@ -12,11 +12,13 @@ import pytest
 from results import read_run
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
+from results.store.shards import write_shard
 from tests.bench.cli.test_cli import bench
-from tests.conftest import here, small_trial, trial_ids, write_fake_run
+from tests.conftest import fake_row, here, small_trial, trial_ids, write_fake_run
 from tests.results.store.test_logs import GOOD, write_log
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_log_becomes_a_row_and_its_oddities_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_log(tmp_path, [*GOOD, "60\t1\t1\t0.97\t1\t2.5"])
     out = tmp_path / "run"
@@ -32,6 +34,7 @@ def test_a_log_becomes_a_row_and_its_oddities_are_told(tmp_path: Path, capsys: p
         assert "imported logs only" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_the_parquet_files_alone_are_reported(fake_run: RunFolder, tmp_path: Path) -> None:
     merge_run(fake_run)
     for name in ("certificates", "trials", "epochs"):
@@ -52,6 +55,58 @@ def test_what_was_stated_of_a_log_can_be_corrected(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.usefixtures("_no_figures")
+def test_a_folder_of_logs_is_guessed_shown_confirmed_and_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "noise_0.25/cohen/noise_0.25.tsv": [*GOOD, "60\t1\t1\t0.97\t1\t2.5"],
+        "noise_0.5/salman/noise_0.5.tsv": GOOD,
+        "noise_0.5/cat-rs/noise_0.5.tsv": [*GOOD, "60\t1\t1\tabc\t1\t2.5"],
+        "noise_0.5/cat-rs/fog.tsv": GOOD,
+        "stab/fog.tsv": GOOD,
+    }
+    for name, lines in files.items():
+        folder = tmp_path / "logs" / Path(name).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        write_log(folder, lines).rename(folder / Path(name).name)
+    (tmp_path / "logs" / "noise_0.5" / "noise_0.5.tsv_acc").write_text("0.00\t0.76\n")
+    command = ["import", str(tmp_path / "logs"), "--out", str(tmp_path / "run")]
+
+    assert bench(*command) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == (
+        "error: what the paths of 4 logs say of them stands above: give --yes if it is right, or state what is not"
+    )
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda question: "4 of 6 files" not in question)
+    assert bench(*command) == 1
+    assert not (tmp_path / "run").exists()
+    capsys.readouterr()
+
+    assert bench(*command, "--yes") == 0
+    printed = capsys.readouterr()
+    for word in ("noise_0.5/salman/noise_0.5.tsv", "gaussian", "smoothadv", "data cifar10", "3 of 6 files imported"):
+        assert word in printed.out
+    refused = [line for line in printed.err.splitlines() if line.startswith("refused: ")]
+    assert len(refused) == 3
+    for part, line in zip(("tsv_acc:1: is no certification", "its path does not say σ", "'abc'"), refused, strict=True):
+        assert part in line
+    assert "warning: noise_0.25.tsv: 1 radii, up to 0.97" in printed.err
+    trials = read_run(tmp_path / "run").trials
+    assert sorted(zip(trials["method"], trials["sigma"], strict=True)) == [
+        ("cat_rs-fog", 0.5), ("gaussian", 0.25), ("smoothadv", 0.5),
+    ]  # fmt: skip
+    assert bench(*command[:-1], str(tmp_path / "other"), "--yes", "--alpha", "2") == 2
+    assert "--alpha 2" in capsys.readouterr().err
+
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.csv").write_text("a,b\n")
+    assert bench("import", str(tmp_path / "none"), "--out", str(tmp_path / "other"), "--yes") == 2
+    assert "none: no log was imported" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_figures")
 def test_a_published_folder_is_reported_and_loses_nothing(
     fake_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +120,28 @@ def test_a_published_folder_is_reported_and_loses_nothing(
     shutil.rmtree(here(fake_run.path) / "trials")
     assert bench("report", str(fake_run.path)) == 0
     assert read_run(fake_run.path).certificates["radius"].equals(before.certificates["radius"])
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_report_warns_of_a_model_that_was_not_trained_with_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = small_trial(certify={"n": 2000, "n0": 10, "images": 200})
+    run = write_fake_run(tmp_path / "run", [trial], images=200, shard=200)
+    [shard] = run.trial(trial.trial_id).shard_files()
+    rows = [fake_row(trial, f"{0:064x}", index, 0) for index in range(200)]
+    shard.unlink()
+    write_shard(
+        run.trial(trial.trial_id),
+        [row.model_copy(update={"base_clean": row.label, "base_noisy": (row.label + 1) % 10}) for row in rows],
+    )
+    assert bench("report", str(run.path)) == 0
+    printed = capsys.readouterr()
+    [warning] = printed.err.splitlines()
+    assert warning.startswith("warning: gaussian at σ = 0.25: the base classifier is right on 100.0")
+    assert "not trained with this noise" in warning
+    assert "Accuracy of the base classifier" in printed.out
+    assert warning.removeprefix("warning: ") in (here(run.tables) / "base_accuracy.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["{}", '{"trials":', "[]"])
@@ -113,6 +190,7 @@ def test_compare_prints_a_table_and_the_same_as_json(
     assert "Holm: over the pairs at all σ" in " ".join(text.split())
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("report", str(fake_run.path), "--published", "jeong2023_logs") == 0
     table = here(fake_run.tables / "certified_accuracy.md").read_text()
@@ -142,7 +220,8 @@ def test_other_published_numbers_can_stand_beside(fake_run: RunFolder, capsys: p
         (["import", "bad.tsv", "--method", "a/b", "--sigma", "1", "--out", "out"], "--method 'a/b'"),
         (["import", "bad.tsv", "--method", "a", "--sigma", "nan", "--out", "out"], "--sigma nan"),
         (["import", "bad.tsv", "--method", "a", "--sigma", "1", "--n", "9" * 20, "--out", "out"], "--n 9999"),
-        (["import", ".", "--method", "a", "--sigma", "1", "--out", "out"], "is a directory"),
+        (["import", "bad.tsv", "--out", "out"], "bad.tsv: its path does not say σ"),
+        (["import", ".", "--method", "a", "--sigma", "1", "--out", "out"], "the path of 1 log says of it stands above"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(

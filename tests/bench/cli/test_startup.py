@@ -35,10 +35,19 @@ print(json.dumps([ended, time.process_time(), int(peak.split()[1]) / 1024]))
 """
 
 
-def run_in_turn(*commands: list[str]) -> tuple[list[int], float, float]:
+ONE_FIGURE = """
+from itertools import islice
+from results.report import write
+figures_of = write.figures_of
+write.figures_of = lambda *of: islice(figures_of(*of), 1)
+"""
+"""Before the program: its reports have the first of their figures alone, which take longer than all the rest."""
+
+
+def run_in_turn(*commands: list[str], before: str = "") -> tuple[list[int], float, float]:
     """Exit statuses; seconds of a processor and peak megabytes of the one process that ran them."""
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(commands)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", before + PROGRAM, json.dumps(commands)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     ended, seconds, megabytes = json.loads(result.stdout.splitlines()[-1])
@@ -48,7 +57,15 @@ def run_in_turn(*commands: list[str]) -> tuple[list[int], float, float]:
 def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     place = str(fake_run.path)
-    commands = [["--help"], ["grids"], ["methods"], ["published"], ["run", "--help"], ["status", place]]
+    commands = [
+        ["--help"],
+        ["grids"],
+        ["methods"],
+        ["published"],
+        ["run", "--help"],
+        ["tune", "--help"],
+        ["status", place],
+    ]
     commands += [["report", place], ["compare", place, "--json"]]
     ended, _, _ = run_in_turn(*commands)
     assert set(ended) == {0}
@@ -73,6 +90,10 @@ def test_refusals_need_neither_torch_nor_ray(tmp_path: Path) -> None:
         [*smoke, "--gpus-per-worker", "2"],
         [*smoke, "--out", str(tmp_path)],
         ["submit", "--grid", "smok", "--out", "/run"],
+        ["tune", "--grid", "smok", "--budget", "9"],
+        ["tune", "--grid", "smoke"],
+        ["tune", "--grid", "smoke", "--budget", "0"],
+        ["tune", "--grid", "smoke", "--budget", "9", "--held-out", "1"],
         ["trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")],
         ["certify", "--model", "a:b", "--alpha", "1"],
         ["certify", "--model", str(tmp_path / "none")],
@@ -91,9 +112,12 @@ def test_refusals_need_neither_torch_nor_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["--help", "grids", "run --grid smok"])
 def test_an_answer_takes_less_than_a_second_and_200_mb(command: str) -> None:
-    found = [run_in_turn(command.split()) for _ in range(3)]
-    assert min(seconds for _, seconds, _ in found) < 1  # of a processor, whatever else the machine is doing
-    assert max(megabytes for _, _, megabytes in found) < 200
+    for _ in range(3):  # a processor that others use as well may take longer, once
+        _, seconds, megabytes = run_in_turn(command.split())
+        assert megabytes < 200
+        if seconds < 1:  # of a processor
+            return
+    pytest.fail(f"{seconds} s")
 
 
 def test_a_new_run_is_driven_without_torch() -> None:
@@ -147,11 +171,11 @@ def test_a_run_with_nothing_left_to_do_needs_neither_torch_nor_ray(
     for shard in work.shards_left(task):
         work.certify(task, shard)
     command = ["run", "--grid", str(tmp_path / "grid.toml"), "--out", str(run.path)]
-    assert run_in_turn(command)[0] == [0]
+    assert run_in_turn(command, before=ONE_FIGURE)[0] == [0]
     table = run.tables / "certified_accuracy.md"
     made, text = dict(listing(run.tables)), table.read_text(encoding="utf-8")
     assert run_in_turn(command, [*command, "--quiet"], [*command, "--json"])[0] == [0, 0, 0]
     assert dict(listing(run.tables)) == made  # nothing was made again
     table.unlink()
-    assert run_in_turn(command)[0] == [0]
+    assert run_in_turn(command, before=ONE_FIGURE)[0] == [0]
     assert table.read_text(encoding="utf-8") == text

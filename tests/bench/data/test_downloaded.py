@@ -50,8 +50,8 @@ def test_a_known_set_is_what_its_files_say(name: str, folder: Path) -> None:
         for found in (load_images(name, split), load_images(str(folder), split)):
             assert np.array_equal(found.images, images)
             assert found.images.dtype == np.uint8
-            assert found.images.flags.c_contiguous
-            assert found.images.flags.writeable  # torch warns of others
+            assert found.pixels.flags.c_contiguous
+            assert found.pixels.flags.writeable  # torch warns of others
             assert found.labels.tolist() == labels.tolist()
             assert found.labels.dtype == np.int64
         assert count_images(name, split) == COUNTS[split]

@@ -96,7 +96,7 @@ def test_several_workers_may_fetch_at_once(bucket: str, mine: Path, home: Path) 
         for _ in range(3)
     ]
     answers = [worker.communicate() for worker in workers]
-    expected = hashlib.sha256(load_images(str(mine), "test").images.tobytes()).hexdigest()
+    expected = hashlib.sha256(load_images(str(mine), "test").pixels.tobytes()).hexdigest()
     assert [out.strip() for out, _ in answers] == [expected] * 3, answers
     assert len(copies(home)) == 2
     assert not [path for path in home.rglob(".*") if path.name.startswith(".") and path.name != ".cache"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kstest, norm
 
 from bench.machine import normals
-from bench.machine.normals import NormalStream, box_muller, fill_by_cpu, words_of_sample
+from bench.machine.normals import NormalStream, box_muller, cut_tails, fill_by_cpu, words_of_sample
 from bench.machine.randomness import Role, stream_key
 
 CPU = torch.device("cpu")
@@ -243,3 +243,56 @@ def test_where_the_kernel_fails_the_cpu_draws_and_it_is_said(caplog: pytest.LogC
     assert normals._kernel.__wrapped__() is None
     [record] = caplog.records
     assert record.getMessage().startswith("drawing noise on the CPU, since the accelerator's kernel failed: ")
+
+
+def distance_in_cell(words: NDArray[np.uint64], corner: tuple[float, float]) -> NDArray[np.float64]:
+    """ℓ2 distance of each word's pair from the exact one at a place of its cell: 0 to 1 in U, −1/2 to 1/2 in direction.
+
+    ln U is computed from 1 − U where that is small, so that it is exact to the last digits of a double.
+    """
+    j, low = (words >> np.uint64(24)).astype(np.float64), (words & np.uint64(0xFFFFFF)).astype(np.int64)
+    u, rest = (j + corner[0]) / 2**40, (2.0**40 - j - corner[0]) / 2**40
+    radius = np.sqrt(-2 * np.where(u < 0.5, np.log(np.maximum(u, 1e-300)), np.log1p(-np.minimum(rest, 0.5))))
+    angle = (((low & 0x3FFFFF) + 0.5 + corner[1]) / 2**21 - 1) * np.pi / 4
+    angle = np.where(low >> 23 & 1, np.pi - angle, angle)
+    angle = np.where(low >> 22 & 1, np.pi / 2 - angle, angle)
+    found, cosine, sine = box_muller(words.copy())
+    one, other = (found * cosine).astype(np.float64), (found * sine).astype(np.float64)
+    return np.asarray(np.hypot(one - radius * np.cos(angle), other - radius * np.sin(angle)))
+
+
+CORNERS = [(u, angle) for u in (0.0, 1.0) for angle in (-0.5, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("first", "beyond", "near_one", "most"),
+    [
+        (2**16, 2**39, False, 2.2e-5),
+        (2**20 + 1, 2**39, True, 2.2e-5),
+        (64, 2**16, False, 1.2e-3),
+        (1, 2**20 + 1, True, 1.2e-3),
+    ],
+)
+def test_a_pair_is_so_near_to_an_exact_one(first: int, beyond: int, near_one: bool, most: float, seed: int) -> None:
+    """In every part of the cells, evenly over the orders of magnitude of j, or of 2⁴⁰ − j."""
+    random = np.random.default_rng(seed)
+    places = np.exp(random.uniform(np.log(first), np.log(beyond), 100_000)).astype(np.uint64)
+    places[:3] = first, first + 1, beyond - 1
+    j = np.uint64(2**40) - places if near_one else places
+    words = j << np.uint64(24) | random.integers(0, 2**24, len(j), dtype=np.uint64)
+    found = max(float(distance_in_cell(words, corner).max()) for corner in CORNERS)
+    assert most / 20 < found < most
+
+
+def test_pairs_are_usually_nearer_by_far(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    words = random.integers(0, 2**64, 200_000, dtype=np.uint64)
+    squares = np.mean([distance_in_cell(words, (random.random(), random.random() - 0.5)) ** 2 for _ in range(5)])
+    assert np.sqrt(squares) == pytest.approx(1.8e-7, rel=0.2)
+
+
+def test_tails_end_where_the_last_word_is() -> None:
+    radius, _, _ = box_muller(np.arange(2**10, dtype=np.uint64))
+    assert radius.max() == pytest.approx(7.54, abs=5e-3)
+    assert cut_tails(3072) == 1536 * 2.0**-40  # one word for two numbers, one in 2⁴⁰ of which is the last
+    assert norm.sf(math.sqrt(80 * math.log(2))) < 2.0**-40

@@ -46,7 +46,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("factories")
+@pytest.mark.usefixtures("factories", "_no_figures")
 def test_any_model_from_a_factory() -> None:
     command = ["certify", "--model", "factories:good", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "200", "--images", "12"]

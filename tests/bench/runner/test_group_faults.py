@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from bench.runner.trial_work import TrialWork
 from cluster import GroupSize, Job, connected, run_jobs
 from results.store.folder import RunFolder
 from tests.conftest import small_trial
+from tests.ranks import said_by_two_ranks
 
 
 class OneRaises(TrialWork):
@@ -68,44 +65,34 @@ def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Pa
 
 
 WAITING = """
-import time
+import sys, time
 from datetime import timedelta
+from pathlib import Path
 import torch
 from bench.machine import processes
 
-processes.COLLECTIVES_WITHIN = timedelta(seconds=3)
+processes.COLLECTIVES_WITHIN = timedelta(seconds=2)
 first = processes.join_group().is_main_process
+ended = Path(sys.argv[1], "ended")
 
 def look():
-    time.sleep(5)
+    time.sleep(3)
     return "found"
 
 assert processes.agreed(look) == "found"
 if first:
-    time.sleep(5)
+    time.sleep(3)
 processes.wait_for_all()
-if first:
-    time.sleep(8)
+while first and not ended.exists():
+    time.sleep(0.1)
 try:
     torch.distributed.all_reduce(torch.zeros(1))
 except RuntimeError as error:
     print("too long" if "imed out" in str(error) or "by peer" in str(error) else error, flush=True)
+ended.touch()
 """
 
 
-def test_what_one_does_for_all_may_take_long_and_a_collective_may_not() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITING],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in ranks]
-    assert said[1] == "too long\n"
+def test_what_one_does_for_all_may_take_long_and_a_collective_may_not(tmp_path: Path) -> None:
+    _, said = said_by_two_ranks(WAITING, str(tmp_path))
+    assert said == "too long\n"

@@ -30,8 +30,9 @@ from results.store.records import TrainingRecord
 from results.store.run import read_thumbnails
 from tests.bench.cli.test_cli import bench
 from tests.bench.data.originals import drawn, write_original
-from tests.conftest import SMALL, small_trial, trial_ids
+from tests.conftest import SMALL, small_trial, trial_ids, without_figures
 
+pytestmark = pytest.mark.usefixtures("_no_figures")
 TRAIN = SMALL["train"] | {"epochs": 8, "decay_epochs": [], "learning_rate": 0.1, "images": 200}
 CERTIFY = SMALL["certify"] | {"n": 100, "images": 9}
 TRIALS: dict[str, dict[str, Any]] = {
@@ -61,7 +62,8 @@ def runs(place: Path) -> dict[str, RunFolder]:
     for name, changes in TRIALS.items():
         trial = small_trial(data=name, dataset="", train=TRAIN, certify=CERTIFY, **changes)
         (place / f"{name}.json").write_text(trial.model_dump_json())
-        assert bench("trial", str(place / f"{name}.json"), "--out", str(place / f"run-{name}")) == 0
+        with without_figures():
+            assert bench("trial", str(place / f"{name}.json"), "--out", str(place / f"run-{name}")) == 0
     return {name: RunFolder(place / f"run-{name}") for name in TRIALS}
 
 

@@ -13,7 +13,7 @@ from bench.machine import resources
 from bench.runner import jobs, work
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
-from bench.runner.trial_work import COMPILE_PROCESSES
+from bench.runner.trial_work import COMPILE_PROCESSES, TrialWork
 from results.store.description import RunError, add_trials
 from results.store.folder import RunFolder, read_json
 from results.store.settings import ExternalTrial
@@ -149,14 +149,18 @@ def test_which_setting_differs_is_said_of_a_trial_that_is_replaced_or_in_the_way
         add_trials(folder, [options], replace=False)
 
 
-@pytest.mark.parametrize(("given", "expected"), [("", 3), ("7", 7)], ids=["of the worker", "of the user"])
-def test_a_worker_compiles_in_as_many_processes_as_it_has_cpus(given: str, expected: int) -> None:
+def test_a_worker_compiles_in_as_many_processes_as_it_has_cpus() -> None:
     program = (
         "from bench.runner.trial_work import TrialWork\n"
         "TrialWork().prepare(3.5, 0)\n"
         "from torch._inductor import config\n"
-        f"assert config.compile_threads == {expected}, config.compile_threads"
+        "assert config.compile_threads == 3, config.compile_threads"
     )
     environment = {name: value for name, value in os.environ.items() if name != COMPILE_PROCESSES}
-    environment |= {COMPILE_PROCESSES: given} if given else {}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_a_worker_compiles_in_as_many_processes_as_its_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMPILE_PROCESSES, "7")
+    TrialWork().prepare(3.5, 0)
+    assert os.environ[COMPILE_PROCESSES] == "7"

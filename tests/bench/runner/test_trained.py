@@ -34,20 +34,24 @@ from results.store.merge import merge_run
 from results.store.rows import CertificateRow
 from results.store.settings import CertifiedTrial, CertifySettings
 from tests.bench.cli.test_cli import bench
-from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided
+from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided, without_figures
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}
 TRAIN = {"epochs": 10, "decay_epochs": [8], "learning_rate": 0.1, "batch": 64, "images": 600, "precision": "fp32"}
 
 
+def trained_in(folder: Path, model: str) -> RunFolder:
+    """A network on synthetic images, certified on 30."""
+    trial = small_trial(model=model, width=8, certify=CERTIFY, train=TRAIN)
+    (folder / "trial.json").write_text(trial.model_dump_json())
+    with without_figures():
+        assert bench("trial", str(folder / "trial.json"), "--out", str(folder / "run"), "--shard-size", "8") == 0
+    return RunFolder(folder / "run")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A residual network on synthetic images, certified on 30."""
-    folder = tmp_path_factory.mktemp("trained")
-    trial = small_trial(model="resnet8", width=8, certify=CERTIFY, train=TRAIN)
-    (folder / "trial.json").write_text(trial.model_dump_json())
-    assert bench("trial", str(folder / "trial.json"), "--out", str(folder / "run"), "--shard-size", "8") == 0
-    return RunFolder(folder / "run")
+    return trained_in(tmp_path_factory.mktemp("trained"), "tiny")
 
 
 def name_of(run: RunFolder) -> str:
@@ -59,6 +63,18 @@ def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:
     assert rows["correct"].mean() > 0.4
     assert (rows["status"] == "misclassified").any()
     assert rows.loc[rows["status"] == "certified", "radius"].nunique() > 5
+
+
+def test_rows_have_the_answers_of_the_base_classifier(trained: RunFolder) -> None:
+    source = open_model(name_of(trained))
+    rows = read_run(trained.path).certificates
+    data = load_images("synthetic", "test", "synthetic")
+    images = torch.from_numpy(data.images[rows["index"].to_numpy()]).float() / 255
+    with torch.inference_mode():
+        assert rows["base_clean"].tolist() == source.model.eval()(images).argmax(dim=1).tolist()
+    right = [float((rows[name] == rows["label"]).mean()) for name in ("base_clean", "base_noisy")]
+    assert min(right) > 0.4
+    assert rows["base_noisy"].tolist() != rows["base_clean"].tolist()
 
 
 @pytest.mark.usefixtures("_no_figures")
@@ -91,8 +107,8 @@ def test_deleted_shards_come_back_identical_with_other_threads_and_shard_sizes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # where bf16 is emulated it takes a hundred times as long
-def test_bf16_and_fp32_agree_in_acr(trained: RunFolder) -> None:
-    found = compare_precisions(open_model(name_of(trained)), 0.25, 250, n=2000)
+def test_bf16_and_fp32_agree_in_acr(tmp_path: Path) -> None:
+    found = compare_precisions(open_model(name_of(trained_in(tmp_path, "resnet8"))), 0.25, 250, n=2000)
     assert found["acr_fp32"] > 0.1
     assert found["acr_fp32"] != found["acr_bf16"]  # another classifier, if only just
     assert abs(found["acr_difference"]) < 0.002
@@ -114,6 +130,7 @@ def test_skipping_misclassified_images_changes_no_table(trained: RunFolder, tmp_
     assert tables[0] == tables[1]
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_two_stage_rows_say_so_and_have_their_true_n(trained: RunFolder, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     arguments = ["--n", "960", "--images", "30", "--estimator", "two-stage"]
@@ -251,6 +268,11 @@ def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
     return consistent(row, random.multinomial(row["n"], np.array(row["counts"]) / row["n"]).tolist())
 
 
+def other_base(row: dict[str, Any]) -> dict[str, Any]:
+    """Another answer of the base classifier to the noise sample that is its own."""
+    return {"base_noisy": (row["base_noisy"] + 1) % 10}
+
+
 @pytest.mark.usefixtures("_drawn_once")
 @pytest.mark.parametrize(
     ("change", "status", "said"),
@@ -264,6 +286,10 @@ def drawn_again(row: dict[str, Any]) -> dict[str, Any]:
         (lambda row: drawn_again(row) | GPU, 1, "of the same 400 samples are classified otherwise"),
         (lambda row: claimed(row) | GPU, 1, "of the same 30 samples are classified otherwise"),
         (lambda row: half_the_errors(row) | GPU, 1, "together they differ in one direction by more than chance"),
+        (lambda row: other_base(row), 1, "the base classifier answers otherwise"),
+        (lambda row: other_base(row) | GPU, 1, "answers more of them otherwise than roundings explain"),
+        (lambda row: {} if row["index"] else other_base(row) | GPU, 0, "1 within rounding: no row is wrong"),
+        (lambda _: {"base_clean": 10}, 2, "base_clean is not a class"),
         (lambda row: {"radius": 0.99 * row["radius"]}, 2, "radius does not follow from p_lower"),
     ],
 )
@@ -387,7 +413,7 @@ def test_damaged_and_foreign_weights_are_refused(trained: RunFolder, tmp_path: P
     del tensors["network.head.bias"]
     headless = save(tensors, {"training_id": str(record["training_id"])})
     put(headless)
-    with pytest.raises(ValueError, match="not the weights of a resnet8"):
+    with pytest.raises(ValueError, match="not the weights of a tiny"):
         open_model(name_of(run))
     folder.training.unlink()
     with pytest.raises(SourceError, match="its training is not finished"):

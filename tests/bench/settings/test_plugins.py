@@ -205,8 +205,8 @@ def test_a_worker_gets_the_text_of_a_file_with_its_task(mine: Path) -> None:
     task = trial_task(trial, RunFolder(mine.parent / "run"), certify=True, shard_size=4, plugins=plugins)
     mine.write_text("raise OSError('the file of this machine is another one')\n")
     program = (
-        "import json, sys\nfrom bench.runner.work import _open\ntask = json.loads(sys.argv[1])\n"
-        "trials = [_open(task)[0] for _ in range(2)]\nprint(trials[0].trial_id, trials[1].objective.title)"
+        "import json, sys\nfrom bench.runner.work import open_task\ntask = json.loads(sys.argv[1])\n"
+        "trials = [open_task(task)[0] for _ in range(2)]\nprint(trials[0].trial_id, trials[1].objective.title)"
     )
     found = subprocess.run(
         [sys.executable, "-c", program, json.dumps(task)], capture_output=True, text=True, check=True

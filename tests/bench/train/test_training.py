@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +20,11 @@ from bench.runner.state import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches
+from bench.train.replay import Steps
 from bench.train.resume import last_state
 from results.store.folder import RunFolder, read_json, sha256_of
 from tests.conftest import here, small_trial
+from tests.ranks import said_by_two_ranks
 
 
 def ranks(count: int) -> list[Accelerator]:
@@ -238,7 +236,8 @@ def train_small(method: str, folder: str | Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     data = loop.TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
     data.memory["votes"] = torch.randint(0, 9, (len(images), 10), generator=torch.Generator().manual_seed(1)) + 1
-    losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, accelerator).loss for epoch in (0, 1)]
+    steps = Steps(accelerator)
+    losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, steps).loss for epoch in (0, 1)]
     took_part = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
     if accelerator.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -249,23 +248,7 @@ def train_small(method: str, folder: str | Path) -> None:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together, one method after the other."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", GROUP, str(folder)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[3],
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    said_by_two_ranks(GROUP, str(folder))
     return folder
 
 

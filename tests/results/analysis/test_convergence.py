@@ -95,6 +95,7 @@ def test_what_is_not_reached_is_a_dash_and_empty_in_csv(run: Run) -> None:
     assert parsed.loc[parsed["method"] == "macer", "epochs_to_level"].isna().all()
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_run_of_one_row_or_of_models_trained_elsewhere_has_no_such_table(run: Run, tmp_path: Path) -> None:
     assert can_compare_training(run)
     assert "convergence" in [table.name for table in tables_of(run)]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from results import Interval, accuracy_interval, acr_interval
-from results.analysis.statistics import bootstrap_mean, per_image, studentised
+from results.analysis.statistics import bootstrap_mean, per_image, simultaneous_band, studentised, wilson
 
 
 def rows(radii: np.ndarray, correct: np.ndarray, seed: int = 0) -> pd.DataFrame:
@@ -87,3 +87,35 @@ def test_an_interval_holds_its_ends() -> None:
     assert 1.0 in Interval(1.0, 2.0)
     assert 2.0 in Interval(1.0, 2.0)
     assert 2.1 not in Interval(1.0, 2.0)
+
+
+def curves(random: np.random.Generator, images: int, seeds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A mean curve of certified accuracy where it falls, just beyond there, and the true one. Radii are uniform on
+    [0, 1] for three quarters of the images; half of the images have the same in all seeds."""
+    own = np.where(random.random(images) < 0.5, random.random(images), random.random((seeds, images)))
+    radii = np.where(own < 0.75, own / 0.75, -1.0)
+    at = np.sort(radii[radii >= 0])
+    return (radii[:, :, None] >= at).mean(axis=(0, 1)), (radii[:, :, None] > at).mean(axis=(0, 1)), 0.75 * (1 - at)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_band_holds_the_whole_curve_and_intervals_at_single_radii_do_not(seeds: int, seed: int) -> None:
+    random, repeats, images = np.random.default_rng(seed), 500, 60
+    whole = single = 0
+    for _ in range(repeats):
+        here, beyond, truth = curves(random, images, seeds)
+        (lower, _), (_, upper) = (simultaneous_band(curve, images, seeds) for curve in (here, beyond))
+        whole += bool(((lower <= truth) & (truth <= upper)).all())
+        (lower, _), (_, upper) = (wilson(curve * images, images) for curve in (here, beyond))
+        single += bool(((lower <= truth) & (truth <= upper)).all())
+    assert whole / repeats >= 0.95 - 4 * np.sqrt(0.05 * 0.95 / repeats)
+    if seeds == 1:
+        assert whole < repeats  # it is not wider than it must be
+        assert single / repeats < 0.85
+
+
+def test_the_band_by_hand() -> None:
+    lower, upper = simultaneous_band(np.array([0.9999, 0.5, 0.001]), 10_000)
+    assert upper - 0.013581 == pytest.approx([1 - 0.013581, 0.5, 0.001], abs=1e-6)  # √(ln 40 / 20 000)
+    assert lower + 0.013581 == pytest.approx([0.9999, 0.5, 0.013581], abs=1e-6)
+    assert np.ptp(simultaneous_band(np.array([0.5]), 500, 3)) == pytest.approx(2 * np.sqrt(np.log(120) / 1000))

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 from scipy.special import ndtr, ndtri
-from statsmodels.stats.proportion import proportion_confint
 
 from results.analysis.metrics import label_probabilities, worker_hours
-from results.analysis.statistics import accuracy_interval
+from results.analysis.statistics import simultaneous_band
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.figures import curve, drawn, figures_of, save_figure
 from results.report.figures.curves import figure_certified_accuracy, figure_decomposition, figure_p_a
@@ -30,7 +29,7 @@ from results.report.figures.illustrations import (
     overlap_accuracy,
     sample_weights,
 )
-from results.report.figures.steps import CELLS, band, distribution, thinned
+from results.report.figures.steps import CELLS, distribution, thinned
 from results.report.figures.style import looks, words_of
 from results.report.figures.theory import (
     SOFTMAX_BOUND,
@@ -172,17 +171,17 @@ def test_a_thinned_curve_is_short_and_stays_within_a_cell() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_the_band_is_the_wilson_interval_of_the_tables(seeds: int) -> None:
-    rows = make_run(["generalised_ld"], (0.25,), seeds).certificates
-    at, accuracy = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
-    lower, upper = band(accuracy, rows["index"].nunique())
-    assert ((lower <= accuracy + 1e-12) & (accuracy <= upper)).all()
-    assert (np.diff(lower) <= 1e-12).all()
-    for place in (0, len(at) // 3, len(at) - 2):
-        expected = accuracy_interval(rows, at[place])
-        assert (lower[place], upper[place]) == pytest.approx((expected.lower, expected.upper))
-        by_hand = proportion_confint(accuracy[place] * 60, 60, 0.05, method="wilson")
-        assert (lower[place], upper[place]) == pytest.approx(by_hand)
+def test_the_band_is_that_of_the_whole_curve(seeds: int) -> None:
+    run = make_run(["generalised_ld"], (0.25,), seeds)
+    rows = run.certificates
+    figure = figure_certified_accuracy(run)
+    x, y = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
+    [band] = figure.axes[0].collections
+    corners = np.asarray(band.get_paths()[0].vertices)
+    for ends in simultaneous_band(y, 60, seeds):
+        for corner in zip(x, 100 * ends, strict=True):
+            assert np.isclose(corners, corner).all(axis=1).any()
+    assert "all radii at once" in " ".join(texts_of(figure).split())
 
 
 def test_certified_accuracy_draws_the_curve_of_each_method_and_the_published_values() -> None:
@@ -197,6 +196,28 @@ def test_certified_accuracy_draws_the_curve_of_each_method_and_the_published_val
     assert sorted(float(np.asarray(line.get_ydata())[0]) for line in points) == [74.8, 75.8]
     assert all(len(np.asarray(line.get_ydata())) == 4 for line in points)  # zeros are not drawn
     assert "published: thesis" in texts_of(figure)
+
+
+def test_published_marks_of_another_setting_are_grey_with_the_reason() -> None:
+    def marks(run: Run) -> tuple[set[str], str]:
+        figure = figure_certified_accuracy(run)
+        hollow = [line for panel in figure.axes for line in panel.lines if line.get_linestyle() == "None"]
+        assert hollow
+        return {to_hex(line.get_markeredgecolor()) for line in hollow}, " ".join(texts_of(figure).split())
+
+    run = make_run(["gaussian", "macer"])
+    same = replace(run, trials=run.trials.assign(model="resnet110", n=100_000, alpha=0.001))
+    colours, text = marks(same)
+    assert colours == {to_hex(looks(same)[method].colour) for method in ("gaussian", "macer")}
+    assert "another setting" not in text
+    for change, reason in (
+        ({"model": "resnet20"}, "the network is not ResNet-110"),
+        ({"n": 10_000}, "n is below 100 000"),
+        ({"dataset": "cifar10-jpeg@1"}, "the images are a copy of CIFAR-10"),
+    ):
+        colours, text = marks(replace(same, trials=same.trials.assign(**change)))
+        assert colours == {to_hex("0.6")}
+        assert f"Grey marks: published for another setting, since here {reason}" in text
 
 
 def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:

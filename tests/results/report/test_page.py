@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,8 +18,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results import certified_accuracy
-from results.analysis.groups import certified_groups
+from results import average_certified_radius, certified_accuracy, compare
+from results.analysis.comparison import leads
+from results.analysis.groups import Group, certified_groups
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
@@ -135,6 +137,8 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "selection_counts": list(counts),
             "counts": list(counts),
             "soft_weights": None,
+            "base_clean": probabilities.argmax(axis=1),
+            "base_noisy": selected,
             "seconds": 0.5,
             "joules": np.nan,
             "precision": "fp32",
@@ -143,6 +147,7 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
             "device": "a machine",
             "device_kind": "cpu",
             "noise": "philox4x64-10/1",
+            "noise_seed": 0,
             "torch_version": "2.11",
             "checkpoint_sha256": "0" * 64,
         }
@@ -151,7 +156,9 @@ def _rows(cell: Cell, images: int, place: int) -> pd.DataFrame:
 
 def _without_counts(rows: pd.DataFrame) -> pd.DataFrame:
     status = np.where(rows["predicted"] >= 0, "certified", "abstained")
-    return rows.assign(status=status, n=N, selected=np.nan, count_top=np.nan, counts=None, estimator="imported")
+    return rows.assign(
+        status=status, n=N, selected=np.nan, count_top=np.nan, counts=None, estimator="imported", base_clean=np.nan
+    )
 
 
 def _trial(cell: Cell, title: str, dataset: str, images: int) -> dict[str, Any]:
@@ -254,8 +261,9 @@ def test_lines_are_the_metric_at_every_radius(tmp_path: Path) -> None:
             expected = np.mean([certified_accuracy(rows, radius) for rows in group.seeds])
             assert value == pytest.approx(100 * expected, abs=0.0501)
         assert line["values"][-1] == 0
-        assert (np.array(line["lower"]) <= line["values"]).all()
-        assert (np.array(line["upper"]) >= line["values"]).all()
+        half = 100 * math.sqrt(math.log(2 * len(group.seeds) / 0.05) / 2 / group.certificates["index"].nunique())
+        assert np.allclose(line["lower"], np.maximum(np.array(line["values"]) - half, 0), atol=0.101)
+        assert np.allclose(line["upper"], np.minimum(np.array(line["values"]) + half, 100), atol=0.101)
 
 
 @pytest.mark.parametrize("largest", [1e-4, 0.25, 0.953, 1.0, 1.906, 3.81, 381.0])
@@ -365,4 +373,83 @@ def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
     acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
     rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
     table = ResultTable("certified_accuracy", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
-    assert [best["title"] for best in summary(random_run(), [table])["best"]] == ["b"]
+    assert [best["title"] for best in summary(random_run(), [], [table])["best"]] == ["b"]
+
+
+def with_radii(run: Run, method: str, sigma: float, factor: float) -> Run:
+    """The run with the radii of a method at a σ so many times as large."""
+    rows = run.certificates
+    own = (rows["method"] == method) & (rows["sigma"] == sigma)
+    return replace(run, certificates=rows.assign(radius=rows["radius"].where(~own, factor * rows["radius"])))
+
+
+def test_two_sentences_say_who_is_best_by_how_much_and_whether_by_chance() -> None:
+    run = random_run(200, cells=tuple(cell for cell in CELLS if cell[2] == 0))
+    run = with_radii(run, "generalised_ld", 0.25, 3.0)
+    first, second = summary(run, certified_groups(run), [])["verdict"]
+    acrs = {(group.sigma, group.title): average_certified_radius(group.certificates) for group in certified_groups(run)}
+    assert acrs[0.25, "Ours"] > 2 * acrs[0.25, "Gaussian"]
+    ahead = acrs[0.25, "Ours"] - acrs[0.25, "Gaussian"]
+    assert first.startswith(
+        f"At σ = 0.25 Ours has the largest ACR, {acrs[0.25, 'Ours']:.3f}: {ahead:.3f} (95\u00a0% interval "
+    )
+    assert " above Gaussian; at σ = 0.5 " in first
+    assert second.startswith("At σ = 0.25 that is more than chance explains (p < 0.0001), and at σ = 0.5 that is ")
+    assert "on 200 test images, corrected for all pairs of methods; each was trained once" in second
+    # The page of `bench compare`, but for the correction: two pairs.
+    table = compare(run)
+    for lead in leads(certified_groups(run)):
+        row = table[(table["sigma"] == lead.sigma) & (table["quantity"] == "acr")].iloc[0]
+        assert lead.p_value == pytest.approx(min(1.0, 2 * row["p_value"]))
+        assert abs(lead.difference) == pytest.approx(abs(row["difference"]))
+    both = replace(run, certificates=run.certificates[run.certificates["method"] == "gaussian"])
+    both = replace(both, trials=both.trials[both.trials["method"] == "gaussian"])
+    [alone] = summary(both, certified_groups(both), [])["verdict"]
+    assert alone.startswith("At σ = 0.25 Gaussian is alone, with ACR")
+
+
+def test_equal_methods_are_told_apart_by_chance_in_one_of_twenty_pages() -> None:
+    told = 0
+    for repeat in range(40):
+        random = np.random.default_rng(repeat)
+        groups = []
+        for name in "abcdef":
+            rows = pd.DataFrame(
+                {"trial_id": name, "index": range(100), "label": 0, "correct": True, "estimator": "fixed"}
+            )
+            trial = {
+                "trial_id": name,
+                "method": name,
+                "sigma": 0.25,
+                "dataset": "d",
+                "images": 100,
+                "n": 9,
+                "n0": 9,
+                "alpha": 0.1,
+            }
+            rows = rows.assign(radius=random.gamma(2, 0.25, 100))
+            groups.append(Group(0.25, name, name, rows, pd.DataFrame([trial])))
+        [lead] = leads(groups)
+        told += lead.p_value < 0.05
+    assert told <= 5  # of 40 with one of twenty each: more than that in one of a hundred
+
+
+def test_published_points_of_another_setting_are_greyed_with_the_reason(tmp_path: Path) -> None:
+    run = random_run()
+    grey = Parts(write(run, tmp_path / "grey.html")).content["charts"]["certified"][0]["lines"]
+    assert all(line["apart"] == ["the network is not ResNet-110"] for line in grey if line["points"])
+    same = replace(run, trials=run.trials.assign(model="resnet110"))
+    lines = Parts(write(same, tmp_path / "same.html")).content["charts"]["certified"][0]["lines"]
+    assert [line["points"] for line in lines] == [line["points"] for line in grey]
+    assert any(line["points"] for line in lines)
+    assert all(line["apart"] == [] for line in lines)
+    copy = replace(
+        same,
+        certificates=same.certificates.assign(dataset="cifar10-jpeg@1"),
+        trials=same.trials.assign(dataset="cifar10-jpeg@1", n=1000),
+    )
+    [reasons] = {
+        tuple(line["apart"])
+        for line in Parts(write(copy, tmp_path / "copy.html")).content["charts"]["certified"][0]["lines"]
+    }
+    assert len(reasons) == 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,7 @@ from results import certified_accuracy
 from results.analysis.published import CIFAR10
 from results.report.tables import table_certified_accuracy
 from results.store.run import Run
-from tests.results.report.test_page import HOSTILE, colour_of, random_run, thumbnails, write
+from tests.results.report.test_page import CELLS, HOSTILE, colour_of, random_run, thumbnails, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if TYPE_CHECKING:
@@ -148,20 +151,20 @@ def test_the_readout_is_certified_accuracy(browser: Browser, report: Path, run: 
 def test_a_toggle_hides_a_method_in_all_charts(browser: Browser, report: Path) -> None:
     with opened(browser, report) as page:
         lines = page.locator("path.line[data-method=generalised_ld]")
-        assert lines.count() == 8  # two σ: certified accuracy, p_A, training accuracy, loss
+        assert lines.count() == 9  # two σ: certified accuracy, p_A, training accuracy, loss; the best of both
         toggle = page.get_by_role("button", name="Ours", exact=True)
         assert toggle.get_attribute("aria-pressed") == "true"
         toggle.press("Space")
         assert toggle.get_attribute("aria-pressed") == "false"
         assert lines.count() == 0
-        assert page.locator("path.line[data-method=gaussian]").count() == 8
+        assert page.locator("path.line[data-method=gaussian]").count() == 9
         assert all("Ours" not in readout_of(chart) for chart in page.locator(".chart:has(.readout)").all())
         assert "Ours" not in page.locator("#cost .plot").first.inner_text()
         toggle.click()
-        assert lines.count() == 8
+        assert lines.count() == 9
         assert page.locator(".band").count() == 0
         page.get_by_role("button", name="bands").click()
-        assert page.locator(".band").count() == 5
+        assert page.locator(".band").count() == 7  # five of the test images; two of the seeds of one method
 
 
 @pytest.mark.parametrize("image", [3, 57])
@@ -302,6 +305,106 @@ def test_headings_descend_one_by_one_and_controls_have_names(browser: Browser, r
             assert nodes.count() > 0
             named = page.get_by_role(role, name=re.compile(r"\S"))
             assert named.count() == nodes.count(), role
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of one σ."""
+    cells = tuple(cell for cell in CELLS if cell[1] == 0.25)
+    return write(random_run(IMAGES, cells), tmp_path_factory.mktemp("single") / "report.html")
+
+
+def test_epochs_are_whole(browser: Browser, tmp_path: Path) -> None:
+    run = random_run(8)
+    for epochs in (1, 2, 3, 6):
+        few = replace(run, epochs=run.epochs[run.epochs["epoch"] < epochs])
+        with opened(browser, write(few, tmp_path / f"{epochs}.html"), viewport={"width": 1400, "height": 800}) as page:
+            ticks = page.locator("#training .plot").first.locator("text.tick[text-anchor=middle]").all_text_contents()
+            assert ticks
+            assert set(ticks) <= {str(epoch) for epoch in range(1, epochs + 1)}
+
+
+def test_one_chart_stands_beside_another_where_there_is_one_sigma(browser: Browser, report: Path, single: Path) -> None:
+    def places(page: Page, section: str) -> list[tuple[float, float]]:
+        found: list[tuple[float, float]] = page.locator(f"#{section} .plot").evaluate_all(
+            "nodes => nodes.map(node => [node.getBoundingClientRect().x, node.getBoundingClientRect().y])"
+        )
+        return found
+
+    with opened(browser, single, viewport={"width": 1280, "height": 800}) as page:
+        for section in ("curves", "training"):
+            (left, top), (right, beside) = places(page, section)
+            assert right > left + 400
+            assert abs(top - beside) < 2
+        plot, list_ = page.locator("#cost .plot").bounding_box(), page.locator("#cost .readout").bounding_box()
+        assert plot is not None
+        assert list_ is not None
+        assert list_["x"] > plot["x"] + 400
+        page.set_viewport_size({"width": 600, "height": 800})
+        page.wait_for_timeout(100)
+        (left, top), (right, below) = places(page, "curves")
+        assert abs(left - right) < 2
+        assert below > top + 200
+    with opened(browser, report, viewport={"width": 1280, "height": 800}) as page:
+        assert len({y for _, y in places(page, "curves")}) == 2  # σ beside σ, as before
+
+
+def test_marks_of_another_setting_are_grey_and_say_why(browser: Browser, report: Path, tmp_path: Path) -> None:
+    with opened(browser, report) as page:
+        marks = page.locator("#curves circle.published")
+        assert marks.count() == page.locator("#curves circle.published.apart").count() > 0
+        assert (
+            "published for another setting, since here the network is not ResNet-110"
+            in page.locator("#curves").inner_text()
+        )
+        assert "for another setting" in page.locator("#curves .readout").first.inner_text()
+    run = random_run(IMAGES)
+    same = write(replace(run, trials=run.trials.assign(model="resnet110")), tmp_path / "same.html")
+    with opened(browser, same) as page:
+        assert page.locator("#curves circle.published").count() > 0
+        assert page.locator("#curves circle.published.apart").count() == 0
+        assert "another setting" not in page.locator("#curves").inner_text()
+
+
+def test_the_grid_can_be_copied(browser: Browser, tmp_path: Path) -> None:
+    run = random_run(8)
+    grid = {"methods": ["gaussian"], "sigmas": [0.25], "data": "synthetic", "train": {"epochs": 3}}
+    description = run.descriptions[0].model_copy(update={"grid": grid})
+    with opened(browser, write(replace(run, descriptions=(description,)), tmp_path / "report.html")) as page:
+        page.get_by_role("button", name="Copy").click()
+        page.locator("#settings").get_by_role("status").filter(has_text=re.compile(r"Copied|Selected")).wait_for()
+        assert tomllib.loads(page.evaluate("String(getSelection())")) == grid
+
+
+def test_paper_is_white_and_no_chart_or_table_is_wider(browser: Browser, report: Path, single: Path) -> None:
+    for page_file in (report, single):
+        with opened(browser, page_file, viewport={"width": 1280, "height": 800}, color_scheme="dark") as page:
+            page.get_by_role("button", name="Light theme").click()
+            page.get_by_role("button", name="Dark theme").click()
+            page.emulate_media(media="print")
+            page.set_viewport_size({"width": 703, "height": 1000})  # A4 without its margins
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+            wide = page.locator("table:visible, svg:visible, pre:visible, img:visible, p:visible").evaluate_all(
+                "nodes => nodes.filter(node => node.getBoundingClientRect().right > 704).map(node => node.outerHTML)"
+            )
+            assert wide == []
+            headings = page.locator("table.results").first.locator("thead th")
+            assert headings.nth(2).inner_text() == "ACR"
+            assert page.locator("table.results button:visible").count() == 0  # which are not repeated on the next sheet
+
+
+AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: npm install --no-save axe-core, or AXE_CORE names its file")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_axe_finds_nothing(browser: Browser, report: Path, scheme: Any, width: int) -> None:
+    with opened(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        page.evaluate(AXE.read_text(encoding="utf-8") + "; window.axe = axe; 0")
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        assert len(found["passes"]) > 20
+        assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found["violations"]] == []
 
 
 def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:

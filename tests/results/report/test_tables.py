@@ -123,7 +123,7 @@ def test_formats_hold_the_same_numbers(run: Run) -> None:
 
 def test_a_table_as_a_data_frame_is_its_csv(run: Run) -> None:
     frames = results.tables(run)
-    assert list(frames) == ["certified_accuracy", "cost", "beyond_acr", "convergence"]
+    assert list(frames) == ["certified_accuracy", "base_accuracy", "best_of_sigma", "cost", "beyond_acr", "convergence"]
     for table in tables_of(run):
         parsed = pd.read_csv(io.StringIO(to_csv(table)))
         made = frames[table.name].astype(object).where(frames[table.name].notna(), np.nan)
@@ -159,18 +159,19 @@ def test_report_writes_every_file(fake_run: RunFolder) -> None:
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
     tables = [
         f"{table}.{kind}"
-        for table in ("certified_accuracy", "cost", "beyond_acr", "convergence")
+        for table in ("certified_accuracy", "base_accuracy", "best_of_sigma", "cost", "beyond_acr", "convergence")
         for kind in ("csv", "md", "tex")
     ]
     figures = [
         f"{figure}.{kind}"
-        for figure in ("certified_accuracy_curves", *FORMULAS, "p_a_distribution", "cost")
+        for figure in ("certified_accuracy_curves", "best_of_sigma", *FORMULAS, "p_a_distribution", "cost")
         for kind in ("pdf", "png")
     ]
     assert names == sorted(tables + figures)
     assert here(fake_run.page).stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_report_removes_what_earlier_versions_called_otherwise_and_nothing_else(fake_run: RunFolder) -> None:
     former = [fake_run.tables / "table_5_1.md", fake_run.tables / "table_5_2.csv", fake_run.figures / "figure_5_1.png"]
     own = [fake_run.tables / "mine.md", fake_run.figures / "figure_5_10.png", fake_run.path / "table_5_1.md"]
@@ -189,6 +190,7 @@ def test_the_thesiss_numbers_stand_in_captions(run: Run) -> None:
         assert rf"\label{{tab:{table.name.replace('_', '-')}}}" in to_latex(table)
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder) -> None:
     merge_run(fake_run)
     files = (fake_run.tables, fake_run.figures)

@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from results import average_certified_radius, certified_accuracy, read_run
 from results.store.description import RunError
 from results.store.folder import RunFolder
-from results.store.logs import LogError, import_log, read_log, stated
+from results.store.logs import LogError, import_log, import_logs, read_log, stated
 from results.store.merge import MergeError, merge_run
 from tests.conftest import here, small_trial, trial_ids, write_fake_run
 
@@ -82,6 +82,83 @@ def test_marks_and_blanks_that_editors_leave_do_no_harm(tmp_path: Path) -> None:
         assert read_log(plain, changed.encode()) == expected
 
 
+def test_what_pandas_wrote_reads_as_the_log_itself() -> None:
+    plain = "\n".join([HEADER, *GOOD])
+    expected = read_log(Path("x"), plain.encode())
+    frame = pd.DataFrame(
+        {
+            "idx": [0, 20, 40],
+            "label": [3, 7, 4],
+            "predict": [3, -1, 5],
+            "radius": [0.378, 0.0, 0.341],
+            "correct": [True, False, False],
+            "time": pd.to_timedelta(["15.4s", "15.6s", "90001s"]),
+        }
+    )
+    for separator in ("\t", ","):
+        for index in (True, False):
+            text = frame.to_csv(sep=separator, index=index)
+            assert "0 days 00:00:15.4" in text
+            assert read_log(Path("x"), text.encode()) == expected
+    commas = plain.replace("1 day, 1:00:01", '"1 day, 1:00:01"').replace("\t", ",")
+    assert read_log(Path("x"), commas.encode()) == expected
+
+
+ORIGINAL = "original_idx\tlabel\tpredict\tradius\tcorrect\ttime"
+RESULTS = (
+    "network,image_id,original_label,predicted_class,tmp_path,epsilon_value,smallest_sat_value,total_time,verifier"
+)
+VERIFIER = "RS_vit-base_cifar10_uncond_50M_500K_0.5_0.01_100_1000"
+
+
+def result(index: int, label: int, predicted: int, radius: float, verifier: str = VERIFIER) -> str:
+    """A line of `csv_result_writer.py`."""
+    return f"{verifier},{index},{label},{predicted},,{radius},,0:00:08.099520,{verifier}"
+
+
+def test_henba1s_logs_are_imported_with_what_was_misclassified(tmp_path: Path) -> None:
+    tabs = [ORIGINAL, "7\t3\t3\t0.378\t1\t0:00:08.1", "2\t7\t-2\t0.0\t1\t0:00:00", "5\t4\t-1\t0.0\t1\t0:00:08.1"]
+    tabs.append("9\t1\t1\t0.5\t2\t0:00:08.1")  # the second that is correct
+    commas = [RESULTS, result(7, 3, 3, 0.378), result(2, 7, -2, 0.0), result(5, 4, -1, 0.0), result(9, 1, 1, 0.5)]
+    log = tmp_path / "a.log"
+    for number, lines in enumerate((tabs, commas)):
+        log.write_text("\n".join(lines) + "\n")
+        run, _ = imported(log, tmp_path / f"run{number}")
+        rows = read_run(run.path).certificates
+        assert rows["index"].tolist() == [2, 5, 7, 9]
+        assert rows["status"].tolist() == ["misclassified", "abstained", "certified", "certified"]
+        assert rows["predicted"].tolist() == [-1, -1, 3, 1]
+        assert rows["n"].tolist() == [0, 100_000, 100_000, 100_000]
+        assert average_certified_radius(rows) == pytest.approx(0.878 / 4)
+    log.write_text("\n".join(tabs).replace("0.5\t2", "0.5\t3"))
+    with pytest.raises(LogError, match=r"a\.log:5: correct 3: does not follow"):
+        imported(log, tmp_path / "run2")
+
+
+def test_of_many_logs_those_that_are_refused_leave_no_trace(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path / "run", [small_trial("consistency")])
+    logs = []
+    for name, text in (("good", GOOD), ("bad", [*GOOD, "60\t1\t1\tabc\t1\t1"]), ("consistency", GOOD), ("more", GOOD)):
+        folder = tmp_path / name
+        folder.mkdir()
+        logs.append((write_log(folder, text), stated(name=name, sigma=0.25)))
+    logs.append((tmp_path / "gone.tsv", stated(name="gone", sigma=0.25)))
+    logs.append((logs[1][0], stated(name="good", sigma=0.25)))
+    logs.append((write_log(tmp_path, GOOD[:2]), stated(name="more", sigma=0.25)))
+    outcomes = list(import_logs(logs, run))
+    assert [outcome.refused is None for outcome in outcomes] == [True, False, False, True, False, False, False]
+    reasons = [str(outcome.refused) for outcome in outcomes if outcome.refused is not None]
+    for part, reason in zip(
+        ("'abc': must be a number", "has consistency-sigma0.25", "No such file", "'abc'", "has more-sigma0.25"),
+        reasons,
+        strict=True,
+    ):
+        assert part in reason
+    assert merge_run(run) == []
+    assert read_run(run.path).trials["method"].tolist() == ["consistency", "good", "more"]
+    assert len(list((here(run.path) / "trials").iterdir())) == 3
+
+
 def test_the_limit_allows_for_three_digits(tmp_path: Path) -> None:
     # σ = .25, n = 100 000, alpha = .001: .95287 is printed as .953
     _, warnings = imported(write_log(tmp_path, ["0\t1\t1\t0.953\t1\t1"]), tmp_path / "one")
@@ -132,7 +209,11 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "x.tsv"
     for content, reason in (
         (b"", "the header lacks idx"),
-        (b"idx,label,predict,radius,correct,time\n", "1: the header has commas instead of tabs"),
+        (b"idx,label,predict,radius,correct,time\n", "has no images"),
+        (b"'idx','label','predict','radius','correct','time'\n", "1: the header has blanks or quotes about its names"),
+        (b"0.00000\t0.76300\n0.00500\t0.76130\n", "is no certification log: its first line is '0.00000"),  # *.tsv_acc
+        (b"x\ty\n0.5\t0.8043\n", "is no certification log: its first line is 'x"),  # data/ecdf/*.csv
+        (b"epoch\ttime\tlr\ttrain loss\n0\t3.53e+02\t0.1\t0.6\n", "is no certification log"),
         (b"idx; label; predict; radius; correct; time\n", "1: the header has semicolons instead of tabs"),
         (HEADER.replace("\t", "  ").encode(), "1: the header has blanks instead of tabs"),
         (HEADER.replace("\t", " \t ").encode(), "1: the header has blanks or quotes about its names"),

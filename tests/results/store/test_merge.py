@@ -146,6 +146,8 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"trial_id": "other"}, "is of another trial"),
         (lambda row: {"noise": "philox4x64-10/0"}, "is of other noise than philox4x64-10/1 (philox4x64-10/0)"),
         (lambda row: {"noise": None}, "is of other noise than philox4x64-10/1 (None)"),
+        (lambda row: {"noise_seed": row["noise_seed"] + 1}, "its noise is not seeded as the trial's"),
+        (lambda _row: {"noise_seed": None}, "noise_seed is missing, which only imported logs lack"),
     ],
 )
 def test_merge_refuses_what_does_not_hold_and_names_the_shard(

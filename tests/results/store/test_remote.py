@@ -173,6 +173,7 @@ def test_the_server_may_stand_in_the_url(
     assert str(path / "x").startswith(f"{bucket}/run/x?endpoint_override=")
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_a_run_in_a_store_gives_the_same_tables(remote: RemotePath, tmp_path: Path) -> None:
     local, run = write_fake_run(tmp_path / "run", TRIALS), write_fake_run(remote, TRIALS)
     for folder in (local, run):

@@ -1,0 +1,60 @@
+"""What a run is expected to cost, asked before it begins of a process of its own: torch stays out of the one that
+waits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bench.runner.display import duration
+from bench.settings.options import RunOptions
+from results.store.records import ForecastRecord, TrialForecast
+
+BUSY = 0.15
+"""Of a machine's cores: what others take beyond that is told."""
+FULL = 0.9
+PATIENCE = 300.0
+"""Seconds in which the answer must come."""
+
+
+def ask(options: RunOptions) -> ForecastRecord | None:
+    """What `bench run --dry-run` says of the same options. None where it says nothing: the run goes on without, and
+    finds out itself what it costs."""
+    command = [sys.executable, "-m", "bench", "run", *options.arguments(), "--dry-run", "--json"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)  # noqa: S603
+        return record_of(json.loads(found.stdout))
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError):
+        return None
+
+
+def record_of(forecast: Mapping[str, Any]) -> ForecastRecord:
+    """What `bench.audit.forecast.forecast` found, as a run keeps it."""
+    trials = {
+        each["trial_id"]: TrialForecast(train_seconds=each["train_seconds"], certify_seconds=each["certify_seconds"])
+        for each in forecast["trials"]
+    }
+    kept = {name: forecast[name] for name in ("start_seconds", "trial_seconds", "report_seconds", "others")}
+    return ForecastRecord(trials=trials, **kept)
+
+
+def in_words(forecast: ForecastRecord, only: Collection[str] | None = None) -> str:
+    """What some of the trials, or all, will cost: one sentence without its full stop."""
+    chosen = [each for name, each in forecast.trials.items() if only is None or name in only]
+    train, certify = sum(each.train_seconds for each in chosen), sum(each.certify_seconds for each in chosen)
+    besides = forecast.start_seconds + len(chosen) * forecast.trial_seconds + forecast.report_seconds
+    whole = train + certify + besides
+    told = (
+        f"about {duration(whole)}: training {duration(train)}, certification at most {duration(certify)}, start, "
+        f"trials' own and report {duration(besides)}"
+    )
+    others = forecast.others or 0.0
+    if others > FULL:
+        return f"{told}; others use all of this machine now, and how long it is beside them nobody can say"
+    if others > BUSY:
+        slower = duration(whole / (1 - others))
+        return f"{told}; others use {100 * others:.0f} % of this machine now, and beside them it is about {slower}"
+    return told

@@ -1,0 +1,96 @@
+"""The grid of the page as a TOML file that can be run again, and that a report says nothing of the machine."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from bench.settings.grid import SHIPPED, load_grid
+from results.report.page.toml import to_toml
+from results.report.update import update_report
+from results.store.folder import RunFolder
+from results.store.records import RunRecord
+from results.store.secrecy import placeless
+from tests.conftest import here, small_trial, write_fake_run
+from tests.results.report.test_page import Parts
+
+FOLDER = "/home/alice/secret-project/pictures"
+GRID = {"methods": ["gaussian"], "sigmas": [0.25], "train": {"epochs": 2}, "rows": {"gaussian": {"method": None}}}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_grid_is_the_same_after_the_page(name: str, tmp_path: Path) -> None:
+    grid = load_grid(name)
+    path = tmp_path / "grid.toml"
+    path.write_text(to_toml(grid.model_dump(mode="json")), encoding="utf-8")
+    assert load_grid(str(path)) == grid
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"a": 'quote " and \\ and \n, \x7f, \x01, é, 😀', "b c": 1, "": {"σ": {"x.y": [True, 1.5, "z"]}}},
+        {"deep": {"er": {"options": {"by": {"0.25": 1e-300, "0.5": 2}, "n": 3}}}, "empty": {}, "none": None},
+    ],
+)
+def test_odd_tables_come_back(table: dict[str, Any]) -> None:
+    there = {key: value for key, value in table.items() if value is not None and value != {}}
+    assert tomllib.loads(to_toml(table)) == there
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("/home/alice/.venv/bin/bench run --grid smoke", "bench run --grid smoke"),
+        ("/home/alice/x/bench/__main__.py run --grid smoke", "python -m bench run --grid smoke"),
+        ("bench run --grid ~alice/mine.toml --out runs/a", "bench run --grid …/mine.toml --out runs/a"),
+        ("bench run --grid=../a/my.toml --data=/home/alice", "bench run --grid=…/my.toml --data=…"),
+        ("bench run --set data=/home/alice --out s3://alice/x --data ..", "bench run --set data=… --out … --data …"),
+    ],
+)  # fmt: skip
+def test_a_command_line_loses_its_places(typed: str, told: str) -> None:
+    assert placeless(typed.split()) == told.split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    trials = [small_trial(data=FOLDER, dataset="pictures@0aa89b6a", certify={"n": 2000, "n0": 10})]
+    folder = write_fake_run(tmp_path_factory.mktemp("alices") / "run", trials)
+    command = ["/home/alice/bin/bench", "run", "--data", FOLDER, "--out", str(folder.path)]
+    record = RunRecord.read(folder.description)
+    record.model_copy(update={"command": command, "grid": {**GRID, "data": FOLDER}}).write(folder.description)
+    return folder
+
+
+def files_of_the_report(run: RunFolder) -> list[Path]:
+    root = here(run.path)
+    return [run.page, *root.glob("*.parquet"), *root.glob("tables/*"), *root.glob("figures/*")]  # type: ignore[list-item]
+
+
+def test_a_report_says_nothing_of_the_machine_unless_asked(run: RunFolder) -> None:
+    update_report(run)
+    found = files_of_the_report(run)
+    assert len(found) > 10
+    for path in found:
+        assert b"alice" not in path.read_bytes(), path
+    [settings] = pq.read_table(run.trials)["settings"].to_pylist()
+    assert '"data":"pictures@0aa89b6a"' in settings.replace(" ", "")
+    [grid] = Parts(here(run.page)).content["grids"]
+    lasting = {key: value for key, value in GRID.items() if key != "rows"}  # in which there is nothing but a null
+    assert tomllib.loads(grid["toml"]) == {**lasting, "data": "pictures@0aa89b6a"}
+    assert grid["command"] == "bench run --grid grid.toml --data FOLDER"
+
+    update_report(run, places=True)
+    content = Parts(here(run.page)).content
+    assert FOLDER in content["grids"][0]["toml"]
+    assert any(
+        "/home/alice/bin/bench run" in value for block in content["environment"] for _, value in block["entries"]
+    )
+    [settings] = pq.read_table(run.trials)["settings"].to_pylist()
+    assert FOLDER in settings
+    update_report(run, again=False)  # as `bench run` with nothing left to do: not what was asked for once
+    assert b"alice" not in here(run.page).read_bytes()

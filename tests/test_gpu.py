@@ -1,0 +1,189 @@
+"""What only a GPU shows. `make gpu` runs these where there is one; all other tests run on CPUs, wherever they are."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.audit.checks_torch import NOISE_DIGEST, noise_block
+from bench.certify.engine import COMPILE_FROM, Engine
+from bench.certify.noise import NoiseSamples
+from bench.certify.smoothing import Smoothed
+from bench.data import load_images
+from bench.machine.hardware import release_memory
+from bench.machine.randomness import Role
+from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
+from bench.settings.trial import Trial
+from bench.train import loop
+from bench.train.batches import batches
+from bench.train.replay import Steps
+from methods import METHODS
+from results.store.description import add_trials
+from results.store.folder import RunFolder
+from results.store.settings import CertifySettings
+from tests.conftest import here, small_trial
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+GPU = torch.device("cuda")
+SHAPE = torch.Size((3, 32, 32))
+STEPS: dict[str, dict[str, Any]] = {"smoothadv": {"steps": 2}, "smoothmix": {"steps": 2}, "cat_rs": {"steps": 2}}
+
+
+def trained(name: str, seed: int = 0) -> Classifier:
+    """A network whose answers to noisy images differ."""
+    torch.manual_seed(seed)
+    model = build_model(name, num_classes=10).to(GPU).train()
+    with torch.no_grad():
+        for _ in range(10):
+            model(torch.rand(256, 1, 1, 3, device=GPU).permute(0, 3, 1, 2) + 0.3 * torch.randn(256, *SHAPE, device=GPU))
+    return model.eval()
+
+
+def reuse_memory() -> None:
+    """What nobody holds is gone, and others' numbers stand where it was."""
+    gc.collect()
+    for size in (2**10, 2**16, 2**20, 2**24):
+        _ = [torch.full((size,), torch.nan, device=GPU) for _ in range(20)]
+    release_memory()
+
+
+def test_noise_has_the_bits_that_cpus_draw() -> None:
+    assert hashlib.sha256(noise_block(GPU).numpy().tobytes()).hexdigest() == NOISE_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("network", "precision", "way"),
+    [
+        ("resnet8", "bf16", "triton"),
+        ("resnet110", "bf16", "triton"),
+        ("tiny", "bf16", "cudnn"),
+        ("resnet8", "fp32", "cudnn"),
+        ("resnet8", "bf16", "cudnn"),
+        ("resnet8", "bf16", "inductor"),
+        ("mean", "bf16", "triton"),
+        ("consensus", "bf16", "triton"),
+    ],
+)
+@torch.inference_mode()
+def test_what_is_made_fast_answers_like_the_eager_network_and_goes_on_to(
+    network: str, precision: str, way: str
+) -> None:
+    """Also after memory that nobody holds has been given to others: a graph knows addresses alone."""
+    members = [trained("resnet8", seed) for seed in range(3)]
+    ensembles = {"mean": MeanLogits(members), "consensus": Consensus(members, 2)}
+    with torch.inference_mode(False):
+        model = ensembles.get(network) or trained(network)
+    engine = Engine(model, GPU, precision)
+    if network == "resnet8" and way != "triton":
+        engine.settle(way)
+    fast, found = engine.classifier(SHAPE, COMPILE_FROM)
+    assert found == way
+    eager, _ = engine.classifier(SHAPE, 1)
+    reuse_memory()
+    draw = NoiseSamples(0.25, GPU).batches(torch.full(SHAPE, 0.5), engine.batch(SHAPE), 0, Role.PREDICT, 0)
+    for noisy, _ in zip(draw, range(4), strict=False):
+        expected, answers = eager(noisy).clone(), fast(noisy).clone()
+        assert float((answers - expected).norm() / expected.norm()) < {"bf16": 0.03, "fp32": 1e-4}[precision]
+        assert float((answers.argmax(1) == expected.argmax(1)).float().mean()) > 0.98
+    engine.check(SHAPE)
+
+
+def test_counts_depend_neither_on_the_order_nor_on_the_process() -> None:
+    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    settings = CertifySettings(n=COMPILE_FROM)
+    counts: list[dict[int, list[int]]] = []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        smoothed = Smoothed(trained("resnet20"), 0.25, 10)
+        rows = smoothed.certify(images[order], settings, indices=order)
+        assert {row.engine for row in rows} == {"triton"}
+        counts.append(dict(zip(order, [row.counts for row in rows], strict=True)))
+        reuse_memory()
+    assert counts[0] == counts[1]
+
+
+def train_once(trial: Trial, *, replay: bool) -> tuple[dict[str, Tensor], list[loop.EpochResult]]:
+    """The weights after two epochs, and what the epochs were like."""
+    accelerator = loop.make_accelerator(trial)
+    images = load_images("synthetic", "train").evenly(600)  # the last batch is ragged
+    torch.manual_seed(0)
+    model: nn.Module = build_model(trial.model, num_classes=10)
+    model = model.to(GPU, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    votes = torch.randint(1, 9, (600, 10), generator=torch.Generator().manual_seed(1)).to(GPU)
+    labels = torch.from_numpy(images.labels).to(GPU)
+    data = loop.TrainData(torch.from_numpy(images.images).to(GPU), labels, True, {"votes": votes})
+    steps = Steps(accelerator)
+    steps._able = steps._able and replay
+    optimizer, prepared = loop._make_optimizer(trial, model, {}), accelerator.prepare(model)
+    results = [loop.train_epoch(trial, epoch, prepared, optimizer, data, steps) for epoch in range(2)]
+    assert steps._able is replay
+    return {name: value.cpu() for name, value in model.state_dict().items()}, results
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("ensemble", "ensemble_ld", "sun")])
+def test_replayed_steps_train_the_same_weights(method: str) -> None:
+    trial = small_trial(method, model="resnet8", options=STEPS.get(method, {}), train={"batch": 64})
+    (one, first), (other, second) = (train_once(trial, replay=replay) for replay in (False, True))
+    assert first == second
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("method", ["gaussian", "macer", "smoothadv"])
+def test_a_step_waits_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = small_trial(method, model="resnet8", options=STEPS.get(method, {}), train={"batch": 64})
+
+    def watched(*arguments: Any) -> Any:
+        for number, batch in enumerate(batches(*arguments)):
+            torch.cuda.set_sync_debug_mode("error" if number else "default")
+            yield batch
+        torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr("bench.train.loop.batches", watched)
+    try:
+        train_once(trial, replay=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_interrupted_training_continues_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"epochs": 3, "decay_epochs": [2], "learning_rate": 0.05, "batch": 64, "images": 600}
+    trial = small_trial("consistency", model="resnet20", train=settings)
+    runs = [RunFolder(tmp_path / name) for name in ("whole", "interrupted")]
+    for run in runs:
+        add_trials(run, [trial])
+    loop.train(trial, runs[0])
+    evaluate = loop.noisy_accuracy
+
+    def killed(trial: Trial, epoch: int, *rest: Any) -> float:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return evaluate(trial, epoch, *rest)
+
+    monkeypatch.setattr(loop, "noisy_accuracy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(trial, runs[1])
+    monkeypatch.undo()
+    loop.train(trial, runs[1])
+    weights = [here(run.trial(trial.trial_id).model).read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+
+
+def test_a_process_with_a_gpu_that_is_not_there_refuses() -> None:
+    command = [sys.executable, "-m", "bench", "perf", "train", "--model", "tiny"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "99"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "CUDA_VISIBLE_DEVICES=99" in result.stderr
