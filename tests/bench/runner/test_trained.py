@@ -66,7 +66,11 @@ def test_a_trial_that_is_loaded_by_its_name_certifies_as_its_run_did(trained: Ru
     assert (smoothed.sigma, smoothed.num_classes) == (0.25, 10)
     indices = rows["index"].tolist()
     found = smoothed.certify(
-        images()[indices], trial.certify, seed=trial.noise_seed, indices=indices, labels=rows["label"].tolist()
+        images()[indices],
+        trial.certify,
+        seed=int(rows["noise_seed"].iloc[0]),
+        indices=indices,
+        labels=rows["label"].tolist(),
     )
     assert [certificate.counts for certificate in found] == [list(counts) for counts in rows["counts"]]
 
