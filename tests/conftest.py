@@ -111,8 +111,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _collected_garbage() -> None:
     """Modules stay. Left to the garbage collector, their half a million objects would be looked through whenever a
     test, the program or a library collects: a third of a second each time. Some are imported only when a test runs.
+    Not while Ray runs: its handles of processes would stay too, and complain when pytest ends.
     """
-    if len(sys.modules) > _frozen[0] + 100:
+    ray = sys.modules.get("ray")
+    if len(sys.modules) > _frozen[0] + 100 and not (ray and ray.is_initialized()):
         gc.collect()
         gc.freeze()
         _frozen[0] = len(sys.modules)
