@@ -222,7 +222,7 @@ def _size_chosen_after_looking() -> AbstractContextManager[None]:
         )
         return best[0], best[1].tolist()
 
-    return _replaced((smoothing.Smoothed, "_estimate", estimate))
+    return _replaced((smoothing.Smoothed, "estimate", estimate))
 
 
 def _radius_rounded_up() -> AbstractContextManager[None]:

@@ -48,6 +48,7 @@ class Engine:
             self._model = moved(frozen(copied(model)), device=device)
         self._passes: int | None = None
         self._settled: str | None = None
+        self._shares_compiler = False
         self._said_eager = False
         self._eager: dict[torch.Size, _Passes] = {}
         self._compiled: tuple[torch.Size, _Passes | None] | None = None
@@ -78,6 +79,10 @@ class Engine:
         """From now on compile whatever is to be compiled ("inductor"), or nothing ("eager")."""
         self._settled = engine
 
+    def share_compiler(self) -> None:
+        """From now on leave what is compiled of others, for they are used by turns."""
+        self._shares_compiler = True
+
     def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and "inductor" or "eager".
 
@@ -99,7 +104,8 @@ class Engine:
         if self._settled == "eager":
             return eager, "eager"
         if self._compiled is None or self._compiled[0] != shape:
-            torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
+            if not self._shares_compiler:
+                torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
             fast = compile_frozen(eager.classify, eager.laid_out(self._noise(eager.size, shape)))
             self._compiled = (shape, None if fast is None else replace(eager, classify=fast))
         compiled = self._compiled[1]

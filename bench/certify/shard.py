@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bench.certify.composed import ComposedSmoothed
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
@@ -28,7 +29,7 @@ from results.store.shards import write_shard
 class OpenedModel:
     """A model ready to be certified, and what its rows say of it."""
 
-    smoothed: Smoothed
+    smoothed: Smoothed | ComposedSmoothed
     classifier: str
     """How it is made of networks."""
     sha256: str
@@ -80,8 +81,9 @@ def settle_engine_of(model: OpenedModel, settings: CertifiedTrial, run: RunFolde
     """As `settle_engine`, of an opened model."""
     known = _agree(model.smoothed, settings, run)
     if settings.certify.n >= COMPILE_FROM and known.engine is None:
-        _, engine = model.smoothed.engine.classifier(_shape(settings), settings.certify.n)
-        known.model_copy(update={"engine": engine}).write(run.trial(settings.trial_id).batch)
+        # of the parts of a composed classifier all or none, and "eager" comes before "inductor"
+        made = {engine.classifier(_shape(settings), settings.certify.n)[1] for engine in model.smoothed.engines}
+        known.model_copy(update={"engine": min(made)}).write(run.trial(settings.trial_id).batch)
 
 
 def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
@@ -114,19 +116,22 @@ def agreement(folder: TrialFolder) -> BatchRecord:
     return BatchRecord.read(folder.batch) if folder.batch.exists() else BatchRecord()
 
 
-def _agree(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
+def _agree(smoothed: Smoothed | ComposedSmoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
     """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can, and
     compiled or not as was decided; what they agree on."""
-    folder, shape, engine = run.trial(settings.trial_id), _shape(settings), smoothed.engine
+    folder, shape, engines = run.trial(settings.trial_id), _shape(settings), smoothed.engines
     known = agreement(folder)
-    if known.batch is not None:
-        engine.limit(known.batch)
-    if known.engine is not None:
-        engine.settle(known.engine)
-    found = engine.passes(shape)
-    if found < (known.batch or engine.batch(shape)):
+    for engine in engines:
+        if known.batch is not None:
+            engine.limit(known.batch)
+        if known.engine is not None:
+            engine.settle(known.engine)
+    found = min(engine.passes(shape) for engine in engines)
+    if found < (known.batch or engines[0].batch(shape)):
         known = known.model_copy(update={"batch": found})
         known.write(folder.batch)
+    for engine in engines:
+        engine.limit(found)
     return known
 
 
@@ -175,7 +180,7 @@ def _with_two_sided_radii(rows: list[CertificateRow], settings: CertifiedTrial) 
     names = ("n", "selected", "alpha", "sigma", "lattice_pixels")
     column = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     counts, selection = (np.array([getattr(row, name) for row in rows]) for name in ("counts", "selection_counts"))
-    radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.certify)).tolist()
+    radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.bound)).tolist()
     return [
         row if np.isnan(radius) else row.model_copy(update={"radius_two_sided": radius})
         for row, radius in zip(rows, radii, strict=True)

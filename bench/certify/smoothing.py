@@ -32,7 +32,7 @@ from results.bounds.radius import certifying_count, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
-from results.store.settings import Arithmetic, CertifySettings, Estimator, Precision
+from results.store.settings import Arithmetic, CertifySettings, Composition, Estimator, Precision
 
 ABSTAIN = -1
 USUAL = CertifySettings()
@@ -40,6 +40,8 @@ PREDICT_ALPHA = 0.001
 """Probability that an answer of PREDICT is not that of g, where none is given."""
 INTERIM_ANALYSES = 20
 """An estimation is judged at every 20th of its samples, in its second half: abstention may be certain by then."""
+Draw = Callable[..., Iterator[Tensor]]
+"""What `Smoothed.drawing` gives."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class Certificate:
     batch: int
     """Samples of a forward pass; roundings differ with it too."""
     seconds: float
+    composition: Composition | None = None
+    """How the classifier is composed of others; None: it is not, and neither is what follows, which
+    `results.store.rows.CertificateRow` describes."""
+    alpha_shares: int | None = None
+    sigma_input: float | None = None
+    classifier_radius: float | None = None
+    selector_sigmas: list[float] | None = None
+    selector_selection_counts: list[int] | None = None
+    selector_counts: list[int] | None = None
+    selector_radius: float | None = None
 
 
 class Smoothed:
@@ -168,23 +180,23 @@ class Smoothed:
         labels: Sequence[int] | None = None,
     ) -> Iterator[Certificate]:
         """As `certify`, one certificate at a time."""
-        _check_images(images)
+        check_images(images)
         shape = images.shape[1:]
-        classify, engine = self.engine.classifier(shape, settings.n)
+        _, engine = self.engine.classifier(shape, settings.n)
         passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
-        pixels = shape.numel() if self.arithmetic == "sound" else None
+        pixels = self.lattice_pixels(shape)
         targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
         for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
-            draw = partial(self._cumulative_counts, classify, image, seed=seed, index=index)
+            draw = self.drawing(image, settings, seed=seed, index=index)
             selection = next(draw([settings.n0], role=Role.SELECT))
             selected = int(selection.argmax())
             status: Status
             if label is not None and selected != label:
                 status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
             else:
-                drawn, counts = self._estimate(draw, image.shape, selection, settings)
+                drawn, counts = self.estimate(draw, shape, selection, settings)
                 bound = lower_confidence_bound(counts[selected], drawn, settings.alpha)
                 p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
                 status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
@@ -221,7 +233,7 @@ class Smoothed:
         An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
         counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
         """
-        _check_images(images)
+        check_images(images)
         places = range(len(images)) if indices is None else indices
         return [
             self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
@@ -243,17 +255,26 @@ class Smoothed:
         classify, _ = self.engine.classifier(image.shape, n)
         return next(self._cumulative_counts(classify, image, [n], role=role, seed=seed, index=index))
 
-    def _estimate(
-        self,
-        draw: Callable[..., Iterator[Tensor]],
-        shape: torch.Size,
-        selection: Tensor,
-        settings: CertifySettings,
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """What classifies its noise samples."""
+        return (self.engine,)
+
+    def lattice_pixels(self, shape: torch.Size) -> int | None:
+        """Numbers of an image, where arithmetic is sound."""
+        return shape.numel() if self.arithmetic == "sound" else None
+
+    def drawing(self, image: Tensor, settings: CertifySettings, *, seed: int, index: int) -> Draw:
+        """What gives the counts of the first sizes[0], sizes[1], … noise samples of an image, (num_classes,) each, when
+        it is called with the sizes and the role of the samples."""
+        classify, _ = self.engine.classifier(image.shape, settings.n)
+        return partial(self._cumulative_counts, classify, image, seed=seed, index=index)
+
+    def estimate(
+        self, draw: Draw, shape: torch.Size, selection: Tensor, settings: CertifySettings
     ) -> tuple[int, list[int]]:
         """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
-        selected, n = int(selection.argmax()), settings.n
-        if settings.estimator == "two-stage":
-            n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
+        selected, n = int(selection.argmax()), planned_samples(selection, settings)
         needed = certifying_count(n, settings.alpha)
         sizes = sorted({*range(n // 2, n, max(self.engine.batch(shape), n // INTERIM_ANALYSES)), n} - {0})
         for drawn, counts in zip(sizes, draw(sizes, role=Role.ESTIMATE), strict=True):
@@ -303,6 +324,13 @@ class Smoothed:
         return logits.argmax(dim=1)
 
 
+def planned_samples(selection: Tensor, settings: CertifySettings) -> int:
+    """The samples that the estimator asks for, given those of the selection."""
+    if settings.estimator == "two-stage":
+        return sufficient_samples(int(selection.max()), settings.n0, settings.n, settings.alpha)
+    return settings.n
+
+
 def check_prediction(n: int, alpha: float) -> None:
     """Raise BenchError where PREDICT with n samples is not possible, or abstains whatever the samples say."""
     if n < 1 or not 0 < alpha < 1:
@@ -314,7 +342,8 @@ def check_prediction(n: int, alpha: float) -> None:
         )
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Raise ValueError for what are no images in [0, 1]."""
     if images.ndim < 2 or not images.is_floating_point():
         raise ValueError(f"images must be float (count, channel, height, width), got {tuple(images.shape)}")
     if len(images) and not (images.min() >= 0 and images.max() <= 1):

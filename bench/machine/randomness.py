@@ -31,6 +31,8 @@ class Role(IntEnum):
     SURVEY_SHIFTS = 12
     JUDGE = 13
     """Samples that decide whether an attacked image has fallen."""
+    PART = 14
+    """The seeds of the parts of a composed classifier."""
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

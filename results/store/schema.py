@@ -18,7 +18,7 @@ from results.store.folder import AnyPath, refuse_devices, write_whole
 from results.store.remote import StorageError
 from results.store.rows import CertificateRow, EpochRow, SpectrumRow, ThumbnailRow, TrialRow, fields_of
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 LARGE = 1_000_000
 """Bytes from which on several threads read a file."""
 _METADATA = {"smoothing_bench_schema": str(SCHEMA_VERSION)}
