@@ -26,6 +26,7 @@ from bench.cli.base import (
     user_errors,
 )
 from results.bounds import ALPHA, N0, N
+from results.printable import named_sigma
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
@@ -191,7 +192,7 @@ def _print_comparison(table: pd.DataFrame) -> None:
             style = "bold" * (row["p_holm"] < 0.05)
             cells = (label, *shown, interval, *only, effect, *p_values)
             shown_rows.append([Text(cell, style) for cell in cells])
-        title = f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}"
+        title = f"{named_sigma(sigma)}, seed {seed}: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)

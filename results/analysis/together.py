@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from results.bounds.composition import composed_row
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import lower_confidence_bound
+from results.printable import PER_INPUT
 
 CONFIDENCE = 0.95
 
@@ -36,6 +38,9 @@ def holding_together(certificates: pd.DataFrame) -> pd.DataFrame:
     bound = np.where(was, lower_confidence_bound(top, np.maximum(n, 1), level), 0.0)
     p_lower, radius = debited(bound, certificates["sigma"], pixels)
     certified = is_certified(p_lower, radius, pixels)
+    for place in np.flatnonzero(was & (certificates["sigma"] == PER_INPUT).to_numpy()):
+        found = composed_row(certificates.iloc[place], float(level[place]))
+        p_lower[place], radius[place], certified[place] = found.p_lower, found.radius, found.certified
     predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
     status = certificates["status"].to_numpy()
     return certificates.assign(

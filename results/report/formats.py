@@ -9,6 +9,7 @@ import re
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from results.printable import sigma_text
 from results.report.table import Column, ResultTable, Row
 from results.report.terminal import Heading, Sheet
 
@@ -42,7 +43,7 @@ def to_markdown(table: ResultTable) -> str:
             parts = [f"**{value}**" if table.best(row, column) else value, spread(row, column)]
             parts += [_brackets(interval(row, column)), _parentheses(reference(row, column))]
             cells.append(" ".join(part for part in parts if part))
-        lines.append(_pipes([f"{row.sigma:.2f}", _inert(row.title), *cells]))
+        lines.append(_pipes([sigma_text(row.sigma, ".2f"), _inert(row.title), *cells]))
     lines += ["", " ".join([*_legend(table), *map(_inert, [*table.setting, *table.caption])])]
     if table.notes:
         lines += ["", f"{NOTES}:", "", *(f"- {note}" for note in table.notes)]
@@ -94,7 +95,7 @@ def to_latex(table: ResultTable) -> str:
             value = _escape(number(row.measured.get(column.key), column))
             bold = rf"\textbf{{{value}}}" if table.best(row, column) else value
             cells.append(f"{bold} {_escape(spread(row, column))}".strip())
-        lines.append(" & ".join([f"{row.sigma:.2f}" if new else "", _escape(row.title), *cells]) + r" \\")
+        lines.append(" & ".join([sigma_text(row.sigma, ".2f") if new else "", _escape(row.title), *cells]) + r" \\")
         intervals = [_brackets(interval(row, column)) for column in table.columns]
         published = [_parentheses(reference(row, column)) for column in table.columns]
         for below in (intervals, published):
@@ -120,7 +121,7 @@ def to_terminal(table: ResultTable) -> RenderableType:
     marked = {column.key: any(row.is_outside(column.key) for row in table.rows) for column in columns}
     rows: list[list[str | Text]] = [
         [
-            f"{row.sigma:.2f}",
+            sigma_text(row.sigma, ".2f"),
             row.title,
             *(_terminal_cell(table, row, column, " " * marked[column.key]) for column in columns),
         ]

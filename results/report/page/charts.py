@@ -14,6 +14,7 @@ import pandas as pd
 
 from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, label_probabilities, worker_hours
+from results.printable import named_sigma
 from results.report.figures.steps import Floats, band
 from results.report.figures.style import Dash, looks
 from results.report.page.content import Charts, CostPanel, CostPoint, Line, MethodLook, Panel
@@ -122,7 +123,7 @@ def _cost(groups: list[Group]) -> CostPanel:
             rows = group.certificates[group.certificates["trial_id"].isin(trained["trial_id"])]
             acr = np.mean([average_certified_radius(own) for _, own in rows.groupby("trial_id")])
             points.append({"method": group.method, "x": float(f"{hours:.3g}"), "y": round(float(acr), 3)})
-    return {"title": f"σ = {groups[0].sigma:g}", "points": points}
+    return {"title": named_sigma(groups[0].sigma), "points": points}
 
 
 def _share_from(rows: pd.DataFrame, radii: Floats) -> Floats:
@@ -133,7 +134,7 @@ def _share_from(rows: pd.DataFrame, radii: Floats) -> Floats:
 
 
 def _panel(sigma: float, start: float, step: float, lines: list[Line]) -> Panel:
-    return {"title": f"σ = {sigma:g}", "start": start, "step": step, "lines": lines}
+    return {"title": named_sigma(sigma), "start": start, "step": step, "lines": lines}
 
 
 def _percent(shares: Floats) -> list[float | None]:

@@ -62,7 +62,7 @@ function compare(a, b, sign) {
 
 function tableRow(row) {
   return html("tr", {},
-    html("td", { class: "sigma" }, row.sigma.toFixed(2)),
+    html("td", { class: "sigma" }, row.sigma ? row.sigma.toFixed(2) : "per input"),
     html("th", { scope: "row" }, row.title),
     row.cells.map(tableCell));
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from results.printable import named_sigma, sigma_text
 from results.report import formats
 from results.report.caption import caption, distinct
 from results.report.page.content import Best, Cell, Summary, TableContent
@@ -42,7 +43,7 @@ def summary(run: Run, tables: list[ResultTable]) -> Summary:
         "Data": distinct(trials["dataset"]),
         "Network": distinct(trials["model"]),
         "Methods": str(trials["method"].nunique()),
-        "σ": ", ".join(f"{sigma:g}" for sigma in sorted(trials["sigma"].unique())),
+        "σ": ", ".join(sigma_text(sigma) for sigma in sorted(trials["sigma"].unique())),
         "Test images": distinct(trials["images"]),
         "Noise samples n": distinct(trials["n"]),
         "alpha": distinct(trials["alpha"]),
@@ -116,7 +117,7 @@ def _best(tables: list[ResultTable]) -> list[Best]:
             best[row.sigma] = row
     return [
         {
-            "sigma": f"{sigma:g}",
+            "sigma": named_sigma(sigma),
             "title": row.title,
             "acr": formats.number(row.measured["acr"], column),
             "interval": formats.interval(row, column),
