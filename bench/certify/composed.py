@@ -281,8 +281,8 @@ class MultiScaleSmoothed(ComposedSmoothed):
         for place, scale in enumerate(self.parts[:-1]):
             draw, selection = self._selection(place, image, settings, seed, index)
             # All of them, whatever they answer: they may have to show that other classes are rare.
-            [counts] = draw([planned_samples(selection, settings)], role=Role.ESTIMATE)
-            found = _Counted(scale.sigma, selection, counts.tolist())
+            [drawn] = draw([planned_samples(selection, settings)], role=Role.ESTIMATE)
+            found = _Counted(scale.sigma, selection, drawn.tolist())
             if not passes(found.estimate, settings.alpha, scale.lattice_pixels(image.shape)):
                 return found, passed
             passed.append(found)

@@ -176,7 +176,7 @@ def _print_comparison(table: pd.DataFrame) -> None:
     names_of_columns = ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm")
     headings = [Heading(name, right=True) for name in names_of_columns]
     pairs = table.groupby(["sigma", "seed", "first", "second", "shared_models"], sort=False)
-    for (sigma, seed, first, second, models), rows in pairs:
+    for (_, seed, first, second, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
@@ -192,7 +192,7 @@ def _print_comparison(table: pd.DataFrame) -> None:
             style = "bold" * (row["p_holm"] < 0.05)
             cells = (label, *shown, interval, *only, effect, *p_values)
             shown_rows.append([Text(cell, style) for cell in cells])
-        title = f"{named_sigma(sigma)}, seed {seed}: A = {first}, B = {second}"
+        title = f"{named_sigma(rows['sigma'].iloc[0])}, seed {seed}: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)

@@ -47,8 +47,8 @@ def at_budget(
         `radius_two_sided` are still those of all samples.
 
     Raises:
-        BenchError: imported rows, which have no counts; composed classifiers; n or alpha out of range; rows of 1e9 samples
-            or more, of which numpy draws no subset; certificates of no trial.
+        BenchError: imported rows, which have no counts; composed classifiers; n or alpha out of range; rows of 1e9
+            samples or more, of which numpy draws no subset; certificates of no trial.
     """
     if certificates["count_top"].isna().any():
         raise BenchError("imported certificates have no counts, so nothing follows from them for another n or alpha")

@@ -39,7 +39,7 @@ def holding_together(certificates: pd.DataFrame) -> pd.DataFrame:
     p_lower, radius = debited(bound, certificates["sigma"], pixels)
     certified = is_certified(p_lower, radius, pixels)
     for place in np.flatnonzero(was & (certificates["sigma"] == PER_INPUT).to_numpy()):
-        found = composed_row(certificates.iloc[place], float(level[place]))
+        found = composed_row(certificates.iloc[place].to_dict(), float(level[place]))
         p_lower[place], radius[place], certified[place] = found.p_lower, found.radius, found.certified
     predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
     status = certificates["status"].to_numpy()

@@ -65,7 +65,11 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
 
 
 def _imported(trials: pd.DataFrame) -> str:
-    cells = ", ".join(dict.fromkeys(f"{row.method} at {named_sigma(row.sigma)}" for row in trials.itertuples()))
+    cells = ", ".join(
+        dict.fromkeys(
+            f"{method} at {named_sigma(sigma)}" for method, sigma in zip(trials["method"], trials["sigma"], strict=True)
+        )
+    )
     return (
         f"Imported from logs, without counts and with the n and alpha stated for them: {cells} "
         f"({distinct(trials['images'])} test images, n = {distinct(trials['n'])}, alpha = {distinct(trials['alpha'])})."

@@ -94,7 +94,7 @@ def column(certificates: list[Certificate], name: str) -> Floats:
 def chance_of_a_wrong_bound(p: Floats, alpha: float) -> Floats:
     """The probability that the lower bound on p, at 1/2 or more, is above it, of N samples."""
     k = np.arange(N + 2)
-    least = (binom.sf(k - 1, N, np.maximum(p, 0.5)[:, None]) < alpha).argmax(axis=1)
+    least = np.argmax(binom.sf(k - 1, N, np.maximum(p, 0.5)[:, None]) < alpha, axis=1)
     return np.asarray(binom.sf(least - 1, N, p))
 
 
@@ -200,7 +200,7 @@ def test_a_scale_that_was_passed_counts() -> None:
     assert row.classifier_radius == pytest.approx(
         FINE * norm.ppf(float(lower_confidence_bound(row.count_top, 600, ALPHA / 3)))
     )
-    assert row.radius == min(row.selector_radius, row.classifier_radius)
+    assert row.radius == min(row.selector_radius or 0.0, row.classifier_radius or 0.0)
 
 
 def test_parts_have_noise_of_their_own() -> None:
