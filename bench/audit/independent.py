@@ -124,12 +124,8 @@ def _check_images(name: str, settings: dict[str, Any], training: dict[str, Any],
 
 
 def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], row: Row) -> None:
-    certify = settings["certify"]
-    if settings["kind"] == "composed":
-        faults = chain(_identity(settings, training, row), _composed(settings, row))
-    else:
-        faults = chain(_identity(settings, training, row), _part(certify, row))
-    for fault in faults:
+    own = _composed(settings, row) if settings["kind"] == "composed" else _part(settings["certify"], row)
+    for fault in chain(_identity(settings, training, row), own):
         raise AuditError(f"{place}: {fault}")
 
 
@@ -223,14 +219,8 @@ def _certifies(k: int, n: int, alpha: float) -> bool:
 def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0) -> bool:
     """Whether r = R/σ is sound, and within SLACK the largest that is, where the noise that was drawn is at so much
     total variation from a Gaussian."""
-    larger = _tail(k, n, _phi(r * (1 + SLACK) + SLACK, distance))
-    return _is_sound(r, k, n, alpha, distance) and bool(larger > alpha)
-
-
-@cache
-def _is_sound(r: float, k: int, n: int, alpha: float, distance: float = 0.0) -> bool:
-    """Whether r = R/σ is not too large."""
-    return bool(_tail(k, n, _phi(r, distance)) <= alpha * (1 + ROUNDING))
+    sound = _tail(k, n, _phi(r, distance)) <= alpha * (1 + ROUNDING)
+    return bool(sound) and bool(_tail(k, n, _phi(r * (1 + SLACK) + SLACK, distance)) > alpha)
 
 
 def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:
@@ -350,6 +340,12 @@ def _view(row: Row, counts: tuple[list[int], list[int]], radius: float, sigma: f
         "predicted": selected if radius else -1, "correct": bool(radius),
         "p_lower": NormalDist().cdf((radius + debit) / sigma),
     }  # fmt: skip
+
+
+@cache
+def _is_sound(r: float, k: int, n: int, alpha: float, distance: float) -> bool:
+    """Whether r = R/σ is not too large."""
+    return bool(_tail(k, n, _phi(r, distance)) <= alpha * (1 + ROUNDING))
 
 
 def _passed(

@@ -24,13 +24,17 @@ from torch import Tensor
 
 from bench.audit.independent import AuditError, audit
 from bench.audit.verify import verify_run
-from bench.certify import engine, shard, smoothing
+from bench.certify import composed, engine, shard, smoothing
+from bench.certify.composed import smoothed_source
+from bench.certify.examine import examine_trial
 from bench.certify.noise import NoiseSamples
 from bench.data import load_images
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
+from bench.models.sources import Source, from_trial, joined
 from bench.settings.trial import Trial
 from bench.train.loop import train
+from results.bounds.composition import Composed
 from results.bounds.lattice import debited
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import sample_sizes
@@ -40,8 +44,9 @@ from results.report.tables import table_certified_accuracy
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder, sha256_of, write_text
 from results.store.merge import merge_run
-from results.store.records import TrainingRecord
+from results.store.records import RunRecord, TrainingRecord
 from results.store.run import read_run
+from results.store.settings import ComposedTrial
 from results.store.shards import evenly_spaced
 
 IMAGES = 40
@@ -66,6 +71,8 @@ class Mutation:
     """What is altered of the certified run; it is merged and its table is written before."""
     merged_again: bool = True
     """Whether the run is merged after that."""
+    composed: bool = False
+    """Whether the model is certified at two scales, in a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +96,59 @@ def self_test(folder: Path) -> Iterator[Outcome]:
         add_trials(RunFolder(folder / name), [own])
         train(own, RunFolder(folder / name))
     with _trial_of(folder / "trained", trial, folder / "run") as run:
-        sound = _find(Mutation("nothing"), run, trial)
-        if sound.by:
-            raise RuntimeError(f"the program as it is is refused by {sound.by}: {sound.sentence}")
+        _refuse_unsound(_find(Mutation("nothing"), run, trial))
+    scales = _scales(RunFolder(folder / "trained"), trial)
+    _refuse_unsound(_find(Mutation("nothing", composed=True), _composed_run(folder, scales), scales))
     for mutation in MUTATIONS:
+        if mutation.composed:
+            yield _find(mutation, _composed_run(folder, scales), scales)
+            continue
         own, source = trial, "trained"
         if mutation.name == DECOMPOSED:
             own, source = trial.model_copy(update={"decomposition_ratio": 0.2}), "decomposed"
         with _trial_of(folder / source, own, folder / "run") as run:
             yield _find(mutation, run, own)
+
+
+def _refuse_unsound(sound: Outcome) -> None:
+    if sound.by:
+        raise RuntimeError(f"the program as it is is refused by {sound.by}: {sound.sentence}")
+
+
+def _scales(run: RunFolder, trial: Trial) -> ComposedTrial:
+    """A trained model at the double of its σ, and at its own where that is passed."""
+    weights = TrainingRecord.read(run.trial(trial.trial_id).training).checkpoint_sha256
+    parts = [{"model": trial.model, "sigma": share * trial.sigma, "weights": weights} for share in (2, 1)]
+    settings = {"name": "scales", "composition": "multi-scale", "parts": parts, "model": trial.model}
+    return ComposedTrial.model_validate(settings | {name: SETTINGS[name] for name in ("dataset", "certify")})
+
+
+def _composed_run(folder: Path, scales: ComposedTrial) -> Path:
+    """A run of nothing but this, whose model is in another."""
+    run = RunFolder(folder / "run")
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    add_trials(run, [scales])
+    source = _source(folder / "run")
+    classes, answers = examine_trial(source, scales, load_images("synthetic", "test"))
+    record = TrainingRecord(
+        title=scales.name,
+        checkpoint_sha256=scales.weights,
+        num_classes=classes,
+        test_images=len(load_images("synthetic", "test")),
+        torch_version=str(torch.__version__),
+        sources=[part.where for part in source.parts],
+        answers=answers,
+    )
+    record.write(run.trial(scales.trial_id).training)
+    return folder / "run"
+
+
+def _source(run: Path) -> Source:
+    """The models of a run of `_composed_run`, which lies beside that of the trained model."""
+    trained = RunFolder(run.parent / "trained")
+    [trial_id] = RunRecord.read(trained.description).trials
+    part = from_trial(trained, trial_id)
+    return joined([part, part], "scales", "")
 
 
 @contextmanager
@@ -111,9 +162,9 @@ def _trial_of(source: Path, trial: Trial, target: Path) -> Iterator[Path]:
     shard.last_model.forget()
 
 
-def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
+def _find(mutation: Mutation, run: Path, trial: Trial | ComposedTrial) -> Outcome:
     try:
-        if mutation.before:
+        if mutation.before and isinstance(trial, Trial):
             mutation.before(run, trial)
         with mutation.broken():
             shard.last_model.forget()
@@ -124,7 +175,7 @@ def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
     try:
         merge_run(RunFolder(run))
         _write_table(RunFolder(run))
-        if mutation.after:
+        if mutation.after and isinstance(trial, Trial):
             mutation.after(run, trial)
         if mutation.after and mutation.merged_again:
             merge_run(RunFolder(run))
@@ -144,10 +195,18 @@ def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
     return Outcome(mutation.name, "", "")
 
 
-def _certify(run: RunFolder, trial: Trial) -> None:
+def _certify(run: RunFolder, trial: Trial | ComposedTrial) -> None:
     wanted = evenly_spaced(len(load_images("synthetic", "test")), IMAGES)
+    opened = None
+    if isinstance(trial, ComposedTrial):
+        smoothed = smoothed_source(_source(Path(str(run.path))), trial, load_images("synthetic", "test").num_classes)
+        opened = shard.OpenedModel(smoothed, trial.composition, trial.weights)
     for first in range(0, IMAGES, SHARD):
-        shard.certify_shard(trial, run, wanted[first : first + SHARD])
+        if opened:
+            shard.certify_images(opened, trial, run, wanted[first : first + SHARD])
+        else:
+            assert isinstance(trial, Trial)
+            shard.certify_shard(trial, run, wanted[first : first + SHARD])
 
 
 def _write_table(run: RunFolder) -> None:
@@ -223,6 +282,30 @@ def _size_chosen_after_looking() -> AbstractContextManager[None]:
         return best[0], best[1].tolist()
 
     return _replaced((smoothing.Smoothed, "estimate", estimate))
+
+
+def _alpha_not_shared() -> AbstractContextManager[None]:
+    return _replaced((composed, "shares", lambda _composition, _parts: 1))
+
+
+def _larger_radius() -> AbstractContextManager[None]:
+    plain = composed.composed
+
+    def largest(*given: Any) -> Composed:
+        found = plain(*given)
+        radius = max(found.classifier_radius, found.selector_radius or 0.0)
+        return replace(found, radius=radius if found.certified else 0.0)
+
+    return _replaced((composed, "composed", largest))
+
+
+def _passed_for_nothing() -> AbstractContextManager[None]:
+    plain = composed.composed
+
+    def forgotten(composition: Any, classifier: Any, _selector: Any, *rest: Any) -> Composed:
+        return plain(composition, classifier, [], *rest)
+
+    return _replaced((composed, "composed", forgotten))
 
 
 def _radius_rounded_up() -> AbstractContextManager[None]:
@@ -394,6 +477,9 @@ MUTATIONS = (
     Mutation("answers shifted by a class", _answers_shifted),
     Mutation("the number of samples chosen after looking", _size_chosen_after_looking),
     Mutation("radii rounded up", _radius_rounded_up),
+    Mutation("alpha not shared by the bounds of two scales", _alpha_not_shared, composed=True),
+    Mutation("the larger of two radii", _larger_radius, composed=True),
+    Mutation("scales passed without a bound", _passed_for_nothing, composed=True),
     Mutation("normalisation by the batch", _normalised_by_the_batch),
     Mutation("dropout left on", _answers_at_random),
     Mutation(DECOMPOSED, before=_scale_basis),
