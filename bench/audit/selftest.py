@@ -31,7 +31,7 @@ from bench.certify.noise import NoiseSamples
 from bench.data import load_images
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
-from bench.models.sources import Source, from_trial, joined
+from bench.models.sources import Source, from_trial, joined, open_model
 from bench.settings.trial import Trial
 from bench.train.loop import train
 from results.bounds.composition import Composed
@@ -72,7 +72,7 @@ class Mutation:
     merged_again: bool = True
     """Whether the run is merged after that."""
     composed: bool = False
-    """Whether the model is certified at two scales, in a run of its own."""
+    """Whether the model is certified at two σ between which a selector chooses, in a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def self_test(folder: Path) -> Iterator[Outcome]:
         train(own, RunFolder(folder / name))
     with _trial_of(folder / "trained", trial, folder / "run") as run:
         _refuse_unsound(_find(Mutation("nothing"), run, trial))
-    scales = _scales(RunFolder(folder / "trained"), trial)
-    _refuse_unsound(_find(Mutation("nothing", composed=True), _composed_run(folder, scales), scales))
+    dual = _dual(folder, trial)
+    _refuse_unsound(_find(Mutation("nothing", composed=True), _composed_run(folder, dual), dual))
     for mutation in MUTATIONS:
         if mutation.composed:
-            yield _find(mutation, _composed_run(folder, scales), scales)
+            yield _find(mutation, _composed_run(folder, dual), dual)
             continue
         own, source = trial, "trained"
         if mutation.name == DECOMPOSED:
@@ -115,40 +115,54 @@ def _refuse_unsound(sound: Outcome) -> None:
         raise RuntimeError(f"the program as it is is refused by {sound.by}: {sound.sentence}")
 
 
-def _scales(run: RunFolder, trial: Trial) -> ComposedTrial:
-    """A trained model at the double of its σ, and at its own where that is passed."""
-    weights = TrainingRecord.read(run.trial(trial.trial_id).training).checkpoint_sha256
-    parts = [{"model": trial.model, "sigma": share * trial.sigma, "weights": weights} for share in (2, 1)]
-    settings = {"name": "scales", "composition": "multi-scale", "parts": parts, "model": trial.model}
+class Middle(torch.nn.Module):
+    """Whether the middle of an image is bright: a selector of two."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channel, 32, 32) -> logits (batch, 2)."""
+        brightness = images[:, 0, 16, 14:18].mean(dim=1) - 0.5
+        return torch.stack([-brightness, brightness], dim=1)
+
+
+SELECTOR = f"{__name__}:{Middle.__name__}"
+
+
+def _dual(folder: Path, trial: Trial) -> ComposedTrial:
+    """The trained model at its own σ and at the double, as the selector says."""
+    parts = [
+        {"model": trial.model, "sigma": sigma, "weights": part.weights}
+        for part, sigma in zip(_source(folder).parts, (0.25, trial.sigma, 2 * trial.sigma), strict=True)
+    ]
+    settings = {"name": "dual", "composition": "dual", "parts": parts, "model": trial.model}
     return ComposedTrial.model_validate(settings | {name: SETTINGS[name] for name in ("dataset", "certify")})
 
 
-def _composed_run(folder: Path, scales: ComposedTrial) -> Path:
+def _composed_run(folder: Path, dual: ComposedTrial) -> Path:
     """A run of nothing but this, whose model is in another."""
     run = RunFolder(folder / "run")
     shutil.rmtree(folder / "run", ignore_errors=True)
-    add_trials(run, [scales])
-    source = _source(folder / "run")
-    classes, answers = examine_trial(source, scales, load_images("synthetic", "test"))
+    add_trials(run, [dual])
+    source = _source(folder)
+    classes, answers = examine_trial(source, dual, load_images("synthetic", "test"))
     record = TrainingRecord(
-        title=scales.name,
-        checkpoint_sha256=scales.weights,
+        title=dual.name,
+        checkpoint_sha256=dual.weights,
         num_classes=classes,
         test_images=len(load_images("synthetic", "test")),
         torch_version=str(torch.__version__),
         sources=[part.where for part in source.parts],
         answers=answers,
     )
-    record.write(run.trial(scales.trial_id).training)
+    record.write(run.trial(dual.trial_id).training)
     return folder / "run"
 
 
-def _source(run: Path) -> Source:
-    """The models of a run of `_composed_run`, which lies beside that of the trained model."""
-    trained = RunFolder(run.parent / "trained")
+def _source(folder: Path) -> Source:
+    """The models of `_dual`."""
+    trained = RunFolder(folder / "trained")
     [trial_id] = RunRecord.read(trained.description).trials
     part = from_trial(trained, trial_id)
-    return joined([part, part], "scales", "")
+    return joined([open_model(SELECTOR), part, part], "dual", "")
 
 
 @contextmanager
@@ -187,7 +201,7 @@ def _find(mutation: Mutation, run: Path, trial: Trial | ComposedTrial) -> Outcom
     except AuditError as error:
         return Outcome(mutation.name, "audit", str(error))
     try:
-        found = verify_run(RunFolder(run), IMAGES, seed=0)
+        found = verify_run(RunFolder(run), IMAGES, seed=0, factories=[SELECTOR])
     except BenchError as error:
         return Outcome(mutation.name, "verify", str(error))
     if not found.holds:
@@ -199,7 +213,9 @@ def _certify(run: RunFolder, trial: Trial | ComposedTrial) -> None:
     wanted = evenly_spaced(len(load_images("synthetic", "test")), IMAGES)
     opened = None
     if isinstance(trial, ComposedTrial):
-        smoothed = smoothed_source(_source(Path(str(run.path))), trial, load_images("synthetic", "test").num_classes)
+        smoothed = smoothed_source(
+            _source(Path(str(run.path)).parent), trial, load_images("synthetic", "test").num_classes
+        )
         opened = shard.OpenedModel(smoothed, trial.composition, trial.weights)
     for first in range(0, IMAGES, SHARD):
         if opened:
@@ -285,7 +301,12 @@ def _size_chosen_after_looking() -> AbstractContextManager[None]:
 
 
 def _alpha_not_shared() -> AbstractContextManager[None]:
-    return _replaced((composed, "shares", lambda _composition, _parts: 1))
+    plain = composed.composed
+
+    def whole(composition: Any, classifier: Any, selector: Any, alpha: float, pixels: Any) -> Composed:
+        return plain(composition, classifier, selector, 2 * alpha, pixels)
+
+    return _replaced((composed, "composed", whole))
 
 
 def _larger_radius() -> AbstractContextManager[None]:
@@ -299,13 +320,14 @@ def _larger_radius() -> AbstractContextManager[None]:
     return _replaced((composed, "composed", largest))
 
 
-def _passed_for_nothing() -> AbstractContextManager[None]:
-    plain = composed.composed
+def _chosen_otherwise() -> AbstractContextManager[None]:
+    plain = composed.DualSmoothed._ask
 
-    def forgotten(composition: Any, classifier: Any, _selector: Any, *rest: Any) -> Composed:
-        return plain(composition, classifier, [], *rest)
+    def ask(self: composed.DualSmoothed, *given: Any) -> Any:
+        classifier, [selector] = plain(self, *given)
+        return classifier, [replace(selector, selection=selector.selection.flip(0), counts=selector.counts[::-1])]
 
-    return _replaced((composed, "composed", forgotten))
+    return _replaced((composed.DualSmoothed, "_ask", ask))
 
 
 def _radius_rounded_up() -> AbstractContextManager[None]:
@@ -477,9 +499,9 @@ MUTATIONS = (
     Mutation("answers shifted by a class", _answers_shifted),
     Mutation("the number of samples chosen after looking", _size_chosen_after_looking),
     Mutation("radii rounded up", _radius_rounded_up),
-    Mutation("alpha not shared by the bounds of two scales", _alpha_not_shared, composed=True),
+    Mutation("alpha not shared by the bounds of selector and classifier", _alpha_not_shared, composed=True),
     Mutation("the larger of two radii", _larger_radius, composed=True),
-    Mutation("scales passed without a bound", _passed_for_nothing, composed=True),
+    Mutation("another classifier than the selector chose", _chosen_otherwise, composed=True),
     Mutation("normalisation by the batch", _normalised_by_the_batch),
     Mutation("dropout left on", _answers_at_random),
     Mutation(DECOMPOSED, before=_scale_basis),
