@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.certify.composed import DualSmoothed, MultiScaleSmoothed
     from bench.certify.smoothing import Certificate, Smoothed
     from bench.runner.grid import run_grid
     from bench.settings.grid import load_grid
@@ -38,7 +39,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "CertifySettings",
+    "DualSmoothed",
     "Method",
+    "MultiScaleSmoothed",
     "Smoothed",
     "load_grid",
     "read_run",
@@ -51,6 +54,8 @@ __all__ = [
 _HOMES = {
     "Certificate": "bench.certify.smoothing",
     "Smoothed": "bench.certify.smoothing",
+    "DualSmoothed": "bench.certify.composed",
+    "MultiScaleSmoothed": "bench.certify.composed",
     "run_grid": "bench.runner.grid",
     "load_grid": "bench.settings.grid",
     "register_dataset": "bench.settings.registries",

@@ -34,6 +34,7 @@ from bench.models.classifier import Classifier
 from bench.models.sources import Source, from_trial, joined, open_model
 from bench.settings.trial import Trial
 from bench.train.loop import train
+from results.bounds import composition
 from results.bounds.composition import Composed
 from results.bounds.lattice import debited
 from results.bounds.radius import certified_radius, lower_confidence_bound
@@ -301,16 +302,16 @@ def _size_chosen_after_looking() -> AbstractContextManager[None]:
 
 
 def _alpha_not_shared() -> AbstractContextManager[None]:
-    plain = composed.composed
+    plain = composition.composed
 
-    def whole(composition: Any, classifier: Any, selector: Any, alpha: float, pixels: Any) -> Composed:
-        return plain(composition, classifier, selector, 2 * alpha, pixels)
+    def whole(kind: Any, classifier: Any, selector: Any, alpha: float, pixels: Any) -> Composed:
+        return plain(kind, classifier, selector, 2 * alpha, pixels)
 
     return _replaced((composed, "composed", whole))
 
 
 def _larger_radius() -> AbstractContextManager[None]:
-    plain = composed.composed
+    plain = composition.composed
 
     def largest(*given: Any) -> Composed:
         found = plain(*given)

@@ -85,7 +85,7 @@ def composed(
     return Composed(p_lower, own, kept, radius if sure else 0.0, sure)
 
 
-def estimates_of(row: Mapping[str, Any]) -> tuple[Estimate, list[Estimate]]:
+def estimates_of(row: Mapping[Any, Any]) -> tuple[Estimate, list[Estimate]]:
     """The estimates of the classifier that was selected, and of the selector, as `composed` takes them.
 
     Args:
@@ -104,7 +104,7 @@ def estimates_of(row: Mapping[str, Any]) -> tuple[Estimate, list[Estimate]]:
     return classifier, selector
 
 
-def composed_row(row: Mapping[str, Any], alpha: float) -> Composed:
+def composed_row(row: Mapping[Any, Any], alpha: float) -> Composed:
     """The certificate that follows from the counts of a row, at another alpha too.
 
     Args:

@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a dual and of a multi-scale classifier, with certified, abstained and misclassified images."""
     path = tmp_path_factory.mktemp("composed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.cli.models.merge_and_report", lambda run: (merge_run(run), write_table(run)))
+        patch.setattr("bench.cli.models.merge_and_report", merge_and_write_table)
         for words in (DUAL, SCALES):
             result = CliRunner().invoke(app, ["certify", *words, *COMMON, "--out", str(path)], catch_exceptions=False)
             assert result.exit_code == 0, result.output
@@ -57,7 +57,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_table(run: RunFolder) -> None:
+def merge_and_write_table(run: RunFolder) -> None:
+    merge_run(run)
     write_text(run.tables / "certified_accuracy.csv", to_csv(table_certified_accuracy(read_run(run.path))))
 
 
