@@ -265,3 +265,13 @@ def test_sound_parts_are_debited() -> None:
     assert row.status == "certified"
     plain = SMALL * norm.ppf(float(lower_confidence_bound(row.count_top, 600, 0.0005)))
     assert row.classifier_radius == pytest.approx(plain - math.sqrt(2) / (255 * 64) / 2, abs=1e-9)
+
+
+def test_what_is_compiled_of_one_part_is_not_forgotten_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[int] = []
+    monkeypatch.setattr("bench.certify.engine.COMPILE_FROM", N)
+    monkeypatch.setattr("bench.certify.engine.compile_frozen", lambda classify, _example: classify)
+    monkeypatch.setattr("torch.compiler.reset", lambda: forgotten.append(1))
+    rows = certify(dual(), torch.rand(2, 2), 0)
+    assert {row.engine for row in rows} == {"inductor"}
+    assert len(forgotten) == 1
