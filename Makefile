@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
-# On all cores, file by file: the tests of one often share what takes long to make.
+# On all cores, file by file: the tests of one often share what takes long to make. How many processes: tests/conftest.py.
 FAST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
 .PHONY: smoke test test-all sample gpu lint install clean

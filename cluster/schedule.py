@@ -116,7 +116,7 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         super().__init__(metric="succeeded", mode="max")
         self.more = more
         self.fault: Exception | None = None
-        """Of `more`; nothing is begun after it."""
+        """Of `more`; what Tune does not hold by then is not begun."""
         self.size = size
         self.work = work
         self.starts = _Starts()

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests mean CPUs, on machines with a GPU as on others, but for those of GPUs (`make gpu`)."""
     if config.getoption("markexpr") != "gpu" and Path("/dev/nvidiactl").exists():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for() -> Iterator[None]:
+    """No test can cut the power, and files are as whole without it; where others write too, a test with a run of its
+    own would wait for the disk longer than it takes. Other processes do wait."""
+    with patch("os.fsync"):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -259,15 +269,21 @@ def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateR
     )
 
 
-@pytest.fixture
-def fake_run(tmp_path: Path) -> RunFolder:
-    """Two methods at two σ, merged by nobody yet."""
+@pytest.fixture(scope="session")
+def written_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every `fake_run` is a copy of."""
     trials = [
         small_trial(method, sigma, certify={"n": 2000, "n0": 10})
         for sigma in (0.25, 0.5)
         for method in ("generalised_ld", "gaussian")
     ]
-    return write_fake_run(tmp_path / "run", trials)
+    return here(write_fake_run(tmp_path_factory.mktemp("fake") / "run", trials).path)
+
+
+@pytest.fixture
+def fake_run(written_run: Path, tmp_path: Path) -> RunFolder:
+    """Two methods at two σ, merged by nobody yet."""
+    return RunFolder(shutil.copytree(written_run, tmp_path / "run"))
 
 
 @contextmanager
@@ -275,8 +291,8 @@ def without_figures(but: int = 0) -> Iterator[None]:
     """Reports without figures, or with the first of them, which take longer than all the rest of a report."""
     from results.report.figures import figures_of
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("results.report.write.figures_of", lambda *of: islice(figures_of(*of), but))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("results.report.write.figures_of", lambda *of: islice(figures_of(*of), but))
         yield
 
 

@@ -35,8 +35,8 @@ SECONDS = 4.0
 START_SECONDS, TRIAL_SECONDS, REPORT_SECONDS, REPORT_SECONDS_OF_A_ROW = 11.0, 1.0, 6.0, 1.2e-4
 """Until the first trial trains; of each trial, besides its passes; of the report, and for each of its certificates.
 Measured on two cores of an AMD EPYC (docs/performance.md); where they matter, the run is short."""
-MEASURED_BATCH = 64
-"""Images of a measured pass at most; fewer where one pass would take too long."""
+MEASURED_BATCH = {"cpu": 64, "cuda": 256}
+"""Images of a measured pass at most; fewer where one pass would take too long on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -344,13 +344,15 @@ class _Subject:
         engine = Engine(model, device, resolve_precision(trial.certify.precision, device))
         self.device = device
         self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.images = torch.rand((MEASURED_BATCH, *shape), device=device).contiguous(memory_format=torch.channels_last)
+        self.most = MEASURED_BATCH[device.type]
+        self.images = torch.rand((self.most, *shape), device=device).contiguous(memory_format=torch.channels_last)
         self.batch = engine.batch(shape)
         self._low = resolve_precision(trial.train.precision, device) == "bf16"
         self._optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9)
-        self._labels = torch.zeros(MEASURED_BATCH, dtype=torch.int64, device=device)
+        self._labels = torch.zeros(self.most, dtype=torch.int64, device=device)
         self._stream = NormalStream(0, Role.TRAIN_NOISE, 0)
-        self._classify, _ = engine.classifier(shape, 1)
+        # On a CPU compilation would take longer than all that is measured.
+        self._classify, _ = engine.classifier(shape, trial.certify.n if device.type == "cuda" else 1)
         samples = NoiseSamples(trial.sigma, device)
         self._noisy = samples.batches(self.images[0], self.batch, 0, Role.ESTIMATE, 0)
 
@@ -387,8 +389,11 @@ def _rate(subject: _Subject, kind: str, seconds: float) -> float:
 
     On a CPU with one thread, of the processor's time: what others take of it does not count.
     """
-    work = getattr(subject, kind)
-    count = subject.batch if kind == "certify" else min(8, MEASURED_BATCH)
+    work: Callable[[int], None] = getattr(subject, kind)
+    count = subject.batch if kind == "certify" else 8
+    if subject.device.type == "cuda":
+        count = subject.batch if kind == "certify" else subject.most
+        work = _as_it_will_be(work, count, capture=kind != "certify")
     own = subject.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if own else time.perf_counter
 
@@ -401,14 +406,30 @@ def _rate(subject: _Subject, kind: str, seconds: float) -> float:
 
     end = time.monotonic() + 2 * seconds
     first = timed()
-    if kind != "certify":
-        count = max(8, min(MEASURED_BATCH, int(count * seconds / max(first, 1e-6) / 3)))
+    if kind != "certify" and subject.device.type == "cpu":
+        count = max(8, min(subject.most, int(count * seconds / max(first, 1e-6) / 3)))
         timed()
     spent, done = 0.0, 0
     while not done or (spent < seconds / 2 and time.monotonic() < end):
         spent += timed()
         done += count
     return done / max(spent, 1e-9)
+
+
+def _as_it_will_be(work: Callable[[int], None], count: int, *, capture: bool) -> Callable[[int], None]:
+    """The work of a GPU that has made its plans: replayed as a graph, as steps of a training are, where that works."""
+    for _ in range(3):
+        work(count)
+    torch.cuda.synchronize()
+    if not capture:
+        return work
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            work(count)
+    except Exception:  # then steps of a training cannot be replayed either
+        return work
+    return lambda _: graph.replay()
 
 
 def _held(run: Callable[[], Tensor], model: nn.Module) -> int:

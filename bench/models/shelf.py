@@ -162,7 +162,7 @@ def _check_options(text: str, options: Mapping[str, str]) -> None:
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
-    """The name, and what follows its last @ if that has the form of options."""
+    """A name, and what follows its last @ if that has the form of options."""
     name, at, tail = text.rpartition("@")
     if not at or not re.match(r"\w+=", tail):
         return text, {}

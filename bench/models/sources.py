@@ -20,6 +20,7 @@ from bench.models.shelf import (
     is_denoiser_on_shelf,
     is_on_shelf,
     shelf_name,
+    split_options,
 )
 from bench.models.shelf import SourceError as SourceError  # of this module's own users
 from bench.settings.grid import read_trial
@@ -199,10 +200,18 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma:
 
 
 def _moved(text: str, given: Collection[str]) -> str:
-    """A model off the shelf under the name that the user gives it now, where that is another of its kind: a file may
-    have moved. Its weights are compared in any case."""
-    scheme = text.partition(":")[0]
-    return next((other for other in given if other != text and other.startswith(f"{scheme}:")), text)
+    """A file or folder under the name that the user gives it now: of the same last part, or, where the recorded one is
+    not there, of its kind. Its weights are compared in any case."""
+    scheme, _, rest = text.partition(":")
+    place = Path(split_options(rest)[0])
+    if not place.is_absolute():
+        return text
+    others = {
+        Path(split_options(other.partition(":")[2])[0]).name: other for other in given if other.startswith(f"{scheme}:")
+    }
+    if place.name in others:
+        return others[place.name]
+    return text if place.exists() else next(iter(others.values()), text)
 
 
 def read_settings(run: RunFolder, trial_id: str) -> CertifiedTrial:

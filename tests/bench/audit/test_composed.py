@@ -20,8 +20,12 @@ import bench.cli  # noqa: F401  # which registers the commands
 from bench.audit.attack import Attack, attack_run
 from bench.audit.independent import AuditError, audit
 from bench.audit.verify import verify_run
+from bench.certify.composed import smoothed_source
+from bench.certify.engine import COMPILE_FROM, Engine
+from bench.certify.shard import OpenedModel, agreement, settle_engine_of
 from bench.cli.base import app
-from bench.models.sources import SourceError, from_trial
+from bench.models.denoisers import OneShot
+from bench.models.sources import SourceError, from_trial, joined, open_model
 from results import at_budget, read_run
 from results.analysis.together import holding_together
 from results.bounds.composition import composed_row
@@ -31,7 +35,7 @@ from results.report.formats import to_csv, to_latex, to_markdown
 from results.report.tables import table_beyond_acr, table_certified_accuracy
 from results.store.folder import RunFolder, read_json, write_text
 from results.store.merge import MergeError, merge_run
-from results.store.settings import beacon_seed
+from results.store.settings import ComposedTrial, beacon_seed
 from tests.conftest import trial_ids
 
 MODELS = "tests.bench.audit.composed_models"
@@ -281,10 +285,27 @@ def test_by_a_beacon_and_behind_a_denoiser(tmp_path: Path, monkeypatch: pytest.M
     assert record["sources"] == [f"{denoiser} > {model}" for model in (BRIGHT, NEAREST, NEAREST)]
     assert settings["parts"][0]["model"] == f"{denoiser} > {BRIGHT}"
     factories = [denoiser, *FACTORIES]
-    steps = [part.model.denoiser.step for part in from_trial(run, trial, factories).parts]  # type: ignore[union-attr]
+    denoisers = [part.model.get_submodule("denoiser") for part in from_trial(run, trial, factories).parts]
+    steps = [denoiser.step for denoiser in denoisers if isinstance(denoiser, OneShot)]
     assert steps[0] == steps[1] < steps[2]
     assert audit(tmp_path / "run")["beacons"] == {"later": 1}
     assert verify_run(run, 6, seed=0, factories=factories).holds
+
+
+@pytest.mark.parametrize(("ways", "settled"), [(["cudnn", "triton"], "eager"), (["cudnn", "cudnn"], "cudnn")])
+def test_parts_are_run_alike(ways: list[str], settled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As whoever certifies later settles all of them on what one word says."""
+    parts = [{"model": NEAREST, "sigma": sigma, "weights": ""} for sigma in (0.5, 0.25)]
+    certify = {"n": COMPILE_FROM, "precision": "fp32"}
+    settings = ComposedTrial.model_validate(
+        {"name": "scales", "composition": "multi-scale", "parts": parts, "model": "", "certify": certify}
+    )
+    source = joined([open_model(NEAREST)] * 2, "scales", settings.weights)
+    made = iter(ways)
+    monkeypatch.setattr(Engine, "classifier", lambda *_: (None, next(made)))
+    run = RunFolder(tmp_path / "run")
+    settle_engine_of(OpenedModel(smoothed_source(source, settings, 10), "", settings.weights), settings, run)
+    assert agreement(run.trial(settings.trial_id)).engine == settled
 
 
 def test_weights_of_another_part_are_found(run: RunFolder) -> None:

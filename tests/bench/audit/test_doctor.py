@@ -172,12 +172,12 @@ def test_a_classifier_that_cannot_be_compiled_or_answers_otherwise(monkeypatch: 
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
-    found = checks_torch.check_compilation()
+    [found] = checks_torch.check_compilation()
     assert (found.verdict, "No working C++ compiler found" in found.sentence) == ("wrong", True)
     monkeypatch.setattr(
         engine, "compile_frozen", lambda classify, _, precision: lambda images: classify(images).roll(1, 1)
     )
-    found = checks_torch.check_compilation()
+    [found] = checks_torch.check_compilation()
     assert (found.verdict, "only 0.0% of its answers" in found.sentence) == ("wrong", True)
 
 

@@ -337,6 +337,12 @@ def test_a_run_of_an_onnx_file_is_verified_by_either_engine(tmp_path: Path, monk
     assert bench("certify", "--model", "onnx:small.onnx", *options) == 0
     assert bench("verify", "runs/small") == 0
     assert bench("verify", "runs/small", "--model", "onnx:small.onnx@engine=onnxruntime") == 0
+    written(tmp_path / "other.onnx", 3)
+    assert bench("certify", "--model", "onnx:other.onnx", *options, "--out", "runs/small") == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "small.onnx").rename(tmp_path / "elsewhere" / "small.onnx")
+    assert bench("verify", "runs/small") == 2  # one of the two files is not there
+    assert bench("verify", "runs/small", "--model", "onnx:elsewhere/small.onnx") == 0  # and the other is left alone
     written(tmp_path / "small.onnx", 2)
     assert bench("verify", "runs/small") == 2  # another file
 

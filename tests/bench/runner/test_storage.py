@@ -27,7 +27,7 @@ def trial() -> Trial:
         "generalised_ld",
         decomposition_ratio=0.2,
         train={
-            "epochs": EPOCH_COUNT, "decay_epochs": [2], "learning_rate": 0.05, "batch": 64, "images": 200,
+            "epochs": EPOCH_COUNT, "decay_epochs": [2], "learning_rate": 0.05, "batch": 64, "images": 100,
             "precision": "fp32",
         },
     )  # fmt: skip

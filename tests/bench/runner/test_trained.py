@@ -25,7 +25,7 @@ from bench.certify.smoothing import Smoothed
 from bench.data import load_images
 from bench.machine.hardware import peak_memory_bytes, resolve_precision, restart_peak_memory
 from bench.models.classifier import build_model
-from bench.models.sources import SourceError, open_model
+from bench.models.sources import SourceError, load_model, open_model
 from results import read_run
 from results.bounds.anytime import Design, anytime_bound, look_sizes
 from results.bounds.radius import certified_radius, lower_confidence_bound
@@ -56,6 +56,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def name_of(run: RunFolder) -> str:
     return f"{run.path}/{trial_ids(run)[0]}"
+
+
+def test_a_trial_that_is_loaded_by_its_name_certifies_as_its_run_did(trained: RunFolder) -> None:
+    trial = open_model(name_of(trained)).trial
+    assert trial is not None
+    rows = read_run(trained.path).certificates.iloc[:2]
+    smoothed = Smoothed(load_model(name_of(trained)), precision=rows["precision"].iloc[0])
+    assert (smoothed.sigma, smoothed.num_classes) == (0.25, 10)
+    indices = rows["index"].tolist()
+    found = smoothed.certify(
+        images()[indices],
+        trial.certify,
+        seed=int(rows["noise_seed"].iloc[0]),
+        indices=indices,
+        labels=rows["label"].tolist(),
+    )
+    assert [certificate.counts for certificate in found] == [list(counts) for counts in rows["counts"]]
 
 
 def test_the_model_is_worth_testing_on(trained: RunFolder) -> None:

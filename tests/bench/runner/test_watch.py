@@ -19,17 +19,19 @@ import pyarrow as pa
 import pytest
 
 from bench.runner import live
+from bench.runner.display import POLL_SECONDS_OF_A_STORE
 from bench.runner.live import NOT_YET, ODD, LivePage
 from bench.runner.watch import WatchServer
 from results.analysis.groups import certified_groups
 from results.errors import BenchError
 from results.report.page.charts import methods
 from results.report.update import update_report
-from results.store.folder import RunFolder, write_json
+from results.store.folder import RunFolder, location, write_json
 from results.store.run import read_run
 from results.store.schema import EPOCHS, write_table
 from tests.conftest import here, small_trial, trial_ids, write_fake_run
 from tests.results.report.test_page import Parts
+from tests.s3 import bucket, s3_server  # noqa: F401
 
 TOKEN = "a secret of many characters"  # noqa: S105
 CELLS = [(method, sigma) for sigma in (0.25, 0.5) for method in ("generalised_ld", "gaussian")]
@@ -50,7 +52,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def page_now(page: LivePage) -> Parts:
-    page._looked = -1.0  # as if a second had passed
+    page._looked = -float("inf")  # as if a second had passed
     path = here(page.folder.path).with_suffix(".html")
     path.write_bytes(page.now().html)
     return Parts(path)
@@ -146,6 +148,16 @@ def test_a_finished_run_shows_its_report(run: RunFolder) -> None:
     update_report(run)
     assert page_now(page).content["progress"] is None
     assert page.now().html == here(run.page).read_bytes()
+
+
+def test_a_run_in_a_store_is_watched_likewise(bucket: str) -> None:  # noqa: F811
+    folder = RunFolder(location(f"{bucket}/run"))
+    page = LivePage(folder)
+    assert page._period == POLL_SECONDS_OF_A_STORE
+    assert NOT_YET.encode() in page.now().html
+    write_fake_run(folder.path, [small_trial(certify={"n": 2000, "n0": 10})])
+    page._looked = -float("inf")
+    assert b'"done":1' in page.now().html
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from results import read_run
-from results.store.folder import RunFolder, read_json, write_json
+from results.store.folder import RunFolder, read_json, write_json, write_whole
 from results.store.merge import merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from tests.conftest import here, small_trial, write_fake_run
@@ -18,6 +19,19 @@ from tests.conftest import here, small_trial, write_fake_run
 def run(fake_run: RunFolder) -> RunFolder:
     merge_run(fake_run)
     return fake_run
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a machine that loses its power may leave it empty, under a name that says that it is whole."""
+    path, seen = tmp_path / "x", []
+
+    def fsync(descriptor: int) -> None:
+        seen.append((os.pread(descriptor, 9, 0), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_whole(path, lambda temporary: temporary.write_bytes(b"whole"))
+    assert seen == [(b"whole", False)]
+    assert path.read_bytes() == b"whole"
 
 
 def test_a_url_is_read_like_a_path(run: RunFolder) -> None:
