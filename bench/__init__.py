@@ -28,6 +28,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.certify.composed import DualSmoothed, MultiScaleSmoothed
     from bench.certify.smoothing import Certificate, Smoothed
     from bench.models.sources import load_model
     from bench.runner.grid import run_grid
@@ -41,7 +42,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "CertifySettings",
+    "DualSmoothed",
     "Method",
+    "MultiScaleSmoothed",
     "Smoothed",
     "load_grid",
     "load_model",
@@ -55,6 +58,8 @@ __all__ = [
 _HOMES = {
     "Certificate": "bench.certify.smoothing",
     "Smoothed": "bench.certify.smoothing",
+    "DualSmoothed": "bench.certify.composed",
+    "MultiScaleSmoothed": "bench.certify.composed",
     "run_grid": "bench.runner.grid",
     "load_grid": "bench.settings.grid",
     "load_model": "bench.models.sources",

@@ -58,6 +58,20 @@ def _name(character: str) -> str:
 codecs.register_error(NAMED, _named)
 
 
+PER_INPUT = 0.0
+"""What σ is in a run's files where every input has one of its own (`results.bounds.composition`)."""
+
+
+def sigma_text(sigma: float, digits: str = "g") -> str:
+    """A σ in a column of that name, or that every input has its own."""
+    return f"{sigma:{digits}}" if sigma else "per input"
+
+
+def named_sigma(sigma: float) -> str:
+    """As `sigma_text`, where nothing else says that it is a σ."""
+    return f"σ = {sigma:g}" if sigma else "σ per input"
+
+
 def as_utf8(name: str) -> str:
     """A name of a file or a word of the command line as files tell it, whatever encoding the locale took it for."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.audit.verify import open_certified, rows_with_a_model
+from bench.certify.composed import ComposedSmoothed
 from bench.certify.engine import Engine
 from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
 from bench.data import StoredImages, load_images
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role
 from bench.models.external import guarded
+from bench.models.sources import Source
 from results.analysis.metrics import RADII
 from results.store.folder import RunFolder
 from results.store.settings import CertifiedTrial, CertifySettings
@@ -114,10 +117,8 @@ def attack_run(
     for trial_id, picked in chosen.items():
         source, settings, smoothed = open_certified(run, picked, data, factories)
         pixels = load_images(settings.data, "test", settings.dataset).images
-        engine = Engine(source.model, smoothed.device, "fp32")
-        engine.limit(int(picked["batch"].iloc[0]))
-        model = engine.differentiable(torch.Size(pixels.shape[1:]), attack.samples)
-        attacker = _Attacker(model, smoothed, settings, attack, (seed, settings.noise_seed(source.weights)), pixels)
+        targets = _targets(source, smoothed, picked, torch.Size(pixels.shape[1:]), attack.samples)
+        attacker = _Attacker(targets, smoothed, settings, attack, (seed, settings.noise_seed(source.weights)), pixels)
         for index, radius, predicted in picked.loc[
             picked["predicted"] != ABSTAIN, ["index", "radius", "predicted"]
         ].itertuples(index=False, name=None):
@@ -142,13 +143,45 @@ def attack_run(
     )
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What is attacked at an image: a model under noise."""
+
+    model: Callable[[Tensor], Tensor]
+    sigma: float
+
+
+def _targets(
+    source: Source, smoothed: Smoothed | ComposedSmoothed, rows: pd.DataFrame, shape: torch.Size, samples: int
+) -> dict[int, _Target]:
+    """The target at each image: the model; of a composed classifier the part that answered."""
+    opened: dict[int, _Target] = {}
+    found = {}
+    for row in rows.to_dict("records"):
+        place = _answering(row)
+        if place not in opened:
+            engine = Engine(source.parts[place].model if source.parts else source.model, smoothed.device, "fp32")
+            engine.limit(int(rows["batch"].iloc[0]))
+            sigma = row["sigma_input"] if source.parts else row["sigma"]
+            opened[place] = _Target(engine.differentiable(shape, samples), sigma)
+        found[int(row["index"])] = opened[place]
+    return found
+
+
+def _answering(row: dict[Hashable, Any]) -> int:
+    """Which part of a composed classifier answered at an image; 0 where it is not composed."""
+    if row["composition"] == "dual":
+        return 1 + int(np.argmax(row["selector_selection_counts"]))
+    return len(row["selector_sigmas"]) if row["composition"] == "multi-scale" else 0
+
+
 class _Attacker:
     """Attacks test images of one trial; every attack has its own random stream."""
 
     def __init__(
         self,
-        model: Callable[[Tensor], Tensor],
-        smoothed: Smoothed,
+        targets: dict[int, _Target],
+        smoothed: Smoothed | ComposedSmoothed,
         settings: CertifiedTrial,
         attack: Attack,
         seeds: tuple[int, int],
@@ -158,7 +191,7 @@ class _Attacker:
         Args:
             seeds: of the attack; of the noise under which the rows were certified.
         """
-        self.model, self.smoothed, self.settings, self.attack = model, smoothed, settings, attack
+        self.targets, self.smoothed, self.settings, self.attack = targets, smoothed, settings, attack
         (self.seed, self.noise_seed), self.images = seeds, images
 
     def answer(self, index: int, label: int, radius: float) -> int:
@@ -173,6 +206,10 @@ class _Attacker:
         """Whether `answer` is more probable than `predicted` at the moved image, by fresh samples."""
         if answer in (predicted, ABSTAIN):
             return False
+        if isinstance(self.smoothed, ComposedSmoothed):  # with other samples than those that gave the answer
+            fresh = self.noise_seed + 1
+            again = self.smoothed.predict_moved(moved, n=JUDGING_SAMPLES, seed=fresh, index=index, alpha=alpha)
+            return again not in (predicted, ABSTAIN)
         counts = self.smoothed.class_counts(moved, JUDGING_SAMPLES, self.noise_seed, Role.JUDGE, index)
         for_answer, for_predicted = int(counts[answer]), int(counts[predicted])
         test = binomtest(for_answer, for_answer + for_predicted, 0.5, alternative="greater")
@@ -189,11 +226,12 @@ class _Attacker:
         """The attacked image."""
         device = self.smoothed.device
         key = (index, round(1e6 * radius))
+        target = self.targets[index]
         stream, steps = NormalStream(self.seed, Role.ATTACK, *key), count()
         image = torch.from_numpy(self.images[index]).float().to(device) / 255
 
         def noise() -> Tensor:
             samples = self.attack.samples
-            return self.settings.sigma * stream.draw(next(steps) * samples, (samples, *image.shape), device)
+            return target.sigma * stream.draw(next(steps) * samples, (samples, *image.shape), device)
 
-        return smoothed_pgd(self.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)
+        return smoothed_pgd(target.model, image, label, radius=radius, steps=self.attack.steps, noise=noise)

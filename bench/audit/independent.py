@@ -103,7 +103,7 @@ def _check_shards(folder: Path, rows: list[Row]) -> None:
 
 def _check_weights(run: Path, name: str, settings: dict[str, Any], training: dict[str, Any]) -> None:
     """The weights on disk are those that were trained, and those that the rows are of."""
-    if settings["kind"] == "external":
+    if settings["kind"] in ("external", "composed"):
         return
     if training["members"]:
         digests = [
@@ -131,11 +131,19 @@ def _check_images(name: str, settings: dict[str, Any], training: dict[str, Any],
 
 def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], row: Row) -> None:
     certify = settings["certify"]
-    estimate = _misclassified if row["status"] == "misclassified" else _estimated
-    checks = _identity(settings, training, row), _selection(row), estimate(certify, row), _claim(certify, row)
-    faults = chain(*checks, _two_sided(certify, row), _soft(certify, row))
-    for fault in faults:
+    own = _composed(settings, row) if settings["kind"] == "composed" else _single(certify, row)
+    for fault in chain(_identity(settings, training, row), own, _soft(certify, row)):
         raise AuditError(f"{place}: {fault}")
+
+
+def _single(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    return chain(_part(certify, row), _two_sided(certify, row))
+
+
+def _part(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """One smoothed classifier at one image."""
+    estimate = _misclassified if row["status"] == "misclassified" else _estimated
+    return chain(_selection(row), estimate(certify, row), _claim(certify, row))
 
 
 def _identity(settings: dict[str, Any], training: dict[str, Any], row: Row) -> Iterator[str]:
@@ -225,8 +233,8 @@ def _soft(certify: dict[str, Any], row: Row) -> Iterator[str]:
         return
     debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
     r, enough = (claimed + debit) / row["sigma"], 11 / certify["alpha"]
-    sound = not claimed or _wealth(weights, _phi(r) + distance) >= enough * (1 - ROUNDING)
-    if not sound or not _wealth(weights, _phi(r * (1 + SLACK) + SLACK) + distance) < enough:
+    sound = not claimed or _wealth(weights, _phi(r, distance)) >= enough * (1 - ROUNDING)
+    if not sound or not _wealth(weights, _phi(r * (1 + SLACK) + SLACK, distance)) < enough:
         yield f"radius_soft {claimed} does not follow from soft_weights"
 
 
@@ -259,12 +267,12 @@ def _tail(k: int, n: int, p: Any) -> Any:
         return arb(1) if k == 0 else arb(p).beta_lower(k, n - k + 1, regularized=True)
 
 
-def _phi(x: float) -> Any:
-    """Φ(x), as an interval."""
+def _phi(x: float, more: float = 0.0) -> Any:
+    """Φ(x) + more, as an interval."""
     from flint import arb, ctx
 
     with ctx.workprec(BITS):
-        return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2
+        return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2 + more
 
 
 def _wealth(weights: list[int], m: Any) -> Any:
@@ -322,8 +330,8 @@ def _certifies(k: int, n: int, alpha: float, design: Design = ()) -> bool:
 def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0, design: Design = ()) -> bool:
     """Whether r = R/σ is sound, and within SLACK the largest that is, where the noise that was drawn is at so much
     total variation from a Gaussian."""
-    sound = any(level <= alpha * (1 + ROUNDING) for level in _levels(_phi(r) + distance, k, n, alpha, design))
-    more = _phi(r * (1 + SLACK) + SLACK) + distance
+    sound = any(level <= alpha * (1 + ROUNDING) for level in _levels(_phi(r, distance), k, n, alpha, design))
+    more = _phi(r * (1 + SLACK) + SLACK, distance)
     return sound and all(level > alpha for level in _levels(more, k, n, alpha, design))
 
 
@@ -378,6 +386,108 @@ def _mean(rows: list[Row], radius: float | None) -> float:
     if radius is None:
         return float(sum(row["radius"] * row["correct"] for row in rows) / len(rows))
     return 100.0 * sum(bool(row["correct"] and row["radius"] >= radius) for row in rows) / len(rows)
+
+
+# --- composed classifiers, to be left out where a run has none ------------------------------------------------------
+
+
+def _composed(settings: dict[str, Any], row: Row) -> Iterator[str]:
+    """Several smoothed classifiers at one image: each by itself, at its share of alpha, and the smaller radius of both.
+
+    dual: the selector chooses who answers; 2 bounds share alpha. multi-scale: the first scale with a class above 1/2
+    answers. Of K scales each may, and each but the last may be passed, where its other classes must stay below 1/2:
+    2K − 1 bounds.
+    """
+    parts, own, kept = settings["parts"], row["classifier_radius"], row["selector_radius"]
+    if row["checkpoint_sha256"] != hashlib.sha256("\n".join(part["weights"] for part in parts).encode()).hexdigest():
+        yield "its weights are not those of its parts"
+    if row["radius_two_sided"] is not None:
+        yield f"radius_two_sided = {row['radius_two_sided']} of a composed classifier"
+    dual, width = settings["composition"] == "dual", len(row["counts"])
+    shares = 2 if dual else 2 * len(parts) - 1
+    share = {**settings["certify"], "alpha": settings["certify"]["alpha"] / shares}
+    pairs = _pairs(row, len(parts) - 1 if dual else width)
+    place = 1 + pairs[0][0].index(max(pairs[0][0])) if dual else len(pairs)
+    asked = [parts[0]["sigma"]] if dual else [part["sigma"] for part in parts[:place]]
+    if row["selector_sigmas"] != asked or row["sigma_input"] != parts[place]["sigma"] or row["alpha_shares"] != shares:
+        yield f"its parts or their {row['alpha_shares']} shares of alpha are not those that its trial asks"
+    answer = _view(row, (row["selection_counts"], row["counts"]), own, row["sigma_input"])
+    answer |= {"p_lower": row["p_lower"], "label": row["label"], "correct": answer["predicted"] == row["label"]}
+    yield from _part(share, answer)
+    if not dual and place < len(parts) - 1 and answer["status"] != "certified":
+        yield f"part {place} answers, and none of its classes is above 1/2"
+    if dual and row["n"]:
+        yield from _part(share, _view(row, pairs[0], kept, asked[0]))
+    elif dual and (any(pairs[0][1]) or kept):
+        yield "is misclassified, and its selector was estimated"
+    elif not dual:
+        yield from _passed(share, row, pairs, asked)
+    sure = answer["status"] == "certified" and (kept is None or kept > 0)
+    status = "certified" if sure else "abstained" if row["n"] else "misclassified"
+    expected = {
+        "status": status,
+        "radius": (own if kept is None else min(own, kept)) if sure else 0.0,
+        "predicted": row["selected"] if sure else -1,
+        "correct": sure and row["selected"] == row["label"],
+    }
+    for key, value in expected.items():
+        if row[key] != value:
+            yield f"{key} is {row[key]}, with radii {own} and {kept} it is {value}"
+
+
+def _pairs(row: Row, width: int) -> list[tuple[list[int], list[int]]]:
+    """Counts of the selection and of the estimation, of the selector or of each scale that was passed."""
+    both = row["selector_selection_counts"], row["selector_counts"]
+    if len(both[0]) != len(both[1]) or len(both[0]) != width * len(row["selector_sigmas"]):
+        raise AuditError(f"image {row['index']}: its selector has counts of other classes")
+    return [(both[0][i : i + width], both[1][i : i + width]) for i in range(0, len(both[0]), width)]
+
+
+def _view(row: Row, counts: tuple[list[int], list[int]], radius: float, sigma: float) -> Row:
+    """A part of a composed classifier as the row that it would have by itself, its own answer for the label."""
+    selected, debit = counts[0].index(max(counts[0])), _lattice(row["lattice_pixels"], sigma)[0]
+    n = sum(counts[1])
+    status = "certified" if radius else "abstained" if n else "misclassified"
+    return row | {
+        "selection_counts": counts[0], "counts": counts[1], "selected": selected, "n": n, "status": status,
+        "count_top": counts[1][selected], "radius": radius, "sigma": sigma, "label": selected,
+        "predicted": selected if radius else -1, "correct": bool(radius),
+        "p_lower": NormalDist().cdf((radius + debit) / sigma),
+    }  # fmt: skip
+
+
+@cache
+def _is_sound(r: float, k: int, n: int, alpha: float, distance: float) -> bool:
+    """Whether r = R/σ is not too large."""
+    return bool(_tail(k, n, _phi(r, distance)) <= alpha * (1 + ROUNDING))
+
+
+def _passed(
+    share: dict[str, Any], row: Row, pairs: list[tuple[list[int], list[int]]], sigmas: list[float]
+) -> Iterator[str]:
+    """Scales without a class above 1/2, none of whose classes but the one that answers gets there within a radius."""
+    kept, tight = row["selector_radius"], not pairs
+    if (kept is None) != (not pairs):
+        yield f"selector_radius is {kept}, with {len(pairs)} scales passed"
+    for (selection, counts), sigma in zip(pairs, sigmas, strict=True):
+        n, level = sum(counts), share["alpha"] / (len(counts) - 1)
+        planned = share["n"]
+        if row["estimator"] == "two-stage":
+            planned = _planned(max(selection), row["n0"], planned, share["alpha"])
+        if sum(selection) != row["n0"] or n != planned or min(counts) < 0:
+            yield f"a scale that was passed has {n} samples, {planned} were to be drawn"
+        if _certifies(counts[selection.index(max(selection))], n, share["alpha"]):
+            yield "a scale was passed of which a class is above 1/2"
+        rest = n - max(count for place, count in enumerate(counts) if place != row["selected"])
+        debit, distance = _lattice(row["lattice_pixels"], sigma)
+        if not kept:
+            tight |= not _certifies(rest, n, level)
+        elif not _is_sound((kept + debit) / sigma, rest, n, level, distance):
+            yield f"selector_radius {kept} does not follow from a scale where the others have {n - rest} of {n} samples"
+        else:
+            tight |= _is_radius((kept + debit) / sigma, rest, n, level, distance)
+    if not tight:
+        yield f"selector_radius {kept} is less than any scale says"
 
 
 if __name__ == "__main__":

@@ -24,13 +24,18 @@ from torch import Tensor
 
 from bench.audit.independent import AuditError, audit
 from bench.audit.verify import verify_run
-from bench.certify import engine, shard, smoothing
+from bench.certify import composed, engine, shard, smoothing
+from bench.certify.composed import smoothed_source
+from bench.certify.examine import examine_trial
 from bench.certify.noise import NoiseSamples
 from bench.data import load_images
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier
+from bench.models.sources import Source, from_trial, joined, open_model
 from bench.settings.trial import Trial
 from bench.train.loop import train
+from results.bounds import composition
+from results.bounds.composition import Composed
 from results.bounds.lattice import debited
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.errors import BenchError
@@ -39,8 +44,9 @@ from results.report.tables import table_certified_accuracy
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder, sha256_of, write_text
 from results.store.merge import merge_run
-from results.store.records import TrainingRecord
+from results.store.records import RunRecord, TrainingRecord
 from results.store.run import read_run
+from results.store.settings import ComposedTrial
 from results.store.shards import evenly_spaced
 
 IMAGES = 40
@@ -65,6 +71,8 @@ class Mutation:
     """What is altered of the certified run; it is merged and its table is written before."""
     merged_again: bool = True
     """Whether the run is merged after that."""
+    composed: bool = False
+    """Whether the model is certified at two σ between which a selector chooses, in a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +96,73 @@ def self_test(folder: Path) -> Iterator[Outcome]:
         add_trials(RunFolder(folder / name), [own])
         train(own, RunFolder(folder / name))
     with _trial_of(folder / "trained", trial, folder / "run") as run:
-        sound = _find(Mutation("nothing"), run, trial)
-        if sound.by:
-            raise RuntimeError(f"the program as it is is refused by {sound.by}: {sound.sentence}")
+        _refuse_unsound(_find(Mutation("nothing"), run, trial))
+    dual = _dual(folder, trial)
+    _refuse_unsound(_find(Mutation("nothing", composed=True), _composed_run(folder, dual), dual))
     for mutation in MUTATIONS:
+        if mutation.composed:
+            yield _find(mutation, _composed_run(folder, dual), dual)
+            continue
         own, source = trial, "trained"
         if mutation.name == DECOMPOSED:
             own, source = trial.model_copy(update={"decomposition_ratio": 0.2}), "decomposed"
         with _trial_of(folder / source, own, folder / "run") as run:
             yield _find(mutation, run, own)
+
+
+def _refuse_unsound(sound: Outcome) -> None:
+    if sound.by:
+        raise RuntimeError(f"the program as it is is refused by {sound.by}: {sound.sentence}")
+
+
+class Middle(torch.nn.Module):
+    """Whether the middle of an image is bright: a selector of two."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channel, 32, 32) -> logits (batch, 2)."""
+        brightness = images[:, 0, 16, 14:18].mean(dim=1) - 0.5
+        return torch.stack([-brightness, brightness], dim=1)
+
+
+SELECTOR = f"{__name__}:{Middle.__name__}"
+
+
+def _dual(folder: Path, trial: Trial) -> ComposedTrial:
+    """The trained model at its own σ and at the double, as the selector says."""
+    parts = [
+        {"model": trial.model, "sigma": sigma, "weights": part.weights}
+        for part, sigma in zip(_source(folder).parts, (0.25, trial.sigma, 2 * trial.sigma), strict=True)
+    ]
+    settings = {"name": "dual", "composition": "dual", "parts": parts, "model": trial.model}
+    return ComposedTrial.model_validate(settings | {name: SETTINGS[name] for name in ("dataset", "certify")})
+
+
+def _composed_run(folder: Path, dual: ComposedTrial) -> Path:
+    """A run of nothing but this, whose model is in another."""
+    run = RunFolder(folder / "run")
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    add_trials(run, [dual])
+    source = _source(folder)
+    classes, answers = examine_trial(source, dual, load_images("synthetic", "test"))
+    record = TrainingRecord(
+        title=dual.name,
+        checkpoint_sha256=dual.weights,
+        num_classes=classes,
+        test_images=len(load_images("synthetic", "test")),
+        torch_version=str(torch.__version__),
+        sources=[part.where for part in source.parts],
+        answers=answers,
+    )
+    record.write(run.trial(dual.trial_id).training)
+    return folder / "run"
+
+
+def _source(folder: Path) -> Source:
+    """The models of `_dual`."""
+    trained = RunFolder(folder / "trained")
+    [trial_id] = RunRecord.read(trained.description).trials
+    part = from_trial(trained, trial_id)
+    return joined([open_model(SELECTOR), part, part], "dual", "")
 
 
 @contextmanager
@@ -110,9 +176,9 @@ def _trial_of(source: Path, trial: Trial, target: Path) -> Iterator[Path]:
     shard.last_model.forget()
 
 
-def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
+def _find(mutation: Mutation, run: Path, trial: Trial | ComposedTrial) -> Outcome:
     try:
-        if mutation.before:
+        if mutation.before and isinstance(trial, Trial):
             mutation.before(run, trial)
         with mutation.broken():
             shard.last_model.forget()
@@ -123,7 +189,7 @@ def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
     try:
         merge_run(RunFolder(run))
         _write_table(RunFolder(run))
-        if mutation.after:
+        if mutation.after and isinstance(trial, Trial):
             mutation.after(run, trial)
         if mutation.after and mutation.merged_again:
             merge_run(RunFolder(run))
@@ -135,7 +201,7 @@ def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
     except AuditError as error:
         return Outcome(mutation.name, "audit", str(error))
     try:
-        found = verify_run(RunFolder(run), IMAGES, seed=0)
+        found = verify_run(RunFolder(run), IMAGES, seed=0, factories=[SELECTOR])
     except BenchError as error:
         return Outcome(mutation.name, "verify", str(error))
     if not found.holds:
@@ -143,10 +209,20 @@ def _find(mutation: Mutation, run: Path, trial: Trial) -> Outcome:
     return Outcome(mutation.name, "", "")
 
 
-def _certify(run: RunFolder, trial: Trial) -> None:
+def _certify(run: RunFolder, trial: Trial | ComposedTrial) -> None:
     wanted = evenly_spaced(len(load_images("synthetic", "test")), IMAGES)
+    opened = None
+    if isinstance(trial, ComposedTrial):
+        smoothed = smoothed_source(
+            _source(Path(str(run.path)).parent), trial, load_images("synthetic", "test").num_classes
+        )
+        opened = shard.OpenedModel(smoothed, trial.composition, trial.weights)
     for first in range(0, IMAGES, SHARD):
-        shard.certify_shard(trial, run, wanted[first : first + SHARD])
+        if opened:
+            shard.certify_images(opened, trial, run, wanted[first : first + SHARD])
+        else:
+            assert isinstance(trial, Trial)
+            shard.certify_shard(trial, run, wanted[first : first + SHARD])
 
 
 def _write_table(run: RunFolder) -> None:
@@ -227,7 +303,37 @@ def _size_chosen_after_looking() -> AbstractContextManager[None]:
         )
         return best[0], best[1].tolist()
 
-    return _replaced((smoothing.Smoothed, "_estimate", estimate))
+    return _replaced((smoothing.Smoothed, "estimate", estimate))
+
+
+def _alpha_not_shared() -> AbstractContextManager[None]:
+    plain = composition.composed
+
+    def whole(kind: Any, classifier: Any, selector: Any, alpha: float, pixels: Any) -> Composed:
+        return plain(kind, classifier, selector, 2 * alpha, pixels)
+
+    return _replaced((composed, "composed", whole))
+
+
+def _larger_radius() -> AbstractContextManager[None]:
+    plain = composition.composed
+
+    def largest(*given: Any) -> Composed:
+        found = plain(*given)
+        radius = max(found.classifier_radius, found.selector_radius or 0.0)
+        return replace(found, radius=radius if found.certified else 0.0)
+
+    return _replaced((composed, "composed", largest))
+
+
+def _chosen_otherwise() -> AbstractContextManager[None]:
+    plain = composed.DualSmoothed._ask
+
+    def ask(self: composed.DualSmoothed, *given: Any) -> Any:
+        classifier, [selector] = plain(self, *given)
+        return classifier, [replace(selector, selection=selector.selection.flip(0), counts=selector.counts[::-1])]
+
+    return _replaced((composed.DualSmoothed, "_ask", ask))
 
 
 def _radius_rounded_up() -> AbstractContextManager[None]:
@@ -408,6 +514,9 @@ MUTATIONS = (
     Mutation("answers shifted by a class", _answers_shifted),
     Mutation("the number of samples chosen after looking", _size_chosen_after_looking),
     Mutation("radii rounded up", _radius_rounded_up),
+    Mutation("alpha not shared by the bounds of selector and classifier", _alpha_not_shared, composed=True),
+    Mutation("the larger of two radii", _larger_radius, composed=True),
+    Mutation("another classifier than the selector chose", _chosen_otherwise, composed=True),
     Mutation("normalisation by the batch", _normalised_by_the_batch),
     Mutation("dropout left on", _answers_at_random),
     Mutation(DECOMPOSED, before=_scale_basis),

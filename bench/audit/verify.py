@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow as pa
 from rich.progress import track
 
-from bench.certify.examine import examine, refuse_other_answers
+from bench.certify.composed import ComposedSmoothed, kind_of_trial, smoothed_source
+from bench.certify.examine import examine_trial, refuse_other_answers
 from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import dataset_name, load_images, resolve_data
-from bench.models.classifier import kind_of
 from bench.models.sources import Source, from_trial, read_settings
 from results.analysis.agreement import ALARM, answers_differ, as_p, disagreement, pooled, share_that_may_be_wrong
 from results.analysis.base import suspicions
@@ -26,7 +26,7 @@ from results.store.records import TrainingRecord
 from results.store.rows import CertificateRow
 from results.store.run import read_run
 from results.store.schema import CERTIFICATES
-from results.store.settings import CertifiedTrial, ExternalTrial
+from results.store.settings import CertifiedTrial, ComposedTrial, ExternalTrial
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Verification:
         return f"{sentence}: {shows}"
 
 
+COUNTED = ("selection_counts", "counts", "sigma_input", "selector_selection_counts", "selector_counts")
 OUTCOMES = ("identical", "within rounding", "different")
 
 
@@ -127,9 +128,12 @@ def verify_run(
         source, settings, smoothed = open_certified(run, stored, data, factories)
         _refuse_other_labels(run, rows[rows["trial_id"] == trial_id], settings)
         for _, group in stored.groupby("batch", sort=False):
-            smoothed.engine.limit(int(group["batch"].iloc[0]))
+            for engine in smoothed.engines:
+                engine.limit(int(group["batch"].iloc[0]))
             indices = group["index"].tolist()
-            again = certified_rows(OpenedModel(smoothed, kind_of(source.model), source.weights), settings, indices)
+            again = certified_rows(
+                OpenedModel(smoothed, kind_of_trial(source, settings), source.weights), settings, indices
+            )
             verdicts += [_compare(old, new, level) for old, new in zip(_rows_of(group), again, strict=True)]
     others = [
         (verdict.stored, verdict.found) for verdict in verdicts if not _same_counts(verdict.stored, verdict.found)
@@ -167,7 +171,7 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
 
 def open_certified(
     run: RunFolder, rows: pd.DataFrame, data: str | None, factories: Collection[str]
-) -> tuple[Source, CertifiedTrial, Smoothed]:
+) -> tuple[Source, CertifiedTrial, Smoothed | ComposedSmoothed]:
     """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
 
     Raises:
@@ -183,18 +187,14 @@ def open_certified(
     name = dataset_name(where)
     if name != settings.dataset:
         raise StoreError(f"{where}: is {name}, but {trial_id} was certified on {settings.dataset}")
-    if isinstance(settings, ExternalTrial):
-        _, answers = examine(source, load_images(where, "test", name))
+    if isinstance(settings, ExternalTrial | ComposedTrial):
+        _, answers = examine_trial(source, settings, load_images(where, "test", name))
         refuse_other_answers(source, trial_id, TrainingRecord.read(run.trial(trial_id).training), answers)
     classes = len(rows["counts"].iloc[0])
-    smoothed = Smoothed(
-        source.model,
-        settings.sigma,
-        classes,
-        precision=rows["precision"].iloc[0],
-        arithmetic=settings.certify.arithmetic,
-    )
-    smoothed.engine.limit(int(rows["batch"].iloc[0]))
+    certified = settings.certify.model_copy(update={"precision": rows["precision"].iloc[0]})
+    smoothed = smoothed_source(source, settings.model_copy(update={"certify": certified}), classes)
+    for engine in smoothed.engines:
+        engine.limit(int(rows["batch"].iloc[0]))
     return source, settings.model_copy(update={"data": where}), smoothed
 
 
@@ -215,7 +215,7 @@ def _compare(stored: CertificateRow, found: CertificateRow, level: float) -> Ver
 
 
 def _same_counts(stored: CertificateRow, found: CertificateRow) -> bool:
-    return (stored.selection_counts, stored.counts) == (found.selection_counts, found.counts)
+    return all(getattr(stored, name) == getattr(found, name) for name in COUNTED)
 
 
 def _same_base_answers(stored: CertificateRow, found: CertificateRow) -> bool:

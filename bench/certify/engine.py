@@ -60,6 +60,7 @@ class Engine:
             self._model = moved(frozen(copied(model)), device=device)
         self._passes: int | None = None
         self._settled: str | None = None
+        self._shares_compiler = False
         self._said_eager = False
         self._eager: dict[torch.Size, _Passes] = {}
         self._fast: tuple[torch.Size, _Passes, str] | None = None
@@ -89,6 +90,10 @@ class Engine:
     def settle(self, engine: str) -> None:
         """From now on run whatever is to be fast by that ("triton", "cudnn", "inductor"), or nothing ("eager")."""
         self._settled = engine
+
+    def share_compiler(self) -> None:
+        """From now on leave what is compiled of others, for they are used by turns."""
+        self._shares_compiler = True
 
     def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and what runs it: "triton", "cudnn",
@@ -122,7 +127,8 @@ class Engine:
 
     def _made_fast(self, eager: _Passes, shape: torch.Size) -> tuple[_Passes, str]:
         """In the first way that works."""
-        torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
+        if not self._shares_compiler:
+            torch.compiler.reset()  # a worker compiles one trial after another, and the compiler keeps only a few
         example = eager.laid_out(self._noise(eager.size, shape))
         ways: dict[str, Callable[[Classify, Tensor], Classify | None]] = {
             "inductor": partial(compile_frozen, precision=self.precision)

@@ -20,6 +20,7 @@ from bench.models.classifier import channels_of
 from bench.models.external import ModelError
 from bench.models.sources import Source, SourceError
 from results.store.records import TrainingRecord
+from results.store.settings import CertifiedTrial, ComposedTrial
 from results.store.shards import evenly_spaced
 
 NOISE, IMAGES, DIRECTIONS = 32, 32, 8
@@ -35,6 +36,15 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
         SourceError: there are fewer, they are NaN, the model cannot take such images or was trained on those of another
             number of channels, or its answers are not those of a function of the image.
     """
+    classes, answers = _answers(source, data)
+    if classes < data.num_classes:
+        raise SourceError(f"{source.name} gives {classes} logits for an image, expected {data.num_classes}")
+    _refuse_other_order(source, data)
+    return classes, answers
+
+
+def _answers(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
+    """`answers_of` a model, if it takes images of so many channels."""
     trained_on = channels_of(source.model) or data.channels
     if trained_on != data.channels:  # one channel would pass, stretched to three by the normalisation
         plural = "s" if trained_on > 1 else ""
@@ -42,14 +52,35 @@ def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
             f"{source.name} takes images of {trained_on} channel{plural}, those of the data have {data.channels}"
         )
     try:
-        engine = Engine(source.model, own_device(), "fp32")
-        classes, answers = answers_of(engine, data)
+        return answers_of(Engine(source.model, own_device(), "fp32"), data)
     except ModelError as error:
         raise SourceError(f"{source.name}: {error}") from error
-    if classes < data.num_classes:
-        raise SourceError(f"{source.name} gives {classes} logits for an image, expected {data.num_classes}")
-    _refuse_other_order(source, data)
-    return classes, answers
+
+
+def examine_trial(source: Source, settings: CertifiedTrial, data: ImageSet) -> tuple[int, list[list[float]]]:
+    """As `examine`; of a composed classifier the number of logits of each of its classifiers, and the answers of all
+    parts one after another.
+
+    Raises:
+        SourceError: as `examine`; also where the selector has not one logit for each classifier, or these differ in
+            theirs.
+    """
+    if not isinstance(settings, ComposedTrial):
+        return examine(source, data)
+    first = 1 if settings.composition == "dual" else 0
+    found = [examine(part, data) for part in source.parts[first:]]
+    for part, (classes, _) in zip(source.parts[first:], found, strict=True):
+        if classes != found[0][0]:
+            raise SourceError(
+                f"{part.name} gives {classes} logits for an image, {source.parts[first].name} {found[0][0]}"
+            )
+    answers = [answer for _, own in found for answer in own]
+    for selector in source.parts[:first]:
+        logits, own = _answers(selector, data)
+        if logits != len(found):
+            raise SourceError(f"{selector.name} gives {logits} logits for an image, but selects among {len(found)}")
+        answers = own + answers
+    return found[0][0], answers
 
 
 def refuse_other_answers(source: Source, trial_id: str, training: TrainingRecord, answers: list[list[float]]) -> None:
@@ -61,12 +92,18 @@ def refuse_other_answers(source: Source, trial_id: str, training: TrainingRecord
         SourceError: the model answers otherwise than when the trial was certified.
     """
     known = training.answers
-    if known is not None and (differs := difference(known, answers)):
-        raise SourceError(
-            f"{source.where}: has the weights that {trial_id} certified but gives other answers, by up to "
-            f"{differs:.1%} on fixed images: its code, a constant or its configuration has changed; certify it as "
-            "another model, under another name or --out"
-        )
+    if known is None:
+        return
+    parts = source.parts or (source,)
+    size = len(answers) // len(parts)
+    for place, part in enumerate(parts):
+        own = slice(place * size, (place + 1) * size)
+        if differs := difference(known[own], answers[own]):
+            raise SourceError(
+                f"{part.where}: has the weights that {trial_id} certified but gives other answers, by up to "
+                f"{differs:.1%} on fixed images: its code, a constant or its configuration has changed; certify it as "
+                "another model, under another name or --out"
+            )
 
 
 def _refuse_other_order(source: Source, data: ImageSet) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from bench.certify.composed import ComposedSmoothed
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images, split_name
@@ -28,7 +30,7 @@ from results.store.shards import write_shard
 class OpenedModel:
     """A model ready to be certified, and what its rows say of it."""
 
-    smoothed: Smoothed
+    smoothed: Smoothed | ComposedSmoothed
     classifier: str
     """How it is made of networks."""
     sha256: str
@@ -80,7 +82,8 @@ def settle_engine_of(model: OpenedModel, settings: CertifiedTrial, run: RunFolde
     """As `settle_engine`, of an opened model."""
     known = _agree(model.smoothed, settings, run)
     if settings.certify.n >= COMPILE_FROM and known.engine is None:
-        _, engine = model.smoothed.engine.classifier(_shape(settings), settings.certify.n)
+        made = {engine.classifier(_shape(settings), settings.certify.n)[1] for engine in model.smoothed.engines}
+        engine = made.pop() if len(made) == 1 else "eager"  # of the parts of a composed classifier all alike
         known.model_copy(update={"engine": engine}).write(run.trial(settings.trial_id).batch)
 
 
@@ -114,19 +117,22 @@ def agreement(folder: TrialFolder) -> BatchRecord:
     return BatchRecord.read(folder.batch) if folder.batch.exists() else BatchRecord()
 
 
-def _agree(smoothed: Smoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
+def _agree(smoothed: Smoothed | ComposedSmoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
     """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can, and
     compiled or not as was decided; what they agree on."""
-    folder, shape, engine = run.trial(settings.trial_id), _shape(settings), smoothed.engine
+    folder, shape, engines = run.trial(settings.trial_id), _shape(settings), smoothed.engines
     known = agreement(folder)
-    if known.batch is not None:
-        engine.limit(known.batch)
-    if known.engine is not None:
-        engine.settle(known.engine)
-    found = engine.passes(shape)
-    if found < (known.batch or engine.batch(shape)):
+    for engine in engines:
+        if known.batch is not None:
+            engine.limit(known.batch)
+        if known.engine is not None:
+            engine.settle(known.engine)
+    found = min(engine.passes(shape) for engine in engines)
+    if found < (known.batch or engines[0].batch(shape)):
         known = known.model_copy(update={"batch": found})
         known.write(folder.batch)
+    for engine in engines:
+        engine.limit(found)
     return known
 
 
@@ -142,7 +148,10 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
     smoothed = model.smoothed
     seed = settings.noise_seed(model.sha256)
     certificates = smoothed.iter_certify(pixels, settings.certify, seed=seed, indices=indices, labels=labels)
-    clean, noisy = smoothed.base_answers(pixels, settings.certify.n, seed=seed, indices=indices)
+    clean: Sequence[int | None] = [None] * len(indices)
+    noisy = clean
+    if isinstance(smoothed, Smoothed):
+        clean, noisy = smoothed.base_answers(pixels, settings.certify.n, seed=seed, indices=indices)
     meter = EnergyMeter(smoothed.device)
     rows, spent = [], meter.joules()
     for place, (index, label, certificate) in enumerate(zip(indices, labels, certificates, strict=True)):
@@ -171,7 +180,8 @@ def certified_rows(model: OpenedModel, settings: CertifiedTrial, indices: list[i
             joules=None if before is None or spent is None else spent - before,
         )
         rows.append(row)
-    smoothed.engine.check(pixels.shape[1:])
+    for engine in smoothed.engines:
+        engine.check(pixels.shape[1:])
     return _with_two_sided_radii(rows, settings)
 
 
@@ -179,7 +189,7 @@ def _with_two_sided_radii(rows: list[CertificateRow], settings: CertifiedTrial) 
     names = ("n", "selected", "alpha", "sigma", "lattice_pixels", "estimator")
     column = {name: np.array([getattr(row, name) for row in rows]) for name in names}
     counts, selection = (np.array([getattr(row, name) for row in rows]) for name in ("counts", "selection_counts"))
-    radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.certify)).tolist()
+    radii = two_sided_radii(counts, column, samples_to_draw(selection, settings.bound)).tolist()
     return [
         row if np.isnan(radius) else row.model_copy(update={"radius_two_sided": radius})
         for row, radius in zip(rows, radii, strict=True)

@@ -38,7 +38,7 @@ from results.bounds.soft import expected_softmax_bound
 from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
-from results.store.settings import Arithmetic, CertifySettings, Estimator, Precision
+from results.store.settings import Arithmetic, CertifySettings, Composition, Estimator, Precision
 
 ABSTAIN = -1
 USUAL = CertifySettings()
@@ -48,6 +48,8 @@ NEGLIGIBLE = 0.01
 """Share of 1 − p_lower that the noise may lack in its tails."""
 INTERIM_ANALYSES = 20
 """An estimation is judged at every 20th of its samples, in its second half: abstention may be certain by then."""
+Draw = Callable[..., Iterator[Tensor]]
+"""What `Smoothed.drawing` gives."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ class Certificate:
     batch: int
     """Samples of a forward pass; roundings differ with it too."""
     seconds: float
+    composition: Composition | None = None
+    """How the classifier is composed of others; None: it is not, and neither is what follows, which
+    `results.store.rows.CertificateRow` describes."""
+    alpha_shares: int | None = None
+    sigma_input: float | None = None
+    classifier_radius: float | None = None
+    selector_sigmas: list[float] | None = None
+    selector_selection_counts: list[int] | None = None
+    selector_counts: list[int] | None = None
+    selector_radius: float | None = None
 
 
 class Smoothed:
@@ -184,18 +196,18 @@ class Smoothed:
         labels: Sequence[int] | None = None,
     ) -> Iterator[Certificate]:
         """As `certify`, one certificate at a time."""
-        _check_images(images)
+        check_images(images)
         shape = images.shape[1:]
         if self.arithmetic == "float":
-            _check_tails(shape.numel(), settings)
-        classify, engine = self.engine.classifier(shape, settings.n)
+            check_tails(shape.numel(), settings)
+        _, engine = self.engine.classifier(shape, settings.n)
         passes = self.engine.passes(shape)
         places = range(len(images)) if indices is None else indices
-        pixels = shape.numel() if self.arithmetic == "sound" else None
+        pixels = self.lattice_pixels(shape)
         targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
         for image, index, label in zip(images, places, targets, strict=True):
             started = time.perf_counter()
-            draw = partial(self._drawn_counts, classify, image, (seed, index))
+            draw = self.drawing(image, settings, seed=seed, index=index)
             selection = next(draw([settings.n0], role=Role.SELECT))
             selected = int(selection.argmax())
             soft = SoftmaxWeights(selected, self.device) if settings.soft else None
@@ -203,7 +215,7 @@ class Smoothed:
             if label is not None and selected != label:
                 status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
             else:
-                drawn, counts = self._estimate(partial(draw, soft=soft), image.shape, selection, settings)
+                drawn, counts = self.estimate(partial(draw, soft=soft), shape, selection, settings)
                 bound = _lower_bound(counts[selected], drawn, int(selection[selected]), settings)
                 p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
                 status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
@@ -241,7 +253,7 @@ class Smoothed:
         An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
         counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
         """
-        _check_images(images)
+        check_images(images)
         places = range(len(images)) if indices is None else indices
         return [
             self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
@@ -290,7 +302,7 @@ class Smoothed:
 
         Others, and errors, as in `certify`.
         """
-        _check_images(images)
+        check_images(images)
         places = list(range(len(images)) if indices is None else indices)
         classify, _ = self.engine.classifier(images.shape[1:], n)
         clean = [self._samples.itself(image) for image in images]
@@ -321,22 +333,31 @@ class Smoothed:
             answers |= {number: classes[place] for place, number in taken.items()}
         return [answers[number] for number in range(len(samples))]
 
-    def _estimate(
-        self,
-        draw: Callable[..., Iterator[Tensor]],
-        shape: torch.Size,
-        selection: Tensor,
-        settings: CertifySettings,
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """What classifies its noise samples."""
+        return (self.engine,)
+
+    def lattice_pixels(self, shape: torch.Size) -> int | None:
+        """Numbers of an image, where arithmetic is sound."""
+        return shape.numel() if self.arithmetic == "sound" else None
+
+    def drawing(self, image: Tensor, settings: CertifySettings, *, seed: int, index: int) -> Draw:
+        """What gives the counts of the first sizes[0], sizes[1], … noise samples of an image, (num_classes,) each, when
+        it is called with the sizes and the role of the samples."""
+        classify, _ = self.engine.classifier(image.shape, settings.n)
+        return partial(self._drawn_counts, classify, image, (seed, index))
+
+    def estimate(
+        self, draw: Draw, shape: torch.Size, selection: Tensor, settings: CertifySettings
     ) -> tuple[int, list[int]]:
         """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
-        selected, n = int(selection.argmax()), settings.n
+        selected, n = int(selection.argmax()), planned_samples(selection, settings)
         if settings.estimator == "anytime":
             design, looks = _design(int(selection[selected]), settings), look_sizes(n)
             for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
                 if drawn == n or may_stop(int(counts[selected]), drawn, design, settings.alpha):
                     return drawn, counts.tolist()
-        if settings.estimator == "two-stage":
-            n = sufficient_samples(int(selection[selected]), settings.n0, n, settings.alpha)
         needed = certifying_count(n, settings.alpha)
         sizes = sorted({*range(n // 2, n, max(self.engine.batch(shape), n // INTERIM_ANALYSES)), n} - {0})
         for drawn, counts in zip(sizes, draw(sizes, role=Role.ESTIMATE), strict=True):
@@ -410,6 +431,14 @@ def _lower_bound(count: int, drawn: int, selection_count: int, settings: Certify
     return float(lower_confidence_bound(count, drawn, settings.alpha))
 
 
+def planned_samples(selection: Tensor, settings: CertifySettings) -> int:
+    """The samples that the estimator asks for, given those of the selection; at most, where it is stopped by what they
+    answer."""
+    if settings.estimator == "two-stage":
+        return sufficient_samples(int(selection.max()), settings.n0, settings.n, settings.alpha)
+    return settings.n
+
+
 def check_prediction(n: int, alpha: float) -> None:
     """Raise BenchError where PREDICT with n samples is not possible, or abstains whatever the samples say."""
     if n < 1 or not 0 < alpha < 1:
@@ -421,8 +450,9 @@ def check_prediction(n: int, alpha: float) -> None:
         )
 
 
-def _check_tails(numbers: int, settings: CertifySettings) -> None:
-    """The bound is of the noise that is drawn, whose tails are cut."""
+def check_tails(numbers: int, settings: CertifySettings) -> None:
+    """Raise BenchError where the tails count that the noise of images of so many numbers lacks: the bound is of the
+    noise that is drawn."""
     least = -math.expm1(math.log(settings.alpha) / settings.n)  # 1 − p_lower where all samples agree
     if cut_tails(numbers) > NEGLIGIBLE * least:
         raise BenchError(
@@ -431,7 +461,8 @@ def _check_tails(numbers: int, settings: CertifySettings) -> None:
         )
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Raise ValueError for what are no images in [0, 1]."""
     if images.ndim < 2 or not images.is_floating_point():
         raise ValueError(f"images must be float (count, channel, height, width), got {tuple(images.shape)}")
     if len(images) and not (images.min() >= 0 and images.max() <= 1):

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from methods.registry import RegistryError
 from results.errors import BenchError
-from results.printable import NAMED, plain
+from results.printable import NAMED, plain, sigma_text
 from results.report.terminal import showable, unglued
 from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
@@ -226,7 +226,7 @@ def print_failures(folder: RunFolder, reasons: Mapping[str, str] | None = None) 
         if error:
             reason = f"{escape(error)} (log: {escape(progress.log)})"
             errors.print(
-                f"[red]failed:[/red] {progress.label} σ={progress.sigma:g}: {reason}",
+                f"[red]failed:[/red] {progress.label} σ={sigma_text(progress.sigma)}: {reason}",
                 highlight=False,
                 soft_wrap=True,
             )

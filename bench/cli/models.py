@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -32,21 +33,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.models.sources import Source
-    from results.store.settings import ExternalTrial
+    from results.store.settings import ComposedTrial, ExternalTrial
 
+Kind = TypeVar("Kind", "ExternalTrial", "ComposedTrial")
 FEW = 20
 """Rows of which identical ones are listed too."""
 
 perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or "
-        "hf:FOLDER, onnx:FILE."
-    ),
-]
+MODEL_HELP = (
+    "MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, "
+    "onnx:FILE."
+)
+ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
 DenoiserOption = Annotated[
     str | None,
     typer.Option(
@@ -66,7 +66,20 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
 @app.command()
 def certify(
-    model: ModelOption,
+    model: Annotated[
+        str | None,
+        typer.Option(help=MODEL_HELP),
+    ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of --model, twice or more: MODEL@SIGMA, one of those between which σ is chosen."),
+    ] = None,
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            help="MODEL@SIGMA that chooses; without it the first --classifier with a class above 1/2 answers."
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
@@ -100,6 +113,7 @@ def certify(
     _log_to_terminal()
     with stopped_in_order(), user_errors():
         from bench.data import dataset_name, resolve_data
+        from bench.models.sources import joined
         from bench.settings.plugins import load_plugins
 
         chosen = {
@@ -115,37 +129,40 @@ def certify(
             "beacon": beacon,
         }
         # Before the model is opened, which takes torch and the user's own code.
-        _external(
-            name="model" if name is None else name,
-            sigma=1.0 if sigma is None else sigma,
-            seed=seed or 0,
-            certify=chosen,
-        )
+        general = {"seed": seed or 0, "certify": chosen}
+        parts = _parts(model, classifier or [], selector, sigma)
+        if model is None:
+            composition = "dual" if selector else "multi-scale"
+            general["name"] = composition if name is None else name
+            _composed(**general, composition=composition, parts=[part.stated("") for part in parts])
+        else:
+            _external(**general, name="model" if name is None else name, sigma=1.0 if sigma is None else sigma)
         load_plugins(plugin or ())
-        source = _opened(model, denoiser, sigma)
+        sources = [_opened(part, denoiser) for part in parts]
         from bench.machine.processes import first_process_first
         from bench.runner.single import certify_source
 
-        trial = source.trial
-        if trial is not None:
-            sigma = trial.sigma if sigma is None else sigma
-            data = trial.data if data is None else data
-            name = trial.name if name is None else name
-        for option, value in (("--sigma", sigma), ("--data", data)):
-            if value is None:
-                raise UserError(f"{option}: must be given for a model that was not trained by this program")
+        trial = next((source.trial for source in sources if source.trial), None)
+        data = trial.data if trial and data is None else data
+        parts = [part.of(source, denoiser) for part, source in zip(parts, sources, strict=True)]
+        needed = [part.needs_sigma() for part in parts if part.sigma is None]
+        needed += ["--data: must be given"] if data is None else []
+        for what in needed:
+            raise UserError(f"{what} for a model that was not trained by this program")
         with first_process_first():  # which downloads the data, if it must
             place = resolve_data(str(data))
-        settings = _external(
-            name=source.name if name is None else name,
-            sigma=sigma,
-            seed=seed if seed is not None else trial.seed if trial else 0,
-            data=place,
-            dataset=dataset_name(place),
-            model=trial.model if trial else f"{denoiser} > {model}" if denoiser else model,
-            weights=source.weights,
-            certify=chosen,
-        )
+        general |= {"data": place, "dataset": dataset_name(place)}
+        stated = [part.stated(source.weights) for part, source in zip(parts, sources, strict=True)]
+        settings: ExternalTrial | ComposedTrial
+        if model is None:
+            called = ", ".join(dict.fromkeys(part.model for part in parts))
+            settings = _composed(**general, composition=composition, parts=stated, model=called)
+            source = joined(sources, settings.name, settings.weights)
+        else:
+            [source] = sources
+            general["name"] = name if name is not None else trial.name if trial else source.name
+            general["seed"] = seed if seed is not None else trial.seed if trial else 0
+            settings = _external(**general, **stated[0])
         folder = RunFolder(location(out or Path("runs") / settings.name))
         if certify_source(source, settings, folder, shard_size, batch=batch):
             merge_and_report(folder)
@@ -175,7 +192,7 @@ def predict(
 
         check_prediction(n, alpha)
         load_plugins(plugin or ())
-        source = _opened(model, denoiser, sigma)
+        source = _opened(_Part("--model", model, sigma), denoiser)
         trial = source.trial
         place, noise = data or (trial and trial.data), sigma or (trial and trial.sigma)
         for option, value in (("--sigma", noise), ("--data", place)):
@@ -193,12 +210,75 @@ def predict(
         console.print(f"{name.replace('_', ' ')}: {share:.1%}", highlight=False)
 
 
-def _opened(model: str, denoiser: str | None, sigma: float | None) -> Source:
+def _opened(part: _Part, denoiser: str | None) -> Source:
     from bench.models.sources import open_model
 
-    if denoiser is not None and sigma is None:
-        raise UserError("--sigma: must be given with --denoiser, which it tells the noise to remove")
-    return open_model(model, denoiser, sigma)
+    if denoiser is not None and part.sigma is None:
+        raise UserError(f"{part.needs_sigma()} with --denoiser, which it tells the noise to remove")
+    return open_model(part.model, denoiser, part.sigma)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A smoothed classifier as the command line names it."""
+
+    option: str
+    model: str
+    sigma: float | None
+    """None: that of its training."""
+
+    def of(self, source: Source, denoiser: str | None) -> _Part:
+        """The part with what is known of its model."""
+        if source.trial is None:
+            return replace(self, model=f"{denoiser} > {self.model}") if denoiser else self
+        return replace(self, model=source.trial.model, sigma=source.trial.sigma if self.sigma is None else self.sigma)
+
+    def stated(self, weights: str) -> dict[str, object]:
+        """As settings have it."""
+        return {"model": self.model, "sigma": 1.0 if self.sigma is None else self.sigma, "weights": weights}
+
+    def needs_sigma(self) -> str:
+        """The beginning of a sentence that says when σ is needed."""
+        own = self.option == "--model"
+        return "--sigma: must be given" if own else f"{self.option} {self.model}: @SIGMA must be given"
+
+
+def _parts(model: str | None, classifiers: list[str], selector: str | None, sigma: float | None) -> list[_Part]:
+    """What is to be opened: the model; or the selector, if there is one, and the classifiers.
+
+    Raises:
+        UserError: it is not one or the other; or a σ is no number.
+    """
+    if model is not None:
+        if classifiers or selector:
+            raise UserError("--model: give it alone, or --classifier MODEL@SIGMA twice or more in its place")
+        return [_Part("--model", model, sigma)]
+    if len(classifiers) < 2:
+        raise UserError("give --model, or --classifier MODEL@SIGMA twice or more")
+    if sigma is not None:
+        raise UserError(f"--sigma {sigma:g}: give each --classifier its own, as in {classifiers[0]}@{sigma:g}")
+    named = [("--selector", selector)] if selector else []
+    return [_part(option, text) for option, text in [*named, *(("--classifier", text) for text in classifiers)]]
+
+
+def _part(option: str, text: str) -> _Part:
+    from bench.models.shelf import is_on_shelf
+
+    model, at, noise = text.rpartition("@")
+    if not at and "/" in text and not is_on_shelf(text):  # RUN/TRIAL, at the σ of its training
+        return _Part(option, text, None)
+    try:
+        return _Part(option, model, float(noise))
+    except ValueError:
+        without = text if not at or "=" in noise else model  # = is of an option of the model
+        raise UserError(f"{option} {text}: must be MODEL@SIGMA, as in {without}@0.25") from None
+
+
+def _composed(**given: object) -> ComposedTrial:
+    """Settings of several models that are composed, as `_external`."""
+    from results.store.settings import ComposedTrial
+
+    return _validated(ComposedTrial, {"model": ""} | given)
 
 
 def _external(**given: object) -> ExternalTrial:
@@ -207,15 +287,20 @@ def _external(**given: object) -> ExternalTrial:
     Raises:
         UserError: one of them is not allowed.
     """
+    from results.store.settings import ExternalTrial
+
+    return _validated(ExternalTrial, {"model": "", "weights": ""} | given)
+
+
+def _validated(kind: type[Kind], given: dict[str, object]) -> Kind:
     from pydantic import ValidationError
 
     from results.store.record import explain
-    from results.store.settings import ExternalTrial
 
     try:
-        return ExternalTrial.model_validate({"model": "", "weights": ""} | given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise UserError(explain(error, ExternalTrial)) from None
+        raise UserError(explain(error, kind)) from None
 
 
 @app.command()

@@ -32,6 +32,7 @@ from bench.cli.base import (
 )
 from results.bounds import ALPHA, N0, N
 from results.errors import BenchError
+from results.printable import named_sigma
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
 
@@ -282,7 +283,7 @@ def _print_over_seeds(table: pd.DataFrame) -> None:
     names_of_columns = ("", "A", "B", "A − B", "95 % interval", "sd seeds", "sd images", "p", "Holm")
     headings = [Heading(name, right=True) for name in names_of_columns]
     pairs = table.groupby(["sigma", "first", "second", "seeds", "shared_models"], sort=False)
-    for (sigma, first, second, seeds, models), rows in pairs:
+    for (_, first, second, seeds, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
@@ -296,7 +297,7 @@ def _print_over_seeds(table: pd.DataFrame) -> None:
             style = "bold" * (row["p_holm"] < 0.05)
             label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
             shown_rows.append([Text(cell, style) for cell in (label, *shown, interval, *spreads, *p_values)])
-        title = f"σ = {sigma:g}, over {seeds} seeds: A = {first}, B = {second}"
+        title = f"{named_sigma(rows['sigma'].iloc[0])}, over {seeds} seeds: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)
@@ -311,7 +312,7 @@ def _print_comparison(table: pd.DataFrame) -> None:
     names_of_columns = ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm")
     headings = [Heading(name, right=True) for name in names_of_columns]
     pairs = table.groupby(["sigma", "seed", "first", "second", "shared_models"], sort=False)
-    for (sigma, seed, first, second, models), rows in pairs:
+    for (_, seed, first, second, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
             accuracy = row["quantity"] == "accuracy"
@@ -327,7 +328,7 @@ def _print_comparison(table: pd.DataFrame) -> None:
             style = "bold" * (row["p_holm"] < 0.05)
             cells = (label, *shown, interval, *only, effect, *p_values)
             shown_rows.append([Text(cell, style) for cell in cells])
-        title = f"σ = {sigma:g}, seed {seed}: A = {first}, B = {second}"
+        title = f"{named_sigma(rows['sigma'].iloc[0])}, seed {seed}: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)

@@ -33,6 +33,8 @@ class Role(IntEnum):
     """Samples that decide whether an attacked image has fallen."""
     BASE = 17
     """One sample of each certified image, for the accuracy of the base classifier."""
+    PART = 18
+    """The seeds of the parts of a composed classifier."""
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:

@@ -27,7 +27,14 @@ from bench.settings.grid import read_trial
 from bench.settings.trial import Trial
 from results.store.folder import AnyPath, RunFolder, location
 from results.store.records import TrainingRecord
-from results.store.settings import CertifiedTrial, ExternalTrial, ImportedTrial, NativeTrial, read_trial_settings
+from results.store.settings import (
+    CertifiedTrial,
+    ComposedTrial,
+    ExternalTrial,
+    ImportedTrial,
+    NativeTrial,
+    read_trial_settings,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +61,8 @@ class Source:
     """The record of that training, if there was one."""
     num_classes: int | None = None
     """Number of logits, where it is known before the model is asked."""
+    parts: tuple[Source, ...] = ()
+    """Of a composed classifier, in the order of `ComposedTrial.parts`; `model` has them as its modules."""
 
 
 def load_model(text: str, sigma: float | None = None, *, denoiser: str | None = None) -> nn.Module:
@@ -118,6 +127,18 @@ def open_model(text: str, denoiser: str | None = None, sigma: float | None = Non
     return from_trial(run, _trial_named(run, path.name))
 
 
+def joined(parts: Sequence[Source], name: str, weights: str) -> Source:
+    """Models that a composed classifier consists of, as one source.
+
+    Args:
+        weights: as `ComposedTrial.weights`.
+    """
+    from torch import nn
+
+    model = nn.ModuleList(part.model for part in parts)
+    return Source(model, ", ".join(part.where for part in parts), name, weights, None, None, parts=tuple(parts))
+
+
 def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -> Source:
     """The model of a trained trial, its weights unchanged since.
 
@@ -138,6 +159,15 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
         if source.weights != settings.weights:
             raise SourceError(f"{training.source}: its weights are no longer those that {trial_id} certified")
         return source
+    if isinstance(settings, ComposedTrial):
+        parts = [
+            _named_source(text, folder.training, factories, own.sigma)
+            for text, own in zip(training.sources, settings.parts, strict=True)
+        ]
+        for part, own in zip(parts, settings.parts, strict=True):
+            if part.weights != own.weights:
+                raise SourceError(f"{part.where}: its weights are no longer those that {trial_id} certified")
+        return joined(parts, trial_id, settings.weights)
     assert isinstance(settings, Trial)
     from bench.models.checkpoint import load_verified
 
@@ -164,7 +194,7 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma:
         return _from_factory(text)
     place = location(text)
     run = RunFolder(place.parent)
-    if not run.description.exists() or isinstance(read_settings(run, place.name), ExternalTrial):
+    if not run.description.exists() or not isinstance(read_settings(run, place.name), Trial):
         raise SourceError(f"{record}: source = {text!r}: must be MODULE:FACTORY, or RUN/TRIAL of a trained trial")
     return from_trial(run, place.name)
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.runner.progress import AT_WORK, RunProgress, TrialProgress, read_progress, seconds_left
+from results.printable import sigma_text
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder
 from results.store.records import WorkerRecord
@@ -69,7 +70,7 @@ def render(run: RunProgress, elapsed: float | None = None, stages: Collection[st
 def _cells(trial: TrialProgress) -> list[str | Text]:
     rate, left = trial.images_per_second, trial.seconds_left
     return [
-        f"{trial.sigma:g}",
+        sigma_text(trial.sigma),
         trial.label,
         Text(trial.stage, STYLES.get(trial.stage, "")),
         f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–",

@@ -11,13 +11,13 @@ import torch
 from accelerate import PartialState
 from rich.progress import track
 
-from bench.certify.examine import examine, refuse_other_answers
+from bench.certify.composed import kind_of_trial, smoothed_source
+from bench.certify.examine import examine_trial, refuse_other_answers
 from bench.certify.shard import OpenedModel, agreement, certify_images, settle_engine_of
-from bench.certify.smoothing import Smoothed
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
 from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
-from bench.models.classifier import count_bytes, count_parameters, kind_of
+from bench.models.classifier import count_bytes, count_parameters
 from bench.models.sources import Source
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
@@ -27,7 +27,7 @@ from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
 from results.store.records import StateRecord, TrainingRecord
-from results.store.settings import ExternalTrial
+from results.store.settings import ComposedTrial, ExternalTrial
 from results.store.shards import evenly_spaced
 
 
@@ -73,9 +73,15 @@ def _finish(trial: Trial, run: RunFolder, shard_size: int, state: PartialState) 
 
 
 def certify_source(
-    source: Source, settings: ExternalTrial, run: RunFolder, shard_size: int, *, batch: int | None = None
+    source: Source,
+    settings: ExternalTrial | ComposedTrial,
+    run: RunFolder,
+    shard_size: int,
+    *,
+    batch: int | None = None,
 ) -> bool:
-    """Certify a model that is not trained here, finishing what is missing; its rows become a trial of the run.
+    """Certify a model that is not trained here, or several that are composed, finishing what is missing; the rows
+    become a trial of the run.
 
     Args:
         batch: images of a forward pass, for a model that does not take as many as usual.
@@ -91,7 +97,7 @@ def certify_source(
     with leaving_group():
         state = join_group()
         images = load_images(settings.data, "test", settings.dataset)
-        num_classes, answers = examine(source, images)
+        num_classes, answers = examine_trial(source, settings, images)
         evenly_spaced(len(images), settings.certify.images)
         with _locked(run, state):
             if state.is_main_process:
@@ -103,20 +109,14 @@ def certify_source(
                     if batch is not None:
                         folder = run.trial(settings.trial_id)
                         agreement(folder).model_copy(update={"batch": batch}).write(folder.batch)
-                smoothed = Smoothed(
-                    source.model,
-                    settings.sigma,
-                    num_classes,
-                    precision=settings.certify.precision,
-                    arithmetic=settings.certify.arithmetic,
-                )
-                model = OpenedModel(smoothed, kind_of(source.model), settings.weights)
+                smoothed = smoothed_source(source, settings, num_classes)
+                model = OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)
 
 
 def _certify_all(
-    model: OpenedModel, settings: ExternalTrial, run: RunFolder, shard_size: int, state: PartialState
+    model: OpenedModel, settings: ExternalTrial | ComposedTrial, run: RunFolder, shard_size: int, state: PartialState
 ) -> None:
     def decide() -> list[list[int]]:
         left = trial_shards_left(settings, run, shard_size)
@@ -138,7 +138,7 @@ def _locked(run: RunFolder, state: PartialState) -> AbstractContextManager[objec
 
 def _keep_record(
     source: Source,
-    settings: ExternalTrial,
+    settings: ExternalTrial | ComposedTrial,
     run: RunFolder,
     answers: list[list[float]],
     num_classes: int,
@@ -162,7 +162,8 @@ def _keep_record(
         classes=None if data.classes is None else list(data.classes),
         test_images=len(data),
         torch_version=str(torch.__version__),
-        source=source.where,
+        source=None if source.parts else source.where,
+        sources=[part.where for part in source.parts],
         answers=answers,
     )
     if source.training:

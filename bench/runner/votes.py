@@ -37,6 +37,7 @@ def teacher_votes(trial: Trial, run: RunFolder, images: ImageSet, accelerator: A
     assert teacher is not None
     record = TrainingRecord.read(run.trial(teacher.trial_id).training)
     smoothed = last_model(teacher, run).smoothed
+    assert isinstance(smoothed, Smoothed)
     shown = shifted(teacher, images, torch.device("cpu"))
     chunks = list(torch.arange(len(images)).split(CHUNK))
     # Trials that begin at the same time begin at different places, and meet what the others have done.

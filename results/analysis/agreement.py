@@ -32,15 +32,42 @@ def disagreement(stored: CertificateRow, found: CertificateRow, level: float) ->
         found: the row that was certified again, perhaps with another n.
         level: probability that two which are is found otherwise.
     """
-    old, new = (
-        (np.array(row.selection_counts, dtype=np.int64), np.array(row.counts, dtype=np.int64))
-        for row in (stored, found)
-    )
+    pairs = list(zip(_parts(stored), _parts(found), strict=False))
+    if stored.composition == "dual" and not _of_one_classifier(stored, found):
+        pairs = pairs[:1]  # the selector's
+    for old, new in pairs:
+        if problem := _disagreement(old, new, FLIPS[stored.precision], level / len(pairs)):
+            return problem
+    return ""
+
+
+def _of_one_classifier(stored: CertificateRow, found: CertificateRow) -> bool:
+    """Whether the same part of a composed classifier was selected."""
+    if stored.composition == "dual":
+        first, second = (np.argmax(row.selector_selection_counts or [0]) for row in (stored, found))
+        return bool(first == second)
+    return stored.selector_sigmas == found.selector_sigmas
+
+
+def _parts(row: CertificateRow) -> list[tuple[Counts, Counts]]:
+    """The counts of the selection and of the estimation of each part in the order in which they were asked; of a
+    classifier that is not composed, of itself."""
+    lists = [np.array(counts, dtype=np.int64) for counts in (row.selection_counts, row.counts)]
+    count = len(row.selector_sigmas or ())
+    before = [
+        np.reshape(np.array(counts, dtype=np.int64), (count, -1)) if count else ()
+        for counts in (row.selector_selection_counts, row.selector_counts)
+    ]
+    return [*zip(*before, strict=True), (lists[0], lists[1])]
+
+
+def _disagreement(old: tuple[Counts, Counts], new: tuple[Counts, Counts], flipping: float, level: float) -> str:
+    """As `disagreement`, of one classifier, whose samples are classified otherwise with probability `flipping`."""
     if len(old[0]) != len(new[0]):
         return f"{len(old[0])} classes then, {len(new[0])} now"
     for before, after in zip(old, new, strict=True):
         flips, samples = fewest_flips(before, after), int(min(before.sum(), after.sum()))
-        if binom.sf(flips - 1, samples, FLIPS[stored.precision]) < level / 2:
+        if binom.sf(flips - 1, samples, flipping) < level / 2:
             return f"at least {flips} of the same {samples} samples are classified otherwise"
     p = homogeneity(sum(old), sum(new))
     return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
@@ -101,6 +128,8 @@ def pooled(pairs: Sequence[tuple[CertificateRow, CertificateRow]]) -> float:
 
     tables = []
     for stored, found in pairs:
+        if not _of_one_classifier(stored, found):
+            continue
         both = np.array([np.add(row.selection_counts or [], row.counts or []) for row in (stored, found)])
         top, totals = both[:, stored.selected], both.sum(axis=1)
         if 0 < top.sum() < totals.sum():

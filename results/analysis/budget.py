@@ -12,6 +12,7 @@ from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import lower_confidence_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import BenchError
+from results.printable import PER_INPUT
 
 BUDGETS = (1_000, 10_000, 100_000)
 """Copies n at which `table_beyond_acr` shows ACR, where they are fewer than a run's own."""
@@ -46,8 +47,9 @@ def at_budget(
         `radius_two_sided` are still those of all samples.
 
     Raises:
-        BenchError: imported rows, which have no counts; anytime ones, whose n their own answers decided; n or alpha out
-            of range; rows of 1e9 samples or more, of which numpy draws no subset; certificates of no trial.
+        BenchError: imported rows, which have no counts; anytime ones, whose n their own answers decided; composed
+            classifiers; n or alpha out of range; rows of 1e9 samples or more, of which numpy draws no subset;
+            certificates of no trial.
     """
     if (certificates["estimator"] == "anytime").any():
         raise BenchError(
@@ -55,6 +57,10 @@ def at_budget(
         )
     if certificates["count_top"].isna().any():
         raise BenchError("imported certificates have no counts, so nothing follows from them for another n or alpha")
+    if (certificates["sigma"] == PER_INPUT).any():
+        raise BenchError(
+            "certificates of composed classifiers are not thinned: of fewer samples another part may answer"
+        )
     planned = planned_budget(certificates, trials)
     _refuse_budget(certificates, planned, n, alpha)
     drawn, top = certificates["n"].to_numpy(), certificates["count_top"].to_numpy().astype(np.int64)

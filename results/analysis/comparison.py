@@ -17,6 +17,7 @@ from results.analysis.metrics import RADII
 from results.analysis.permutation import sign_flip_test
 from results.analysis.statistics import NO_SPREAD, Interval, per_image, wilson
 from results.errors import BenchError
+from results.printable import named_sigma
 from results.store.run import Run
 
 SEED = 0  # of the signs
@@ -171,7 +172,7 @@ def check_comparable(
         one: the certificates of the first.
         other: those of the second.
     """
-    pair = f"{first['method']} and {second['method']} at σ = {first['sigma']:g} cannot be compared"
+    pair = f"{first['method']} and {second['method']} at {named_sigma(first['sigma'])} cannot be compared"
     for name in SAME:
         if first[name] != second[name]:
             raise CompareError(f"{pair}: {name} is {first[name]} for one and {second[name]} for the other")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from results.analysis.groups import SAME, Group
 from results.analysis.metrics import certified_accuracies
+from results.printable import PER_INPUT
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def envelopes(groups: list[Group]) -> list[Envelope]:
     """Of the methods that are there at several σ with the same setting and images, in the order of the groups."""
     together: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
+        if group.sigma == PER_INPUT:  # where it is chosen for each image already
+            continue
         setting = tuple(group.trials[list(SAME)].iloc[0])
         images = tuple(sorted(group.certificates["index"].unique()))
         together.setdefault((group.method, *setting, images), []).append(group)

@@ -12,6 +12,7 @@ import pandas as pd
 from results.analysis import published
 from results.analysis.published import CIFAR10
 from results.errors import BenchError
+from results.printable import named_sigma
 from results.store.run import Run
 
 
@@ -65,8 +66,8 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
         shown = method if names[title] > 1 else title
         if (sigma, method) not in certificates:
             raise BenchError(
-                f"{method} at σ = {sigma:g} is among the trials and has no certificates: the run's files do not belong "
-                "together; bench report makes them anew"
+                f"{method} at {named_sigma(sigma)} is among the trials and has no certificates: the run's files do not "
+                "belong together; bench report makes them anew"
             )
         group = Group(sigma, method, shown, certificates[sigma, method], rows)
         _refuse_unlike_seeds(group)
@@ -93,7 +94,7 @@ def refuse_twins(trials: pd.DataFrame) -> None:
     if len(twins):
         first = twins.iloc[0]
         raise BenchError(
-            f"two trials are {first['method']} at σ = {first['sigma']:g} with seed {first['seed']}: "
+            f"two trials are {first['method']} at {named_sigma(first['sigma'])} with seed {first['seed']}: "
             "give one of them another name"
         )
 
@@ -101,7 +102,7 @@ def refuse_twins(trials: pd.DataFrame) -> None:
 def _refuse_unlike_seeds(group: Group) -> None:
     if len(group.trials) == 1:
         return
-    what = f"the seeds of {group.method} at σ = {group.sigma:g} cannot be averaged"
+    what = f"the seeds of {group.method} at {named_sigma(group.sigma)} cannot be averaged"
     for name in SAME:
         values = group.trials[name].unique()
         if len(values) > 1:

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from results.bounds.anytime import Design, anytime_bound
+from results.bounds.composition import composed_row
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import lower_confidence_bound
+from results.printable import PER_INPUT
 
 CONFIDENCE = 0.95
 
@@ -46,6 +48,9 @@ def holding_together(certificates: pd.DataFrame, trials: pd.DataFrame) -> pd.Dat
     bound = np.where(was, bounds, 0.0)
     p_lower, radius = debited(bound, certificates["sigma"], pixels)
     certified = is_certified(p_lower, radius, pixels)
+    for place in np.flatnonzero(was & (certificates["sigma"] == PER_INPUT).to_numpy()):
+        found = composed_row(certificates.iloc[place].to_dict(), float(level[place]))
+        p_lower[place], radius[place], certified[place] = found.p_lower, found.radius, found.certified
     predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
     status = certificates["status"].to_numpy()
     return certificates.assign(

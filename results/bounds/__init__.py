@@ -9,3 +9,12 @@ N = 100_000
 """Noise samples that estimate its probability."""
 ALPHA = 0.001
 """Probability that a certificate is wrong."""
+
+
+def shares(composition: str, parts: int) -> int:
+    """The number of bounds that share the alpha of a composed certificate (`results.bounds.composition`).
+
+    Args:
+        parts: the selector and its classifiers, or the scales.
+    """
+    return 2 if composition == "dual" else 2 * parts - 1

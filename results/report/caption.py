@@ -8,7 +8,7 @@ from itertools import combinations
 import pandas as pd
 
 from results.analysis.groups import of_published_data, trained_models
-from results.printable import printable
+from results.printable import named_sigma, printable, sigma_text
 from results.store.run import Run
 
 FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
@@ -90,7 +90,11 @@ def _kind_of_seeds(trials: pd.DataFrame) -> str:
 
 
 def _imported(trials: pd.DataFrame) -> str:
-    cells = ", ".join(dict.fromkeys(f"{row.method} at σ = {row.sigma:g}" for row in trials.itertuples()))
+    cells = ", ".join(
+        dict.fromkeys(
+            f"{method} at {named_sigma(sigma)}" for method, sigma in zip(trials["method"], trials["sigma"], strict=True)
+        )
+    )
     return (
         f"Imported from logs, without counts and with the n and alpha stated for them: {cells} "
         f"({distinct(trials['images'])} test images, n = {distinct(trials['n'])}, alpha = {distinct(trials['alpha'])})."
@@ -115,7 +119,7 @@ def _shared_models(trials: pd.DataFrame) -> list[str]:
             if models[first] & models[second]:
                 sigmas.setdefault((first, second), []).append(sigma)
     return [
-        f"{first} and {second} at σ = {' and '.join(f'{sigma:g}' for sigma in at)}"
+        f"{first} and {second} at σ = {' and '.join(sigma_text(sigma) for sigma in at)}"
         for (first, second), at in sigmas.items()
     ]
 

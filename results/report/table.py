@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from results.analysis.statistics import Interval
+from results.printable import sigma_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Row:
     @property
     def sigma_text(self) -> str:
         """What stands in the column of σ."""
-        return ", ".join(f"{sigma:g}" for sigma in self.sigmas) or f"{self.sigma:.2f}"
+        return ", ".join(f"{sigma:g}" for sigma in self.sigmas) or sigma_text(self.sigma, ".2f")
 
     def difference(self, key: str) -> float | None:
         """Measured minus published; None where one is unknown."""

@@ -24,6 +24,7 @@ from results.analysis.metrics import (
 from results.analysis.statistics import Interval, accuracy_interval, acr_interval, difference_interval, wilson
 from results.analysis.together import CONFIDENCE, false_at_most, holding_together
 from results.bounds.radius import largest_radius
+from results.printable import PER_INPUT, named_sigma
 from results.report.caption import caption, distinct
 from results.report.table import Column, ResultTable, Row, rivals
 from results.store.run import Run
@@ -279,7 +280,7 @@ def table_cost(run: Run, source: str | None = None) -> ResultTable:
     of_thesis = origin.short == "thesis"
     return ResultTable(
         "cost",
-        f"Cost of training and certification at σ = {sigma:g}",
+        f"Cost of training and certification at {named_sigma(sigma)}",
         columns,
         rows,
         caption(run),
@@ -582,7 +583,8 @@ def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:
     found = {}
     for n in budgets:
         own = group.trials["n"].min()  # of all its trials
-        if n == own or (n < own < MOST and (group.certificates["estimator"] != "anytime").all()):
+        thinnable = group.sigma > PER_INPUT and (group.certificates["estimator"] != "anytime").all()
+        if n == own or (n < own < MOST and thinnable):
             thinned = [
                 at_budget(rows, n, generator, trials=group.trials) if (rows["n"] > n).any() else rows
                 for rows in group.seeds
@@ -626,7 +628,7 @@ def _two_sided_acr(group: Group) -> dict[str, float]:
     """The mean over all images, where a radius that is unknown or of another class than the label counts as 0; none
     where no estimation can have one."""
     rows = group.certificates
-    if (rows["estimator"] == "anytime").all():
+    if group.sigma == PER_INPUT or (rows["estimator"] == "anytime").all():
         return {}
     return {"two_sided": float(rows["radius_two_sided"].where(rows["selected"] == rows["label"]).fillna(0.0).mean())}
 
@@ -649,7 +651,7 @@ def _limits(groups: list[Group]) -> list[str]:
         if group.certificates["radius"].max() > limit * (1 + 1e-9):
             limit = np.inf
         limits[group.sigma] = max(limit, limits.get(group.sigma, 0.0))
-    short = [f"{limit:.3f} at σ = {sigma:g}" for sigma, limit in sorted(limits.items()) if limit < RADII[-1]]
+    short = [f"{limit:.3f} at {named_sigma(sigma)}" for sigma, limit in sorted(limits.items()) if limit < RADII[-1]]
     if not short:
         return []
     return [
@@ -659,7 +661,9 @@ def _limits(groups: list[Group]) -> list[str]:
 
 
 def _limit(group: Group) -> float:
-    """The largest radius that the group's n can certify."""
+    """The largest radius that the group's n can certify; not known where σ is per input."""
+    if group.sigma == PER_INPUT:
+        return np.inf
     return float(largest_radius(group.trials["n"], group.trials["alpha"], group.sigma).max())
 
 

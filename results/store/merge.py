@@ -19,6 +19,7 @@ from results.bounds.radius import largest_radius, lower_confidence_bound
 from results.bounds.soft import EDGES, UNIT, expected_softmax_bound
 from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
+from results.store.compositions import SELECTOR_LISTS, composed_radii, may_be_skipped, odd_compositions
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
 from results.store.logs import check_imported
 from results.store.records import RunRecord, TrainingRecord
@@ -29,6 +30,7 @@ from results.store.settings import (
     AnyTrial,
     CertifiedTrial,
     CertifySettings,
+    ComposedTrial,
     ImportedTrial,
     NativeTrial,
     beacon_seed,
@@ -178,8 +180,11 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
         if table[name].null_count:
             index = table["index"][pc.index(table[name].is_null(), True).as_py()].as_py()
             raise MergeError(f"{holder[index]}: image {index}: {name} is missing, which only imported logs lack")
+    for index, reason in odd_compositions(table, settings):
+        raise MergeError(f"{holder[index]}: image {index}: {reason}")
     lists = ("selection_counts", "counts")
-    column = {name: table[name].to_numpy() for name in table.column_names if name not in (*lists, "soft_weights")}
+    listed = (*lists, *SELECTOR_LISTS, "soft_weights")
+    column = {name: table[name].to_numpy() for name in table.column_names if name not in listed}
     refuse = partial(_refuse, holder, column)
     certify = settings.certify
     _check_asked_for(refuse, column, certify)
@@ -192,7 +197,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     status, n = column["status"], column["n"]
     misclassified = status == "misclassified"
     refuse(~np.isin(status, ("certified", "abstained", "misclassified")), "its status is unknown")
-    skipped = certify.skip_misclassified & (column["selected"] != column["label"])
+    skipped = may_be_skipped(table, settings) & (column["selected"] != column["label"])
     refuse(
         misclassified != skipped, "misclassified must be where the selected class is not the label, if that is skipped"
     )
@@ -202,7 +207,7 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(selection.sum(axis=1) != column["n0"], "the counts of the selection do not sum to n0")
     refuse(selection.argmax(axis=1) != column["selected"], "selected is not the most frequent class of the selection")
     # Not whichever of the sizes looks best once the samples are drawn: the bound would not hold at alpha.
-    planned = samples_to_draw(selection, certify)
+    planned = samples_to_draw(selection, settings.bound)
     anytime = certify.estimator == "anytime"  # whose bound holds wherever it was stopped
     refuse(
         (status == "certified") & (n != planned) & (not anytime),
@@ -213,22 +218,13 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     refuse(counts.sum(axis=1) != n, "the counts do not sum to n")
     top = counts[np.arange(len(counts)), column["selected"]]
     refuse(top != column["count_top"], "count_top is not the count of the selected class")
-    drawn = np.maximum(n, 1)
-    limit = largest_radius(drawn, column["alpha"], column["sigma"])
-    refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
-    pixels = column["lattice_pixels"].astype(np.float64)
-    refuse(np.isfinite(pixels) != (certify.arithmetic == "sound"), f"its arithmetic is not {certify.arithmetic}")
-    bound = _lower_bounds(top, drawn, selection.max(axis=1), certify)
-    p_lower, radius = debited(bound, column["sigma"], pixels)
-    refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
-    refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
-    certified = is_certified(column["p_lower"], column["radius"], pixels)
-    refuse(certified != (status == "certified"), "its status does not follow from p_lower")
+    bound = _lower_bounds(top, np.maximum(n, 1), selection.max(axis=1), settings.bound)
+    certified = _check_radii(refuse, table, column, bound, settings)
     refuse(
         ~np.isclose(column["radius_two_sided"], two_sided_radii(counts, column, planned), 1e-9, 1e-12, equal_nan=True),
         "radius_two_sided does not follow from counts",
     )
-    hope = lower_confidence_bound(top + planned - n, planned, column["alpha"]) >= 0.5
+    hope = lower_confidence_bound(top + planned - n, planned, settings.bound.alpha) >= 0.5
     refuse(
         (status == "abstained") & (n < planned) & hope & (not anytime),
         "its estimation stopped before abstention was certain",
@@ -278,6 +274,36 @@ def _lower_bounds(
     return lower_confidence_bound(top, drawn, certify.alpha)
 
 
+def _check_radii(
+    refuse: Callable[..., None],
+    table: pa.Table,
+    column: Mapping[str, NDArray[Any]],
+    bound: NDArray[np.float64],
+    settings: CertifiedTrial,
+) -> NDArray[np.bool_]:
+    """Whether each row is certified; radii and status are those that follow from counts, and from the `bound` on the
+    probability that they give."""
+    is_composed = isinstance(settings, ComposedTrial)
+    # Of the classifier that was selected, where it is composed.
+    sigma, level = column["sigma_input" if is_composed else "sigma"], settings.bound.alpha
+    drawn, pixels = np.maximum(column["n"], 1), column["lattice_pixels"].astype(np.float64)
+    limit = largest_radius(drawn, level, sigma)
+    refuse(column["radius"] > limit * (1 + 1e-9), "the radius is above its limit σ Φ⁻¹(alpha^(1/n))")
+    arithmetic = settings.certify.arithmetic
+    refuse(np.isfinite(pixels) != (arithmetic == "sound"), f"its arithmetic is not {arithmetic}")
+    p_lower, radius = debited(bound, sigma, pixels)
+    refuse(~np.isclose(column["p_lower"], p_lower, rtol=1e-9, atol=0), "p_lower does not follow from counts")
+    certified = is_certified(column["p_lower"], radius, pixels)
+    if is_composed:
+        refuse(~np.isclose(column["classifier_radius"], radius, 1e-9, 1e-12), "classifier_radius does not follow")
+        kept, radius, certified = composed_radii(table, settings.certify.alpha)
+        own = column["selector_radius"].astype(np.float64)
+        refuse(~np.isclose(own, kept, 1e-9, 1e-12, equal_nan=True), "selector_radius does not follow from counts")
+    refuse(~np.isclose(column["radius"], radius, rtol=1e-9, atol=1e-12), "radius does not follow from p_lower")
+    refuse(certified != (column["status"] == "certified"), "its status does not follow from p_lower")
+    return certified
+
+
 def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
     """The samples that an estimation was to draw, whatever they answered; at most, where it is stopped by that.
 
@@ -294,9 +320,10 @@ def two_sided_radii(
     counts: NDArray[np.int64], column: Mapping[str, NDArray[Any]], planned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """`debited_two_sided` of rows; NaN where an estimation was not made, or ended before the planned samples, or might
-    have (anytime): the bounds are for a number of samples that does not depend on their answers."""
+    have (anytime): the bounds are for a number of samples that does not depend on their answers; also of composed
+    classifiers."""
     found = np.full(len(counts), np.nan)
-    whole = (column["n"] == planned) & (planned > 0) & (column["estimator"] != "anytime")
+    whole = (column["n"] == planned) & (planned > 0) & (column["estimator"] != "anytime") & (column["sigma"] > 0)
     if whole.any():
         names = ("selected", "alpha", "sigma", "lattice_pixels")
         selected, alpha, sigma, pixels = (column[name][whole] for name in names)

@@ -118,8 +118,10 @@ class TrainingRecord(FileRecord):
     torch_version: str
     source: str | None = None
     """What finds an external model again; an imported log's name."""
+    sources: list[str] = []
+    """Of the parts of a composed classifier, each as `source` is of an external model."""
     answers: list[list[float]] | None = None
-    """Of an external model to fixed images (`bench.certify.examine`)."""
+    """Of an external model, or of the parts of a composed one, to fixed images (`bench.certify.examine`)."""
 
 
 class WorkerRecord(Record):

@@ -16,6 +16,7 @@ from pydantic import Field
 from results.errors import StoreError
 from results.printable import shortened
 from results.store.record import Record
+from results.store.settings import Composition
 
 Natural = Annotated[int, Field(ge=0, le=2**53)]
 Amount = Annotated[float, Field(ge=0, le=1e300)]
@@ -34,7 +35,7 @@ class CertificateRow(Record):
     method: str
     """Row of the tables: a method, or a variant that the grid names."""
     sigma: Sigma
-    """Standard deviation of the noise, in [0, 1] pixel units."""
+    """Standard deviation of the noise, in [0, 1] pixel units; 0: every image has its own, `sigma_input`."""
     seed: Natural
     dataset: str
     split: str
@@ -81,9 +82,10 @@ class CertificateRow(Record):
     """The softmax of `selected` among the n samples: 2²⁰ for each, on the two of `results.bounds.soft.EDGES` that it
     lies between; null as `radius_soft`."""
     base_clean: Natural | None = None
-    """The class that the base classifier gives the image itself; null: imported."""
+    """The class that the base classifier gives the image itself; null: imported, or composed, which has no one base
+    classifier."""
     base_noisy: Natural | None = None
-    """The class that it gives one noise sample of the image, which is none of the n0 and n; null: imported."""
+    """The class that it gives one noise sample of the image, which is none of the n0 and n; null: as `base_clean`."""
     seconds: Amount
     joules: Amount | None = None
     """Of the whole accelerator, by its driver's counter; null: not reported."""
@@ -103,6 +105,24 @@ class CertificateRow(Record):
     the beacon where `certify.beacon` is given (`results.store.settings.beacon_seed`)."""
     torch_version: str
     checkpoint_sha256: str
+    composition: Composition | None = None
+    """How the classifier is composed of others (`results.bounds.composition`); null: it is not, and neither is what
+    follows."""
+    alpha_shares: Natural | None = None
+    """Bounds that share alpha equally: each, p_lower among them, holds at confidence 1 − alpha / alpha_shares."""
+    sigma_input: Sigma | None = None
+    """σ of the classifier that was selected for this image; selected, counts, n and p_lower are of it."""
+    classifier_radius: Amount | None = None
+    """Within it the answer of that classifier stays; 0: not certified."""
+    selector_sigmas: list[Sigma] | None = None
+    """σ of the selector; multi-scale: of each scale that was passed, in order."""
+    selector_selection_counts: list[Natural] | None = None
+    """Of the selector's n0 samples, one per classifier; multi-scale: of each scale that was passed, one per class."""
+    selector_counts: list[Natural] | None = None
+    """Of the selector's n samples, likewise."""
+    selector_radius: Amount | None = None
+    """Within it the same classifier is selected; 0: not certified; null: it is the first scale, which always answers
+    first. `radius` is the smaller of both."""
 
 
 class TrialRow(Record):
@@ -118,6 +138,7 @@ class TrialRow(Record):
     colour_group: str | None = None
     """Rows of one have one colour in figures; null: a colour of its own."""
     sigma: Sigma
+    """0: every image has its own."""
     seed: Natural
     dataset: str
     classes: list[str] | None = None

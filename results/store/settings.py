@@ -1,7 +1,8 @@
 """The settings of a trial, as trial.json keeps them. They decide its identity: a changed setting is a new trial.
 
-A trial is native (trained and certified here), external (somebody else's model, certified here), or imported (another
-program's certification log). Resources (workers, GPUs, shard size) are no settings.
+A trial is native (trained and certified here), external (somebody else's model, certified here), composed (of several
+models, certified here), or imported (another program's certification log). Resources (workers, GPUs, shard size) are no
+settings.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from results.bounds import ALPHA, N0, N
+from results.bounds import ALPHA, N0, N, shares
 from results.errors import StoreError
-from results.printable import shortened
+from results.printable import PER_INPUT, shortened
 from results.store.folder import AnyPath, read_json
 from results.store.record import FileRecord, Record, digest_of, validated
 
@@ -29,6 +30,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["fixed", "two-stage", "anytime"]
 Arithmetic = Literal["float", "sound"]
+Composition = Literal["dual", "multi-scale"]
 Option = bool | int | float | str
 
 
@@ -138,7 +140,8 @@ class TrialSettings(FileRecord):
     @cached_property
     def trial_id(self) -> str:
         """Readable prefix and hash of all settings."""
-        return f"{self.name}-sigma{self.sigma:g}-seed{self.seed}-{short_digest(self._identity(without=set()))}"
+        noise = f"sigma{self.sigma:g}" if self.sigma else "per-input"
+        return f"{self.name}-{noise}-seed{self.seed}-{short_digest(self._identity(without=set()))}"
 
     def _identity(self, without: set[str]) -> dict[str, object]:
         """The settings that make a trial what it is, without those named."""
@@ -158,6 +161,11 @@ class CertifiedTrial(TrialSettings):
     data: str = "synthetic"
     """The name of a data set, or a folder; not part of the identity, for it may move."""
     certify: CertifySettings = CertifySettings()
+
+    @property
+    def bound(self) -> CertifySettings:
+        """`certify`, with the alpha of one bound where several share it."""
+        return self.certify
 
     def noise_seed(self, weights: str) -> int:
         """Seed of the certification noise, from 0 to 2⁴⁸ − 1.
@@ -214,6 +222,54 @@ class ExternalTrial(CertifiedTrial):
     """SHA-256 of its parameters and buffers."""
 
 
+class PartSettings(Record):
+    """A smoothed classifier that others are composed of."""
+
+    model: str
+    """As `ExternalTrial` has it."""
+    sigma: Sigma
+    weights: str
+
+
+class ComposedTrial(CertifiedTrial):
+    """A classifier composed of smoothed ones (`results.bounds.composition`), so that every image has its own σ."""
+
+    kind: Literal["composed"] = "composed"
+    sigma: Annotated[float, Field(ge=PER_INPUT, le=PER_INPUT)] = PER_INPUT
+    composition: Composition
+    parts: Annotated[list[PartSettings], Field(min_length=2, max_length=8)]
+    """dual: the selector, then the classifiers in the order of its logits; multi-scale: the scales, in the order in
+    which they are asked."""
+
+    @model_validator(mode="after")
+    def _something_can_be_composed(self) -> Self:
+        if self.composition == "dual" and len(self.parts) < 3:
+            raise ValueError("a selector selects among at least two classifiers")
+        if (message := not_composed(self.certify)) is not None:
+            raise ValueError(message)
+        try:
+            CertifySettings.model_validate(self.bound.model_dump())
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"alpha is shared by {self.alpha_shares} bounds: {message}") from None
+        return self
+
+    @property
+    def alpha_shares(self) -> int:
+        """Bounds that share alpha."""
+        return shares(self.composition, len(self.parts))
+
+    @property
+    def bound(self) -> CertifySettings:
+        """`certify`, with the alpha of one bound."""
+        return self.certify.model_copy(update={"alpha": self.certify.alpha / self.alpha_shares})
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of those of the parts."""
+        return hashlib.sha256("\n".join(part.weights for part in self.parts).encode()).hexdigest()
+
+
 class ImportedTrial(TrialSettings):
     """Another program's certification log, with what is stated of it."""
 
@@ -230,8 +286,13 @@ class ImportedTrial(TrialSettings):
         return super()._identity({*without, "certify"}) | self.certify.model_dump(include={"n", "n0", "alpha"})
 
 
-AnyTrial = NativeTrial | ExternalTrial | ImportedTrial
-KINDS: dict[object, type[AnyTrial]] = {"native": NativeTrial, "external": ExternalTrial, "imported": ImportedTrial}
+AnyTrial = NativeTrial | ExternalTrial | ComposedTrial | ImportedTrial
+KINDS: dict[object, type[AnyTrial]] = {
+    "native": NativeTrial,
+    "external": ExternalTrial,
+    "composed": ComposedTrial,
+    "imported": ImportedTrial,
+}
 
 
 def read_trial_settings(path: AnyPath) -> AnyTrial:
@@ -246,6 +307,15 @@ def read_trial_settings(path: AnyPath) -> AnyTrial:
     if not isinstance(kind, str) or kind not in KINDS:
         raise StoreError(f"{path}: kind = {shortened(kind)}: must be {', '.join(map(str, KINDS))}")
     return validated(KINDS[kind], values, path)
+
+
+def not_composed(certify: CertifySettings) -> str | None:
+    """Why composed classifiers are not certified so; None: they are."""
+    if certify.estimator == "anytime":
+        return "estimator = anytime: must be fixed or two-stage for a composed classifier"
+    if certify.soft:
+        return "soft = true: a composed classifier has no expected softmax"
+    return None
 
 
 def beacon_seed(weights: str, beacon: str) -> int:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from results.analysis.statistics import acr_interval
 from results.analysis.sweeps import Sweep
+from results.printable import named_sigma
 from results.report.figures.style import COLOURS, DASHES, MARKERS, legend_below, panels, styled
 
 SYMBOLS = {
@@ -52,12 +53,12 @@ def figure_sensitivity(sweeps: list[Sweep]) -> Figure:
         for panel, ((method, option), own) in zip(axes, shown.items(), strict=True):
             for sweep in own:
                 place = sigmas.index(sweep.sigma)
-                entries[f"σ = {sweep.sigma:g}"] = _draw(panel, sweep, place)
+                entries[named_sigma(sweep.sigma)] = _draw(panel, sweep, place)
             symbol = OTHER_SYMBOLS.get((method, option), SYMBOLS.get(option, ""))
             panel.set(title=method, xlabel=f"{option} ({symbol})" if symbol else option, ylabel="ACR")
             panel.set_ylim(bottom=0)
             _place_ticks(panel, {value for sweep in own for value, _ in sweep.rows})
-        ordered = {name: entries[name] for name in (f"σ = {sigma:g}" for sigma in sigmas)}
+        ordered = {name: entries[name] for name in (named_sigma(sigma) for sigma in sigmas)}
         legend_below(figure, ordered, NOTE)
     return figure
 

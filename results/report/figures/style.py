@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from results.analysis import published
+from results.printable import named_sigma
 from results.store.folder import AnyPath, write_whole
 from results.store.run import Run
 
@@ -149,7 +150,7 @@ def panels_by_sigma(title: str, sigmas: Iterable[float]) -> tuple[Figure, dict[f
     values = sorted(set(sigmas))
     figure, axes = panels(title, len(values))
     for sigma, panel in zip(values, axes, strict=True):
-        panel.set_title(f"σ = {sigma:g}")
+        panel.set_title(named_sigma(sigma))
     return figure, dict(zip(values, axes, strict=True))
 
 

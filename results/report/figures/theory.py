@@ -99,7 +99,7 @@ def figure_principal_variances(run: Run) -> Figure:
     variances = spectrum["variance"].to_numpy()
     with styled():
         title = "Variance of the training images along their principal components"
-        figure, axes = panels_by_sigma(title, run.trials["sigma"])
+        figure, axes = panels_by_sigma(title, filter(None, run.trials["sigma"]))  # not where it is per input
         for sigma, panel in axes.items():
             _draw_spectrum(panel, variances, sigma)
         dataset, images = spectrum["dataset"].iloc[0], int(spectrum["images"].iloc[0])

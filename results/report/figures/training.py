@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from results.analysis.groups import Group, certified_groups
 from results.analysis.metrics import worker_hours
+from results.printable import named_sigma
 from results.report.figures.style import THIN, legend_below, looks, panels, panels_by_sigma, plain_log_ticks, styled
 from results.store.run import Run
 
@@ -105,7 +106,7 @@ def figure_gradient_by_epoch(run: Run) -> Figure:
                     how = {**look[method].points, **look[method].line, "markevery": max(1, len(mean) // 8)}
                     [line] = panel.plot(mean.index, mean, **how)
                     entries.setdefault(titles.get(method, method), line)
-            panel.set(title=f"σ = {sigma:g}", xlabel="epoch", ylabel=quantities[name])
+            panel.set(title=named_sigma(sigma), xlabel="epoch", ylabel=quantities[name])
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for panel in axes[1::2]:
             _fit_sizes(panel)
@@ -144,7 +145,7 @@ def figure_cost(run: Run) -> Figure:
                 panel.plot(hours, value, **shape, fillstyle=fills[group.sigma])
             entries.setdefault(group.title, Line2D([], [], **shape))
         for sigma, fill in fills.items():
-            entries[f"σ = {sigma:g}"] = Line2D([], [], color="grey", marker="o", linestyle="none", fillstyle=fill)
+            entries[named_sigma(sigma)] = Line2D([], [], color="grey", marker="o", linestyle="none", fillstyle=fill)
         unit = "accelerator-hours" if accelerated else "worker-hours"
         for panel, name in zip(axes, ("ACR", "certified accuracy at radius 0 (%)"), strict=True):
             panel.set(xscale="log", xlabel=f"{unit} of training and certification", ylabel=name)

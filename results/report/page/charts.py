@@ -16,6 +16,7 @@ from results.analysis.envelope import Envelope, envelopes
 from results.analysis.groups import Group
 from results.analysis.metrics import average_certified_radius, certified_accuracies, label_probabilities, worker_hours
 from results.analysis.statistics import simultaneous_band
+from results.printable import named_sigma
 from results.report.caption import not_comparable
 from results.report.figures.steps import Floats
 from results.report.figures.style import Dash, looks
@@ -157,11 +158,11 @@ def _cost(groups: list[Group]) -> CostPanel:
             rows = group.certificates[group.certificates["trial_id"].isin(trained["trial_id"])]
             acr = np.mean([average_certified_radius(own) for _, own in rows.groupby("trial_id")])
             points.append({"method": group.method, "x": float(f"{hours:.3g}"), "y": round(float(acr), 3)})
-    return {"title": f"σ = {groups[0].sigma:g}", "points": points}
+    return {"title": named_sigma(groups[0].sigma), "points": points}
 
 
 def _panel(sigma: float, start: float, step: float, lines: list[Line]) -> Panel:
-    return {"title": f"σ = {sigma:g}", "start": start, "step": step, "lines": lines}
+    return {"title": named_sigma(sigma), "start": start, "step": step, "lines": lines}
 
 
 def _percent(shares: Floats) -> list[float | None]:

@@ -20,7 +20,7 @@ function buildProgress({ progress }) {
         html("caption", { class: "unseen" }, "How far each trial is"),
         html("thead", {}, html("tr", {}, columns.map((name) => html("th", { scope: "col" }, name)))),
         html("tbody", {}, trials.map((trial) => html("tr", { "data-stage": trial.stage },
-          html("td", {}, String(trial.sigma)), html("th", { scope: "row" }, trial.title), html("td", {}, trial.stage),
+          html("td", {}, trial.sigma ? String(trial.sigma) : "per input"), html("th", { scope: "row" }, trial.title), html("td", {}, trial.stage),
           ...[trial.epochs, trial.images, trial.left].map((text) => html("td", { class: "number" }, text)))))))]
       : said.map((sentence) => html("p", {}, sentence))));
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from results.analysis.groups import Group
+from results.printable import named_sigma, sigma_text
 from results.report.caption import distinct
 from results.report.page.content import Block, Differing, GridContent, Settings
 from results.report.page.toml import to_toml
@@ -134,14 +135,14 @@ def _whose(own: list[Trial], trials: list[Trial]) -> str:
     """The trials in few words: all of a σ, all of a method, or one by one."""
     rest = [trial for trial in trials if trial not in own]
     if not {sigma for _, sigma, _ in own} & {sigma for _, sigma, _ in rest}:
-        return f"all with σ = {' or '.join(f'{sigma:g}' for sigma in sorted({sigma for _, sigma, _ in own}))}"
+        return f"all with σ = {' or '.join(sigma_text(sigma) for sigma in sorted({sigma for _, sigma, _ in own}))}"
     titles, cells = {title for title, _, _ in rest}, {(title, sigma) for title, sigma, _ in rest}
     names = []
     for title, sigma, seed in own:
         if title not in titles:
             names.append(title)
         elif (title, sigma) not in cells:
-            names.append(f"{title} (σ = {sigma:g})")
+            names.append(f"{title} ({named_sigma(sigma)})")
         else:
-            names.append(f"{title} (σ = {sigma:g}, seed {seed})")
+            names.append(f"{title} ({named_sigma(sigma)}, seed {seed})")
     return ", ".join(dict.fromkeys(names))

@@ -10,7 +10,7 @@ function verdicts(dataset, image) {
       const trials = dataset.trials.filter((trial) => trial.sigma === sigma);
       const largest = Math.max(...trials.map((trial) => trial.largest));
       return html("tbody", {},
-        html("tr", { class: "group" }, html("th", { scope: "rowgroup", colspan: headings.length }, `σ = ${sigma}`)),
+        html("tr", { class: "group" }, html("th", { scope: "rowgroup", colspan: headings.length }, sigma ? `σ = ${sigma}` : "σ per input")),
         trials.map((trial) => verdict(trial, image, dataset.label[image], largest, name)));
     }));
 }

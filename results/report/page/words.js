@@ -8,7 +8,7 @@ function buildSummary({ summary: { verdict, facts, best, caption } }) {
     verdict.length ? html("p", { class: "verdict" }, verdict.join(" ")) : "",
     best.length
       ? html("ul", { class: "winners" }, best.map((row) => html("li", {},
-        html("span", { class: "where" }, `Largest ACR at σ = ${row.sigma}`),
+        html("span", { class: "where" }, `Largest ACR at ${row.sigma}`),
         html("span", { class: "figure" }, row.acr),
         html("span", {}, row.interval ? `${row.title} [${row.interval}]` : row.title))))
       : "",

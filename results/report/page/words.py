@@ -7,6 +7,7 @@ import math
 from results.analysis.base import suspicions
 from results.analysis.comparison import Lead, leads
 from results.analysis.groups import Group
+from results.printable import named_sigma, sigma_text
 from results.report import formats
 from results.report.caption import caption, distinct
 from results.report.page.content import Best, Cell, Summary, TableContent
@@ -57,7 +58,7 @@ def verdict(found: list[Lead]) -> list[str]:
     training = "means over the training seeds, whose spread is not in it"
     if all(len(group.trials) == 1 for lead in told for group in (lead.best, lead.next) if group is not None):
         training = "each was trained once, and another training seed may decide otherwise"
-    chances = ", and at ".join(f"σ = {lead.sigma:g} that is {_chance(lead)}" for lead in told)
+    chances = ", and at ".join(f"{named_sigma(lead.sigma)} that is {_chance(lead)}" for lead in told)
     return [
         first,
         f"At {chances}: paired permutation tests on {images} test images, corrected for all pairs of methods; "
@@ -66,7 +67,7 @@ def verdict(found: list[Lead]) -> list[str]:
 
 
 def _ahead(lead: Lead) -> str:
-    at, title = f"σ = {lead.sigma:g}", lead.best.title
+    at, title = named_sigma(lead.sigma), lead.best.title
     if lead.next is None:
         return f"{at} {title} is alone, with ACR {lead.acr:.3f}"
     interval = ""
@@ -98,7 +99,7 @@ def summary(run: Run, groups: list[Group], tables: list[ResultTable]) -> Summary
         "Data": distinct(trials["dataset"]),
         "Network": distinct(trials["model"]),
         "Methods": str(trials["method"].nunique()),
-        "σ": ", ".join(f"{sigma:g}" for sigma in sorted(trials["sigma"].unique())),
+        "σ": ", ".join(sigma_text(sigma) for sigma in sorted(trials["sigma"].unique())),
         "Test images": distinct(trials["images"]),
         "Noise samples n": distinct(trials["n"]),
         "alpha": distinct(trials["alpha"]),
@@ -182,7 +183,7 @@ def _best(tables: list[ResultTable]) -> list[Best]:
             best[row.sigma] = row
     return [
         {
-            "sigma": f"{sigma:g}",
+            "sigma": named_sigma(sigma),
             "title": row.title,
             "acr": formats.number(row.measured["acr"], column),
             "interval": formats.interval(row, column),

@@ -123,6 +123,20 @@ def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) 
         assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_compiled_networks_of_the_same_layers_are_asked_by_turns(shared: bool) -> None:
+    """Each answers with its own weights, whether or not the second had the compiler forget the first."""
+    engines = [Engine(trained("tiny", seed), CPU, "fp32") for seed in (0, 1)]
+    if shared:
+        engines[1].share_compiler()
+    batch = torch.rand(engines[0].batch(SHAPE), *SHAPE).contiguous(memory_format=torch.channels_last)
+    pairs = [(engine.classifier(SHAPE, 1)[0], engine.classifier(SHAPE, COMPILE_FROM)[0]) for engine in engines]
+    with torch.inference_mode():
+        for eager, fast in [*pairs, *pairs]:
+            expected = eager(batch)
+            assert torch.allclose(fast(batch), expected, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_without_a_compiler_it_says_so_once_and_runs_eagerly(caplog: pytest.LogCaptureFixture) -> None:
     from torch._inductor import config as inductor  # takes a second to import, also where files are only collected
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.audit.independent import audit
 from bench.audit.verify import verify_run
 from bench.certify.lattice import LatticeSamples, on_lattice, thresholds
-from bench.certify.smoothing import Smoothed, _check_tails
+from bench.certify.smoothing import Smoothed, check_tails
 from bench.machine.randomness import Role
 from bench.runner.single import run_single
 from results.bounds.lattice import STEPS, H, debited, distance, lattice_debit, most_steps
@@ -94,10 +94,10 @@ def test_a_bound_so_near_1_that_the_cut_tails_count_is_refused() -> None:
     with pytest.raises(BenchError, match=r"n = 50000000 with alpha = 0\.001: certifies probabilities so near 1"):
         smoothed.certify(torch.zeros(1, 3, 32, 32), CertifySettings(n=50_000_000))
     for n in (100_000, 49_000_000):
-        _check_tails(PIXELS, CertifySettings(n=n))
-    _check_tails(3 * 224 * 224, CertifySettings(n=1_000_000))
+        check_tails(PIXELS, CertifySettings(n=n))
+    check_tails(3 * 224 * 224, CertifySettings(n=1_000_000))
     with pytest.raises(BenchError, match="150528 numbers"):
-        _check_tails(3 * 224 * 224, CertifySettings(n=1_100_000))
+        check_tails(3 * 224 * 224, CertifySettings(n=1_100_000))
 
 
 def test_what_the_classifier_sees_is_a_function_of_the_lattice_point() -> None:

@@ -82,3 +82,24 @@ def test_the_share_that_may_be_wrong() -> None:
         wrong = round(share_that_may_be_wrong(checked, rows) * rows)
         missed = [np.prod([(rows - k - i) / (rows - i) for i in range(checked)]) for k in (wrong, wrong + 1)]
         assert missed[0] >= 0.05 > missed[1]
+
+
+def composed(composition: str, selector: list[int], counts: list[int], sigma: float) -> CertificateRow:
+    """A row with these counts of its selector, or of a scale that was passed, and of its classifier."""
+    more = {"composition": composition, "sigma_input": sigma, "selector_sigmas": [1.0]}
+    more |= {"selector_selection_counts": [count // 10 for count in selector], "selector_counts": selector}
+    return row(counts).model_copy(update=more)
+
+
+def test_parts_of_composed_rows_are_compared_each_with_its_own() -> None:
+    """A selector that chose otherwise by rounding may change all counts of the classifier, and nothing else may."""
+    stored = composed("dual", [500, 500], [900, 100], 0.25)
+    chosen = composed("dual", [500, 500], [100, 900], 0.5).model_copy(update={"selector_selection_counts": [49, 51]})
+    assert not disagreement(stored, chosen.model_copy(update={"selector_selection_counts": [49, 50]}), ALARM)
+    assert pooled([(stored, chosen)] * 50) == 1.0
+    forged = composed("dual", [900, 100], [900, 100], 0.25)
+    assert "samples are classified otherwise" in disagreement(stored, forged, ALARM)
+    for kind in ("dual", "multi-scale"):
+        same = composed(kind, [500, 500], [900, 100], 0.25)
+        assert not disagreement(same, same, ALARM)
+        assert disagreement(same, composed(kind, [500, 500], [800, 200], 0.25), ALARM)

@@ -129,6 +129,11 @@ def test_there_is_no_best_of_one_sigma_or_of_unlike_settings(run: Run, seeds: Ru
     assert "best_of_sigma" not in [table.name for table in tables_of(seeds)]
     trials = run.trials.assign(n=run.trials["n"].where(run.trials["sigma"] == 0.25, 1000))
     assert envelopes(certified_groups(replace(run, trials=trials))) == []
+    per_input = [
+        frame.assign(sigma=frame["sigma"].where(frame["sigma"] == 0.25, 0.0))
+        for frame in (run.trials, run.certificates)
+    ]
+    assert envelopes(certified_groups(replace(run, trials=per_input[0], certificates=per_input[1]))) == []
     wide = with_radii(run, {0.25: 0.5, 0.5: 3.2})
     further = [column.heading for column in table_envelope(wide).columns if not column.on_terminal]
     assert further == ["2.00", "2.50", "3.00"]

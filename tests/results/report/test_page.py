@@ -65,7 +65,7 @@ def random_run(images: int = 40, cells: tuple[Cell, ...] = CELLS, imported: tupl
     trials += [_trial(cell, names.get(cell[0], cell[0]), dataset, images) | dict.fromkeys(unknown) for cell in imported]
     description = RunRecord(trials=[], command=["bench", texts.get("command", "run")], versions={"torch": "2.11"})
     return Run(
-        pd.concat(certificates, ignore_index=True).assign(dataset=dataset)[CERTIFICATES.names],
+        pd.concat(certificates, ignore_index=True).assign(dataset=dataset).reindex(columns=CERTIFICATES.names),
         pd.DataFrame(trials).reindex(columns=TRIALS.names),
         pd.DataFrame(epochs, columns=EPOCHS.names),
         descriptions=(description,),

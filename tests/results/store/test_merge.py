@@ -128,6 +128,7 @@ def test_merge_takes_an_estimation_that_ended_when_abstention_was_certain(fake_r
         (lambda row: {"sigma": 2 * row["sigma"]}, "sigma is not the trial's"),
         (lambda row: {"seed": row["seed"] + 1}, "seed is not the trial's"),
         (lambda row: {"lattice_pixels": 3072}, "its arithmetic is not float"),
+        (lambda _row: {"sigma_input": 0.5}, "has sigma_input, and its trial is not composed"),
         (lambda row: {"estimator": "two-stage"}, "estimator is not the trial's fixed"),
         (lambda row: fewer(row, 1000, 990), "n is not the number of samples that its selection asks for"),
         (lambda row: fewer(row, 1400, 500), "its estimation stopped before abstention was certain"),
