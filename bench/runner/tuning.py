@@ -28,7 +28,6 @@ from bench.settings.grid import GridError
 from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin
 from bench.settings.registries import check_network
-from bench.settings.toml import grid_as_toml
 from bench.settings.trial import Trial
 from bench.settings.tuning import Space, TuneOptions, tuned_grid, with_options
 from results.store.description import RunError, add_trials, make_room
@@ -39,6 +38,7 @@ from results.store.records import DivergedRecord, GroupRecord, RunRecord, StateR
 from results.store.rows import SearchRow, table_of
 from results.store.schema import SEARCH, with_identity, write_table
 from results.store.settings import CertifySettings, Option
+from results.toml import to_toml
 
 if TYPE_CHECKING:
     from cluster import GroupSize, Job
@@ -278,7 +278,7 @@ def tune_grid(
             chosen: dict[str, dict[float, dict[str, Option]]] = {}
             for search in searches:
                 chosen.setdefault(search.trial.name, {})[search.trial.sigma] = search.chosen()
-            write_text(folder.tuned, _head(tune, searches) + grid_as_toml(tuned_grid(grid, chosen)))
+            write_text(folder.tuned, _head(tune, searches) + to_toml(tuned_grid(grid, chosen).model_dump()))
     return Tuned(folder, searches, failed)
 
 

@@ -12,10 +12,10 @@ from results.analysis.groups import Group
 from results.printable import named_sigma, sigma_text
 from results.report.caption import distinct
 from results.report.page.content import Block, Differing, GridContent, Settings
-from results.report.page.toml import to_toml
 from results.store.records import GroupRecord, RunRecord
 from results.store.run import Run
 from results.store.secrecy import placeless, without_place
+from results.toml import to_toml
 
 # They are how a trial is called on the page.
 _NAMES = ("name", "sigma", "seed")

@@ -27,7 +27,6 @@ from bench.runner.state import note, trial_task
 from bench.runner.tuning import Search, Tuned, searches_of, tune_grid
 from bench.settings.grid import GridError, load_grid
 from bench.settings.options import RunOptions
-from bench.settings.toml import grid_as_toml
 from bench.settings.trial import Trial
 from bench.settings.tuning import Space, TuneOptions
 from cluster import Job
@@ -35,6 +34,7 @@ from results.store.description import RunError, add_trials
 from results.store.folder import RunFolder, sha256_of
 from results.store.rows import SearchRow, check_values
 from results.store.schema import CERTIFICATES, SEARCH, read_table
+from results.toml import to_toml
 from tests.bench.data.test_held_out import sealed_parquet
 from tests.conftest import small_trial, write_fake_run
 
@@ -246,7 +246,7 @@ def test_a_grid_written_as_toml_is_the_same_grid(name: str, tmp_path: Path) -> N
     odd = grid.model_copy(update={"description": 'a "quoted" \\ line\n\x7f of Σ', "data": "/a folder/'x'"})
     for number, each in enumerate((grid, odd)):
         path = tmp_path / f"{number}.toml"
-        path.write_text(grid_as_toml(each), encoding="utf-8")
+        path.write_text(to_toml(each.model_dump()), encoding="utf-8")
         assert load_grid(str(path)) == each
 
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.settings.grid import SHIPPED, load_grid
-from results.report.page.toml import to_toml
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.records import RunRecord
 from results.store.secrecy import placeless
+from results.toml import to_toml
 from tests.conftest import here, small_trial, write_fake_run
 from tests.results.report.test_page import Parts
 
