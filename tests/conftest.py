@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -57,6 +58,13 @@ def _same_numbers_in_any_order() -> None:
     """What a test draws from torch's own generator must not depend on the tests before it in its process."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _commands_are_not_quiet_for_the_next_test() -> Iterator[None]:
+    """`--quiet` is of a process, which a command has for itself and tests share."""
+    yield
+    logging.getLogger("bench").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

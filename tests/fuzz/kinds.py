@@ -15,6 +15,7 @@ from tests.fuzz.odd import NUMBERS, TEXTS, mutate_bytes, mutate_tree, odd_value
 from tests.fuzz.workshop import Workshop
 
 NESTED = ("[", "{a=", '{"a":', "[[", "a.", "[a.")
+FLAGS = ("--help", "--json", "--full", "--fresh", "--soft", "--dry-run", "--places", "--yes", "--quiet")
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
 
 
@@ -128,10 +129,10 @@ def arguments(random: Random, shop: Workshop) -> list[str]:
     for _ in range(random.randrange(5)):
         option = random.choice(options) if options else "--help"
         line.append(option)
-        if random.random() < 0.9 and option not in ("--help", "--json", "--full", "--fresh"):
+        if random.random() < 0.9 and option not in FLAGS:
             line.append(_word(random, shop))
     for _ in range(random.choice((0, 1, 1, 1, 2))):
-        line.append(str(shop.run) if random.random() < 0.25 else _word(random, shop))  # most commands want a run
+        line.append(str(shop.run) if random.random() < 0.45 else _word(random, shop))  # most commands want a run
     if random.random() < 0.1:
         random.shuffle(line)
     return [word.replace("\0", "") for word in line]

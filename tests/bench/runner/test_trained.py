@@ -90,7 +90,7 @@ def test_rows_have_the_answers_of_the_base_classifier(trained: RunFolder) -> Non
     with torch.inference_mode():
         assert rows["base_clean"].tolist() == source.model.eval()(images).argmax(dim=1).tolist()
     right = [float((rows[name] == rows["label"]).mean()) for name in ("base_clean", "base_noisy")]
-    assert min(right) > 0.4
+    assert min(right) > 0.25  # of ten classes, on 30 images
     assert rows["base_noisy"].tolist() != rows["base_clean"].tolist()
 
 

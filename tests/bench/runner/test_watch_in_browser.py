@@ -51,7 +51,7 @@ def test_the_page_follows_the_run(browser: Browser, run: RunFolder) -> None:  # 
         page.get_by_text("3 of 4 trials done").wait_for()
         assert results.all_inner_texts() == ["Ours", "Gaussian", "Ours"]
         assert page.locator("path.line[data-method=gaussian]").count() == 0  # what was hidden stays so
-        assert page.locator("#curves path.line").count() == 4
+        assert page.locator("#curves path.line").count() == 5  # two curves, their distributions, the best of two σ
         assert page.locator(".toolbar").count() == 1
         assert page.evaluate("window.kept")  # it was not loaded again
         finish(run, 3)

@@ -176,7 +176,8 @@ def test_the_band_is_that_of_the_whole_curve(seeds: int) -> None:
     rows = run.certificates
     figure = figure_certified_accuracy(run)
     x, y = curve(rows["radius"].to_numpy(), rows["correct"].to_numpy())
-    [band] = figure.axes[0].collections
+    band, *of_seeds = figure.axes[0].collections
+    assert len(of_seeds) == (seeds > 1)
     corners = np.asarray(band.get_paths()[0].vertices)
     for ends in simultaneous_band(y, 60, seeds):
         for corner in zip(x, 100 * ends, strict=True):

@@ -346,7 +346,7 @@ def test_one_chart_stands_beside_another_where_there_is_one_sigma(browser: Brows
         assert abs(left - right) < 2
         assert below > top + 200
     with opened(browser, report, viewport={"width": 1280, "height": 800}) as page:
-        assert len({y for _, y in places(page, "curves")}) == 2  # σ beside σ, as before
+        assert len({y for _, y in places(page, "curves")}) == 3  # σ beside σ, and the best of both between
 
 
 def test_marks_of_another_setting_are_grey_and_say_why(browser: Browser, report: Path, tmp_path: Path) -> None:
