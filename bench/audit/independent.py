@@ -2,10 +2,11 @@
 
     python independent.py RUN        (or: bench audit RUN)
 
-It can be read in ten minutes and shares no code with what it checks. Bounds and radii are decided in interval
-arithmetic (Arb, by python-flint), whose roundings always go outwards, and so is the order of two numbers: a radius R
-with n samples of which k gave the class is accepted where P(Binomial(n, Φ(R/σ)) ≥ k) ≤ alpha certainly holds, and fails
-certainly for a radius larger by a part in a million: R is sound, and it is the one that the counts give.
+What every run has comes first and can be read in five minutes; nothing here is shared with what is checked. Bounds and
+radii are decided in interval arithmetic (Arb, by python-flint), whose roundings always go outwards, and so is the order
+of two numbers: a radius R with n samples of which k gave the class is accepted where P(Binomial(n, Φ(R/σ)) ≥ k) ≤ alpha
+certainly holds, and fails certainly for a radius larger by a part in a million: R is sound, and it is the one that the
+counts give.
 """
 
 from __future__ import annotations
@@ -192,52 +193,6 @@ def _to_draw(certify: dict[str, Any], row: Row) -> int:
     return _planned(max(row["selection_counts"]), row["n0"], certify["n"], certify["alpha"])
 
 
-def _design(certify: dict[str, Any], row: Row) -> Design:
-    """Of an anytime bound: what the selection says of the class's probability and of the samples needed, and n."""
-    if certify["estimator"] != "anytime":
-        return ()
-    count, n0 = max(row["selection_counts"]), row["n0"]
-    return (count + 0.5) / (n0 + 0.6), _planned(count, n0, certify["n"], certify["alpha"]), certify["n"]
-
-
-def _two_sided(certify: dict[str, Any], row: Row) -> Iterator[str]:
-    """σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at half of alpha, the others at half of it together; of a whole estimation."""
-    claimed = row["radius_two_sided"]
-    if (claimed is None) != (row["n"] != _to_draw(certify, row) or certify["estimator"] == "anytime"):
-        yield f"radius_two_sided = {claimed} after {row['n']} samples"
-    if claimed is None:
-        return
-    n, k, others = row["n"], row["count_top"], [*row["counts"]]
-    others.pop(row["selected"])
-    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
-    p_a = max(_lower(k, n, certify["alpha"] / 2) - distance, 0.0)
-    p_b = min(1 - _lower(n - max(others), n, certify["alpha"] / 2 / len(others)) + distance, 1 - p_a)
-    radius = 0.0
-    if p_a > p_b:
-        normal = NormalDist()
-        radius = max(row["sigma"] / 2 * (normal.inv_cdf(p_a) - normal.inv_cdf(p_b)) - debit, 0.0) if p_b else math.inf
-    if not radius * (1 - SLACK) - SLACK <= claimed <= radius * (1 + ROUNDING) + ROUNDING:
-        yield f"radius_two_sided {claimed} does not follow from counts {row['counts']}"
-
-
-def _soft(certify: dict[str, Any], row: Row) -> Iterator[str]:
-    """The expected softmax: its samples lie between edges, 2²⁰ of weight for each, and are bet on as at any time, with
-    eleven equal purses."""
-    claimed, weights = row["radius_soft"], row["soft_weights"]
-    if not (certify.get("soft") and row["n"]):
-        if (claimed, weights) != (None, None):
-            yield f"radius_soft = {claimed}, which was not asked for"
-        return
-    if claimed is None or len(weights) != len(EDGES) or min(weights) < 0 or sum(weights) != row["n"] * 2**20:
-        yield f"soft_weights are not of {row['n']} samples"
-        return
-    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
-    r, enough = (claimed + debit) / row["sigma"], 11 / certify["alpha"]
-    sound = not claimed or _wealth(weights, _phi(r, distance)) >= enough * (1 - ROUNDING)
-    if not sound or not _wealth(weights, _phi(r * (1 + SLACK) + SLACK, distance)) < enough:
-        yield f"radius_soft {claimed} does not follow from soft_weights"
-
-
 def _claim(certify: dict[str, Any], row: Row) -> Iterator[str]:
     radius, k, n = row["radius"], row["count_top"], row["n"]
     if row["correct"] != (row["predicted"] == row["label"]):
@@ -275,49 +230,10 @@ def _phi(x: float, more: float = 0.0) -> Any:
         return (1 + (arb(x) / arb(2).sqrt()).erf()) / 2 + more
 
 
-def _wealth(weights: list[int], m: Any) -> Any:
-    """Of who bets λ = 1, 1/2, … 1/1024 of a purse on samples (edges, with weights) being above m, as an interval."""
-    from flint import arb, ctx
-
-    with ctx.workprec(BITS):
-        bets = [arb(2.0**-place) for place in range(11)]
-        logs = [sum(w * (1 + bet * (e - m)).log() for w, e in zip(weights, EDGES, strict=True) if w) for bet in bets]
-        return sum((log / 2**20).exp() for log in logs)
-
-
-@cache
-def _lower(k: int, n: int, alpha: float) -> float:
-    """A p for which P(Binomial(n, p) ≥ k) ≤ alpha certainly holds, and within SLACK of its odds the largest."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    if k == 0:
-        return 0.0
-    p = float(proportion_confint(k, n, 2 * alpha, method="beta")[0])
-    more = 1 - (1 - p) * (1 - SLACK)
-    if not _tail(k, n, p) <= alpha * (1 + ROUNDING) or not _tail(k, n, more) > alpha:
-        raise AuditError(f"{p} is not the lower bound from {k} of {n} samples at {alpha:g}")
-    return p
-
-
 def _levels(p: Any, k: int, n: int, alpha: float, design: Design) -> list[Any]:
-    """The levels of the tests that exclude a probability of p or less after k of n samples, as intervals. One test: the
-    binomial tail. Anytime: a tenth of alpha is bet, λ = 1, 1/2, … 1/1024 of the wealth after each sample on its being
-    above p, and the wealth never reaches 1/level with a larger probability than that; the rest is for the tail at n and
-    at the samples needed, if the estimation ended there."""
-    from flint import arb, ctx
-
-    if not design:
-        return [_tail(k, n, p)]
-    share, planned, most = design
-    star = min(math.sqrt(-2 * math.log(alpha) / (share * (1 - share) * planned)), 1.0)
-    weights = [2.0 ** -abs(place + math.log2(star)) for place in range(11)]
-    with ctx.workprec(BITS):
-        bets = [(weight / sum(weights), arb(2.0**-place)) for place, weight in enumerate(weights)]
-        wealth = sum(weight * (1 + bet * (1 - p)) ** k * (1 - bet * p) ** (n - k) for weight, bet in bets)
-        levels = [10 / wealth]
-    if n in (planned, most):
-        levels.append(_tail(k, n, p) * len({planned, most}) / 0.9)
-    return levels
+    """The levels of the tests that exclude a probability of p or less after k of n samples, as intervals: of the
+    binomial tail, if there is no other design."""
+    return _anytime_levels(p, k, n, alpha, design) if design else [_tail(k, n, p)]
 
 
 @cache
@@ -333,30 +249,6 @@ def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0, de
     sound = any(level <= alpha * (1 + ROUNDING) for level in _levels(_phi(r, distance), k, n, alpha, design))
     more = _phi(r * (1 + SLACK) + SLACK, distance)
     return sound and all(level > alpha for level in _levels(more, k, n, alpha, design))
-
-
-def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:
-    """The sound mode, on a lattice of 1/(255 · 64): h √d / 2 off the radius, for images that are not on it; and the
-    noise's total variation, of 2 · ⌈9σ/h⌉ + 1 values with two roundings of 2⁻⁶⁴ each, and tails beyond 9 σ."""
-    if pixels is None:
-        return 0.0, 0.0
-    h = 1 / (255 * 64)
-    return h * math.sqrt(pixels) / 2, pixels * (
-        (2 * math.ceil(9 * sigma / h) + 1) * 2**-63 + math.erfc(9 / math.sqrt(2))
-    )
-
-
-@cache
-def _planned(count: int, n0: int, n: int, alpha: float) -> int:
-    """Two-stage: the fewest of n, n/2, … n/32 samples whose radius falls short of that of n by at most .03 σ times the
-    share saved, were the class as frequent as in the selection."""
-
-    def radius(size: int) -> float:
-        p = _lower(math.floor(count / n0 * size), size, alpha)
-        return NormalDist().inv_cdf(p) if p >= 0.5 else 0.0
-
-    sizes = [-(-n // 2**halving) for halving in range(6)]
-    return min(int(size) for size in sizes if radius(n) - radius(size) <= 0.03 * (1 - size / n))
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -388,7 +280,122 @@ def _mean(rows: list[Row], radius: float | None) -> float:
     return 100.0 * sum(bool(row["correct"] and row["radius"] >= radius) for row in rows) / len(rows)
 
 
-# --- composed classifiers, to be left out where a run has none ------------------------------------------------------
+# --- what not every run has: n of two stages, lattices, two-sided radii, bounds at any time, expected softmax --------
+
+
+@cache
+def _planned(count: int, n0: int, n: int, alpha: float) -> int:
+    """Two-stage: the fewest of n, n/2, … n/32 samples whose radius falls short of that of n by at most .03 σ times the
+    share saved, were the class as frequent as in the selection."""
+
+    def radius(size: int) -> float:
+        p = _lower(math.floor(count / n0 * size), size, alpha)
+        return NormalDist().inv_cdf(p) if p >= 0.5 else 0.0
+
+    sizes = [-(-n // 2**halving) for halving in range(6)]
+    return min(int(size) for size in sizes if radius(n) - radius(size) <= 0.03 * (1 - size / n))
+
+
+def _lattice(pixels: int | None, sigma: float) -> tuple[float, float]:
+    """The sound mode, on a lattice of 1/(255 · 64): h √d / 2 off the radius, for images that are not on it; and the
+    noise's total variation, of 2 · ⌈9σ/h⌉ + 1 values with two roundings of 2⁻⁶⁴ each, and tails beyond 9 σ."""
+    if pixels is None:
+        return 0.0, 0.0
+    h = 1 / (255 * 64)
+    return h * math.sqrt(pixels) / 2, pixels * (
+        (2 * math.ceil(9 * sigma / h) + 1) * 2**-63 + math.erfc(9 / math.sqrt(2))
+    )
+
+
+@cache
+def _lower(k: int, n: int, alpha: float) -> float:
+    """A p for which P(Binomial(n, p) ≥ k) ≤ alpha certainly holds, and within SLACK of its odds the largest."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    if k == 0:
+        return 0.0
+    p = float(proportion_confint(k, n, 2 * alpha, method="beta")[0])
+    more = 1 - (1 - p) * (1 - SLACK)
+    if not _tail(k, n, p) <= alpha * (1 + ROUNDING) or not _tail(k, n, more) > alpha:
+        raise AuditError(f"{p} is not the lower bound from {k} of {n} samples at {alpha:g}")
+    return p
+
+
+def _two_sided(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), p_A at half of alpha, the others at half of it together; of a whole estimation."""
+    claimed = row["radius_two_sided"]
+    if (claimed is None) != (row["n"] != _to_draw(certify, row) or certify["estimator"] == "anytime"):
+        yield f"radius_two_sided = {claimed} after {row['n']} samples"
+    if claimed is None:
+        return
+    n, k, others = row["n"], row["count_top"], [*row["counts"]]
+    others.pop(row["selected"])
+    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
+    p_a = max(_lower(k, n, certify["alpha"] / 2) - distance, 0.0)
+    p_b = min(1 - _lower(n - max(others), n, certify["alpha"] / 2 / len(others)) + distance, 1 - p_a)
+    radius = 0.0
+    if p_a > p_b:
+        normal = NormalDist()
+        radius = max(row["sigma"] / 2 * (normal.inv_cdf(p_a) - normal.inv_cdf(p_b)) - debit, 0.0) if p_b else math.inf
+    if not radius * (1 - SLACK) - SLACK <= claimed <= radius * (1 + ROUNDING) + ROUNDING:
+        yield f"radius_two_sided {claimed} does not follow from counts {row['counts']}"
+
+
+def _design(certify: dict[str, Any], row: Row) -> Design:
+    """Of an anytime bound: what the selection says of the class's probability and of the samples needed, and n."""
+    if certify["estimator"] != "anytime":
+        return ()
+    count, n0 = max(row["selection_counts"]), row["n0"]
+    return (count + 0.5) / (n0 + 0.6), _planned(count, n0, certify["n"], certify["alpha"]), certify["n"]
+
+
+def _anytime_levels(p: Any, k: int, n: int, alpha: float, design: tuple[float, int, int]) -> list[Any]:
+    """A tenth of alpha is bet, λ = 1, 1/2, … 1/1024 of the wealth after each sample on its being above p, and the
+    wealth never reaches 1/level with a larger probability than that; the rest is for the tail at n and at the samples
+    needed, if the estimation ended there."""
+    from flint import arb, ctx
+
+    share, planned, most = design
+    star = min(math.sqrt(-2 * math.log(alpha) / (share * (1 - share) * planned)), 1.0)
+    weights = [2.0 ** -abs(place + math.log2(star)) for place in range(11)]
+    with ctx.workprec(BITS):
+        bets = [(weight / sum(weights), arb(2.0**-place)) for place, weight in enumerate(weights)]
+        wealth = sum(weight * (1 + bet * (1 - p)) ** k * (1 - bet * p) ** (n - k) for weight, bet in bets)
+        levels = [10 / wealth]
+    if n in (planned, most):
+        levels.append(_tail(k, n, p) * len({planned, most}) / 0.9)
+    return levels
+
+
+def _soft(certify: dict[str, Any], row: Row) -> Iterator[str]:
+    """The expected softmax: its samples lie between edges, 2²⁰ of weight for each, and are bet on as at any time, with
+    eleven equal purses."""
+    claimed, weights = row["radius_soft"], row["soft_weights"]
+    if not (certify.get("soft") and row["n"]):
+        if (claimed, weights) != (None, None):
+            yield f"radius_soft = {claimed}, which was not asked for"
+        return
+    if claimed is None or len(weights) != len(EDGES) or min(weights) < 0 or sum(weights) != row["n"] * 2**20:
+        yield f"soft_weights are not of {row['n']} samples"
+        return
+    debit, distance = _lattice(row["lattice_pixels"], row["sigma"])
+    r, enough = (claimed + debit) / row["sigma"], 11 / certify["alpha"]
+    sound = not claimed or _wealth(weights, _phi(r, distance)) >= enough * (1 - ROUNDING)
+    if not sound or not _wealth(weights, _phi(r * (1 + SLACK) + SLACK, distance)) < enough:
+        yield f"radius_soft {claimed} does not follow from soft_weights"
+
+
+def _wealth(weights: list[int], m: Any) -> Any:
+    """Of who bets λ = 1, 1/2, … 1/1024 of a purse on samples (edges, with weights) being above m, as an interval."""
+    from flint import arb, ctx
+
+    with ctx.workprec(BITS):
+        bets = [arb(2.0**-place) for place in range(11)]
+        logs = [sum(w * (1 + bet * (e - m)).log() for w, e in zip(weights, EDGES, strict=True) if w) for bet in bets]
+        return sum((log / 2**20).exp() for log in logs)
+
+
+# --- composed classifiers -------------------------------------------------------------------------------------------
 
 
 def _composed(settings: dict[str, Any], row: Row) -> Iterator[str]:

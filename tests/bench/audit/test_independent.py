@@ -298,7 +298,6 @@ def test_it_shares_no_code() -> None:
             assert node.module is not None
             imported.add(node.module.split(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"pyarrow", "flint", "statsmodels"}
-    start = source.index("# --- composed classifiers")
-    section = source[start : source.index('if __name__ == "__main__"')]
-    assert len(source.splitlines()) - len(section.splitlines()) < 400  # ten minutes
-    assert len(section.splitlines()) < 112  # three more
+    first = source[: source.index("# --- what not every run has")]
+    assert len(first.splitlines()) < 295  # five minutes
+    assert len(source.splitlines()) < 510  # ten with all that some runs have
