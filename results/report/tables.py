@@ -607,11 +607,11 @@ def _false_sentences(groups: list[Group]) -> list[str]:
         {(len(rows), float(rows["alpha"].iloc[0])) for group in groups for rows in group.seeds}
     ):
         number = false_at_most(images, alpha)
+        share = f"{100 * number / images:.2g} point"
         sentences.append(
             f"A certificate is false with probability {alpha:g} at most: of {_grouped(images)}, no more than {number} "
-            f"with {CONFIDENCE:.0%} confidence, {100 * number / images:.2g} points of certified accuracy.".replace(
-                "%", "\u00a0%"
-            )
+            f"with {CONFIDENCE:.0%} confidence, {share if share == '1 point' else share + 's'} of certified "
+            "accuracy.".replace("%", "\u00a0%")
         )
     return sentences
 
