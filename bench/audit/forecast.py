@@ -385,9 +385,9 @@ class _Subject:
 
 
 def _rate(subject: _Subject, kind: str, seconds: float) -> float:
-    """Images per second. The first pass, of few images, warms up and tells how many a pass can have.
+    """Images per second. On a CPU the first pass, of few images, warms up and tells how many a pass can have.
 
-    On a CPU with one thread, of the processor's time: what others take of it does not count.
+    With one thread there, of the processor's time: what others take of it does not count.
     """
     work: Callable[[int], None] = getattr(subject, kind)
     count = subject.batch if kind == "certify" else 8

@@ -39,10 +39,12 @@ CPU_BYTES = 2 * 2**30
 number for all machines, since roundings depend on how many images are in a pass."""
 
 logger = logging.getLogger("bench")
+Classify = Callable[[Tensor], Tensor]
+"""From images (batch, …) to logits (batch, num_classes), float32."""
 
 
 class Engine:
-    """A model in evaluation mode on a device, in one precision; compiled where that pays. The given model is left as
+    """A model in evaluation mode on a device, in one precision; made fast where that pays. The given model is left as
     it is, unless it cannot be copied."""
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
@@ -95,7 +97,7 @@ class Engine:
         """From now on leave what is compiled of others, for they are used by turns."""
         self._shares_compiler = True
 
-    def classifier(self, shape: torch.Size, samples: int) -> tuple[Callable[[Tensor], Tensor], str]:
+    def classifier(self, shape: torch.Size, samples: int) -> tuple[Classify, str]:
         """The function from batches (`batch(shape)`, *shape) to float32 logits, and what runs it: "triton", "cudnn",
         "inductor" or "eager".
 
@@ -187,7 +189,7 @@ class Engine:
             except ValueError as error:
                 raise ModelError(f"the model run by {engine} no longer answers as it did: {error}") from error
 
-    def differentiable(self, shape: torch.Size, batch: int | None = None) -> Callable[[Tensor], Tensor]:
+    def differentiable(self, shape: torch.Size, batch: int | None = None) -> Classify:
         """As `classifier`, for batches of any length, in fp32, and with gradients for the images.
 
         Args:
@@ -221,7 +223,7 @@ class Engine:
                 network = moved(network, memory_format=torch.channels_last)
         return replace(plain, classify=_InPrecision(network, self.device.type, self.precision))
 
-    def _fitting(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> _Passes:
+    def _fitting(self, classify: Classify, shape: torch.Size) -> _Passes:
         """The model in the largest passes that work, on noise."""
         largest = size = min(self._passes or self._affordable(classify, shape), self.batch(shape))
         layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
@@ -242,7 +244,7 @@ class Engine:
                 raise ModelError(_cannot_take(shape, failure)) from failure
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
 
-    def _affordable(self, classify: Callable[[Tensor], Tensor], shape: torch.Size) -> int:
+    def _affordable(self, classify: Classify, shape: torch.Size) -> int:
         """Images of a pass for which memory suffices, as far as it can be told: an accelerator says so itself."""
         most = self.batch(shape)
         if self.device.type != "cpu":
@@ -294,14 +296,11 @@ class Engine:
         return torch.rand((count, *shape), generator=torch.Generator().manual_seed(0)).to(self.device)
 
 
-Classify = Callable[[Tensor], Tensor]
-
-
 @dataclass(frozen=True)
 class _Passes:
     """A classifier of batches of any length, in forward passes of one size; the last is filled up."""
 
-    classify: Callable[[Tensor], Tensor]
+    classify: Classify
     size: int
     channels_last: bool
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -155,6 +156,12 @@ class user_errors:  # noqa: N801  # reads as a statement
         cluster = sys.modules.get("cluster")
         if cluster and isinstance(error, cluster.ClusterError):
             raise UserError(str(error)) from error
+
+
+def refuse_unreadable_words() -> None:
+    """Raise UnicodeEncodeError for bytes in the command or the folder that the locale cannot read: Ray takes none."""
+    for word in (*sys.argv, str(Path.cwd())):
+        word.encode()
 
 
 def sentence_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -286,22 +286,30 @@ def _print_over_seeds(table: pd.DataFrame) -> None:
     for (_, first, second, seeds, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
-            accuracy = row["quantity"] == "accuracy"
-            digits, scale = (1, 100) if accuracy else (3, 1)
-            shown = [_decimal(row[key], digits, scale) for key in ("first_value", "second_value", "difference")]
-            interval = "–"
-            if row["lower"] == row["lower"]:
-                interval = ", ".join(_decimal(row[key], digits, scale) for key in ("lower", "upper"))
+            label, *shown, interval = _compared(row)
+            digits, scale = _digits_and_scale(row)
             spreads = (_decimal(row[key], digits + 1, scale) for key in ("sd_seed", "sd_image"))
             p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
             style = "bold" * (row["p_holm"] < 0.05)
-            label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
             shown_rows.append([Text(cell, style) for cell in (label, *shown, interval, *spreads, *p_values)])
         title = f"{named_sigma(rows['sigma'].iloc[0])}, over {seeds} seeds: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)
         console.print(Sheet(headings, shown_rows, gap=1), "")
+
+
+def _compared(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Of a line of `compare` or `compare_seeds`: what is compared, both values, their difference, and its interval."""
+    digits, scale = _digits_and_scale(row)
+    shown = [_decimal(row[key], digits, scale) for key in ("first_value", "second_value", "difference")]
+    ends = ", ".join(_decimal(row[key], digits, scale) for key in ("lower", "upper"))
+    label = f"% at {row['radius']:.2f}" if row["quantity"] == "accuracy" else "ACR"
+    return label, *shown, ends if row["lower"] == row["lower"] else "–"
+
+
+def _digits_and_scale(row: Mapping[Any, Any]) -> tuple[int, int]:
+    return (1, 100) if row["quantity"] == "accuracy" else (3, 1)
 
 
 def _decimal(value: float, digits: int, scale: int) -> str:
@@ -315,14 +323,9 @@ def _print_comparison(table: pd.DataFrame) -> None:
     for (_, seed, first, second, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
+            label, *shown, interval = _compared(row)
             accuracy = row["quantity"] == "accuracy"
-            digits, scale = (1, 100) if accuracy else (3, 1)
-            shown = [f"{scale * row[key]:.{digits}f}" for key in ("first_value", "second_value", "difference")]
-            interval = "–"
-            if row["lower"] == row["lower"]:
-                interval = f"{scale * row['lower']:.{digits}f}, {scale * row['upper']:.{digits}f}"
             only = [f"{row[key]:.0f}" if accuracy else "" for key in ("only_first", "only_second")]
-            label = f"% at {row['radius']:.2f}" if accuracy else "ACR"
             effect = f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"
             p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
             style = "bold" * (row["p_holm"] < 0.05)

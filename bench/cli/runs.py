@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +19,7 @@ from bench.cli.base import (
     merge_and_report,
     print_failures,
     print_report,
+    refuse_unreadable_words,
     user_errors,
 )
 from bench.cli.options import takes_run_options
@@ -54,8 +53,7 @@ def run(
     if quiet:
         logging.getLogger("bench").setLevel(logging.ERROR)
     with stopped_in_order(), user_errors():
-        for word in (*sys.argv, str(Path.cwd())):
-            word.encode()  # Ray takes no bytes that the locale cannot read
+        refuse_unreadable_words()
         options = RunOptions.of(**given)
         _ = options.opened  # what can be refused at once is, before anything is imported that takes long
         if dry_run:

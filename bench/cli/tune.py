@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from bench.cli.base import app, console, print_failures, user_errors
+from bench.cli.base import app, console, print_failures, refuse_unreadable_words, user_errors
 from bench.cli.options import takes_run_options
 from bench.cli.stopping import stopped_in_order
 from bench.settings.options import RunOptions
@@ -58,8 +56,7 @@ def tune(
         logging.getLogger("bench").setLevel(logging.ERROR)
     failed = False
     with stopped_in_order(), user_errors():
-        for word in (*sys.argv, str(Path.cwd())):
-            word.encode()  # Ray takes no bytes that the locale cannot read
+        refuse_unreadable_words()
         asked = TuneOptions.of(budget=budget, held_out=held_out, n=n, seed=seed, parallel=parallel)
         options = RunOptions.of(**given, **({"out": out} if out else {}))
         _ = options.opened  # what can be refused at once is, before torch is imported
