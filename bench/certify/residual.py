@@ -32,6 +32,8 @@ def in_kernels(model: nn.Module, shape: torch.Size, dtype: torch.dtype = torch.b
         return same.eval()
     if not isinstance(model, Classifier) or not isinstance(model.network, ResNet):
         raise UnknownNetworkError("it is not a ResNet of this program")
+    if model.network.patch:
+        raise UnknownNetworkError("its first convolution is not 3×3")
     return ResNetInKernels(model, shape, dtype).eval()
 
 

@@ -30,8 +30,8 @@ def build_model(
     """A classifier whose weights are drawn from torch's global random state.
 
     Args:
-        name: "resnet110" or any resnet{6n+2} (He et al. 2016, section 4.2), "tiny" for smoke runs, or a network that is
-            registered (`bench.register_network`).
+        name: "resnet110" or any resnet{6n+2} (He et al. 2016, section 4.2), "patches" and "tiny", which cost less, or
+            a network that is registered (`bench.register_network`).
         num_classes: number of logits.
         width: channels of the first stage; the second and third have two and four times as many.
         normalisation: of the pixels; the network takes images of as many channels as it is for.

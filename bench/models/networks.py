@@ -38,11 +38,17 @@ def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH, chann
 
 
 class ResNet(nn.Module):
-    """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes."""
+    """The CIFAR ResNet of depth 6n+2: three stages of n basic blocks, 1×1 convolutions where the shape changes.
 
-    def __init__(self, blocks: int, width: int, num_classes: int, channels: int = CHANNELS) -> None:
+    Its first convolution is 3×3, or cuts the images into patches.
+    """
+
+    def __init__(
+        self, blocks: int, width: int, num_classes: int, channels: int = CHANNELS, patch: int | None = None
+    ) -> None:
         super().__init__()
-        self.stem = _conv_norm(channels, width, kernel=3, stride=1)
+        self.patch = patch
+        self.stem = _conv_norm(channels, width, kernel=patch or 3, stride=patch or 1)
         widths = [width, width, 2 * width, 4 * width]
         self.blocks = nn.Sequential(
             *(
@@ -103,6 +109,12 @@ class Tiny(nn.Module):
         return logits
 
 
+@register_network("patches")
+def patches(num_classes: int, width: int = DEFAULT_WIDTH, channels: int = CHANNELS) -> ResNet:
+    """ResNet-8 on patches of 4×4 pixels: at four times the width still trained faster, for models of minutes."""
+    return ResNet(blocks=1, width=width, num_classes=num_classes, channels=channels, patch=4)
+
+
 class Head(nn.Linear):
     """The last layer, in float32 also under autocast: in bf16 logits between 8 and 16 are 1/16 apart, and of classes
     that tie the first would be the answer."""
@@ -119,7 +131,8 @@ def _exact_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _conv_norm(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    padding = (kernel - stride + 1) // 2  # so that the stride alone decides the size
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 

@@ -24,7 +24,7 @@ CHANNELS = 3
 RESNET = r"resnet\d*"
 
 NETWORKS: Registry[Callable[..., Any]] = Registry(
-    "network", "bench.networks", ours={"tiny": "bench.models.networks"}, family=RESNET
+    "network", "bench.networks", ours=dict.fromkeys(("tiny", "patches"), "bench.models.networks"), family=RESNET
 )
 """Builders `(num_classes, width=16, channels=3) -> torch.nn.Module`, or classes of modules; and every resnet{6n+2}."""
 DATASETS: Registry[Callable[[Any], Any]] = Registry(

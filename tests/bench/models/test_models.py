@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bench.certify.engine import Engine, fold_batch_norm
+from bench.certify.residual import UnknownNetworkError, in_kernels
 from bench.certify.smoothing import Smoothed
 from bench.models.checkpoint import CheckpointError, restore_classifier
 from bench.models.classifier import MeanLogits, build_model, channels_of
@@ -36,6 +37,18 @@ def test_resnet_has_the_published_depth_and_size(name: str, convolutions: int, c
         assert parameters(model) == count
 
 
+def test_a_resnet_on_patches_is_the_resnet_but_for_its_first_convolution() -> None:
+    model, plain = (build_model(name, num_classes=10, width=32) for name in ("patches", "resnet8"))
+    assert parameters(model) - parameters(plain) == 32 * 3 * (4 * 4 - 3 * 3)
+    images = torch.rand(2, 3, 32, 32)
+    moved = images.roll(4, dims=3)  # by a patch: each is seen as before, in another place
+    stem = model.network.get_submodule("stem").eval()
+    assert stem(images).shape == (2, 32, 8, 8)
+    assert torch.allclose(stem(moved), stem(images).roll(1, dims=3), atol=1e-6)
+    with pytest.raises(UnknownNetworkError, match="not 3×3"):
+        in_kernels(model, torch.Size((3, 32, 32)), torch.bfloat16)
+
+
 def test_width_scales_every_stage() -> None:
     assert parameters(build_model("resnet20", num_classes=10, width=32)) == pytest.approx(4 * 272_474, rel=0.02)
 
@@ -47,7 +60,7 @@ def test_normalisation_is_the_first_layer() -> None:
     assert torch.equal(model(images), model.network((images - mean) / std))
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet8"])
+@pytest.mark.parametrize("name", ["tiny", "resnet8", "patches"])
 @pytest.mark.parametrize(
     "normalisation", [GREY, Normalisation((0.1307,), (0.3081,)), Normalisation((0.5,) * 3, (0.2,) * 3)]
 )
@@ -189,7 +202,7 @@ def test_a_network_that_is_none_is_refused() -> None:
     register_network("nothing")(lambda _: None)
     with pytest.raises(ValueError, match=r"'nothing': its builder must return a torch.nn.Module, gave NoneType"):
         build_model("nothing", num_classes=2)
-    with pytest.raises(ValueError, match="model = 'nothin': must be tiny, nothing or resnet followed by a depth 6n"):
+    with pytest.raises(ValueError, match="model = 'nothin': must be tiny, patches, nothing or resnet followed by a depth 6n"):
         check_network("nothin")
 
 
@@ -212,7 +225,7 @@ def test_unknown_models_are_refused(name: str) -> None:
         build_model(name, num_classes=10)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "tiny"])
+@pytest.mark.parametrize("name", ["resnet8", "tiny", "patches"])
 def test_the_head_is_in_float32_whatever_the_rest_is_in(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, num_classes=10, width=4).eval()
