@@ -104,6 +104,7 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
     cores = usable_cores()
     together = torch.cuda.device_count() if device.type == "cuda" else workers or min(2, cores)
     threads = 1 if device.type == "cuda" else max(1, int(cpus or cores // together))
+    at_once = 1 if device.type == "cuda" else max(1, int(cores // (together * (cpus or cores / together))))
     libraries = 0 if device.type == "cuda" else peak_memory_bytes(device)  # as the tables count memory
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
@@ -120,7 +121,7 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
         key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
         if key not in rates:
             with others:
-                rates[key] = measure(trial, train_set, device, SECONDS, Company(together, threads))
+                rates[key] = measure(trial, train_set, device, SECONDS, Company(at_once * together, threads))
         passes = count_passes(trial, len(train_set), len(test_set), certify=certify)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)
@@ -148,7 +149,7 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
         )
     rows = sum(len(evenly_spaced(len(test_set), trial.certify.images)) for trial in trials)
     report_seconds = REPORT_SECONDS + rows * REPORT_SECONDS_OF_A_ROW
-    besides = START_SECONDS + len(found) * TRIAL_SECONDS + report_seconds
+    besides = START_SECONDS + len(found) * TRIAL_SECONDS / at_once + report_seconds
     return {
         "device": device_name(device),
         "devices": torch.cuda.device_count() if device.type == "cuda" else 1,
@@ -159,7 +160,8 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
         "trial_seconds": TRIAL_SECONDS,
         "report_seconds": report_seconds,
         "trials": [asdict(each) for each in found],
-        "seconds": sum(each.seconds for each in found) + besides,
+        "at_once": at_once,
+        "seconds": sum(each.seconds for each in found) / at_once + besides,
         "detectable": [asdict(each) for each in _detectable(trials)],
         "rates": {" ".join(map(str, key)): asdict(speed) for key, speed in rates.items()},
     }

@@ -37,7 +37,7 @@ def record_of(forecast: Mapping[str, Any]) -> ForecastRecord:
         each["trial_id"]: TrialForecast(train_seconds=each["train_seconds"], certify_seconds=each["certify_seconds"])
         for each in forecast["trials"]
     }
-    kept = {name: forecast[name] for name in ("start_seconds", "trial_seconds", "report_seconds", "others")}
+    kept = {name: forecast[name] for name in ("start_seconds", "trial_seconds", "report_seconds", "at_once", "others")}
     return ForecastRecord(trials=trials, **kept)
 
 
@@ -45,11 +45,14 @@ def in_words(forecast: ForecastRecord, only: Collection[str] | None = None) -> s
     """What some of the trials, or all, will cost: one sentence without its full stop."""
     chosen = [each for name, each in forecast.trials.items() if only is None or name in only]
     train, certify = sum(each.train_seconds for each in chosen), sum(each.certify_seconds for each in chosen)
-    besides = forecast.start_seconds + len(chosen) * forecast.trial_seconds + forecast.report_seconds
+    at_once = min(forecast.at_once, max(1, len(chosen)))
+    train, certify = train / at_once, certify / at_once
+    besides = forecast.start_seconds + len(chosen) * forecast.trial_seconds / at_once + forecast.report_seconds
     whole = train + certify + besides
+    beside = f", {at_once} trials at a time" if at_once > 1 else ""
     told = (
-        f"about {duration(whole)}: training {duration(train)}, certification at most {duration(certify)}, start, "
-        f"trials' own and report {duration(besides)}"
+        f"about {duration(whole)}{beside}: training {duration(train)}, certification at most {duration(certify)}, "
+        f"start, trials' own and report {duration(besides)}"
     )
     others = forecast.others or 0.0
     if others > FULL:

@@ -200,6 +200,8 @@ class ForecastRecord(FileRecord):
     trial_seconds: Amount
     """Of each trial, besides training and certification."""
     report_seconds: Amount
+    at_once: Annotated[int, Field(ge=1)] = 1
+    """Trials that run at the same time; each has the seconds above, whatever runs beside it."""
     others: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the machine's cores that others used meanwhile; null: not known."""
 

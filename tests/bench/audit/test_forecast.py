@@ -115,6 +115,12 @@ def test_a_dry_run_lists_what_it_would_do_and_does_nothing(tmp_path: Path, monke
     assert "report 0:29" in text
     three = json.loads(dry_run("--json", "--workers", "3", *chosen[2:]))  # who share the work
     assert three["trials"][0]["seconds"] == pytest.approx(found["trials"][0]["seconds"] / 3)
+    monkeypatch.setattr(forecast, "usable_cores", lambda: 4)
+    beside = json.loads(dry_run("--json", "--cpus-per-worker", "1", *chosen))  # four trials, each as before
+    assert [each["seconds"] for each in beside["trials"]] == [each["seconds"] for each in found["trials"]]
+    assert (found["at_once"], three["at_once"], beside["at_once"]) == (1, 1, 4)
+    passes, report = sum(each["seconds"] for each in beside["trials"]), beside["report_seconds"]
+    assert beside["seconds"] == pytest.approx((passes + 12) / 4 + beside["start_seconds"] + report)
     assert not list(tmp_path.iterdir())
 
 

@@ -96,6 +96,10 @@ def test_it_is_said_when_the_machine_is_busy() -> None:
     )
     assert "nobody can say" in in_words(forecast(0.99), only)
     assert in_words(forecast()).startswith("about 19:44: training 11:20, certification at most 8:00")
+    two = forecast().model_copy(update={"at_once": 2})
+    expected = "about 10:00, 2 trials at a time: training 5:40, certification at most 4:00, start, trials' own and"
+    assert in_words(two).startswith(expected)
+    assert in_words(two, only) == in_words(forecast(), only)  # of one alone
 
 
 @pytest.fixture
@@ -122,6 +126,7 @@ def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp
         "start_seconds": 1,
         "trial_seconds": 1,
         "report_seconds": 1,
+        "at_once": 2,
         "others": None,
     }
     (tmp_path / "found.json").write_text(json.dumps(found))
