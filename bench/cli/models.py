@@ -46,7 +46,18 @@ MODEL_HELP = (
     "MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, "
     "onnx:FILE."
 )
-ModelOption = Annotated[str, typer.Option(help=MODEL_HELP)]
+ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
+ClassifiersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classifier",
+        help="In place of --model, twice or more: MODEL@SIGMA, one of those between which σ is chosen.",
+    ),
+]
+SelectorOption = Annotated[
+    str | None,
+    typer.Option(help="MODEL@SIGMA that chooses; without it the first --classifier with a class above 1/2 answers."),
+]
 DenoiserOption = Annotated[
     str | None,
     typer.Option(
@@ -66,20 +77,9 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the images.")]
 
 @app.command()
 def certify(
-    model: Annotated[
-        str | None,
-        typer.Option(help=MODEL_HELP),
-    ] = None,
-    classifier: Annotated[
-        list[str] | None,
-        typer.Option(help="In place of --model, twice or more: MODEL@SIGMA, one of those between which σ is chosen."),
-    ] = None,
-    selector: Annotated[
-        str | None,
-        typer.Option(
-            help="MODEL@SIGMA that chooses; without it the first --classifier with a class above 1/2 answers."
-        ),
-    ] = None,
+    model: ModelOption = None,
+    classifier: ClassifiersOption = None,
+    selector: SelectorOption = None,
     data: Annotated[
         str | None,
         typer.Option(help="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
@@ -143,14 +143,9 @@ def certify(
         from bench.runner.single import certify_source
 
         trial = next((source.trial for source in sources if source.trial), None)
-        data = trial.data if trial and data is None else data
-        parts = [part.of(source, denoiser) for part, source in zip(parts, sources, strict=True)]
-        needed = [part.needs_sigma() for part in parts if part.sigma is None]
-        needed += ["--data: must be given"] if data is None else []
-        for what in needed:
-            raise UserError(f"{what} for a model that was not trained by this program")
+        parts, data = _known(parts, sources, data, denoiser)
         with first_process_first():  # which downloads the data, if it must
-            place = resolve_data(str(data))
+            place = resolve_data(data)
         general |= {"data": place, "dataset": dataset_name(place)}
         stated = [part.stated(source.weights) for part, source in zip(parts, sources, strict=True)]
         settings: ExternalTrial | ComposedTrial
@@ -170,7 +165,9 @@ def certify(
 
 @app.command()
 def predict(
-    model: ModelOption,
+    model: ModelOption = None,
+    classifier: ClassifiersOption = None,
+    selector: SelectorOption = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, or a folder of images.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Noise samples of an image.")] = 1000,
@@ -184,22 +181,27 @@ def predict(
 ) -> None:
     """PREDICT on test images: the smoothed classifier's answers, or that it abstains."""
     with user_errors():
-        settings = _external(name="model", sigma=1.0 if sigma is None else sigma, certify={"precision": precision})
-        from bench.audit.predict import Asked, predict_source
+        general = {"name": "model", "seed": seed, "certify": {"precision": precision, "images": images}}
+        parts = _parts(model, classifier or [], selector, sigma)
+        _external(**general, sigma=1.0 if sigma is None else sigma)  # before the model is opened
+        from bench.audit.predict import predict_source
         from bench.certify.smoothing import check_prediction
         from bench.data import load_images, resolve_data
+        from bench.models.sources import joined
         from bench.settings.plugins import load_plugins
 
         check_prediction(n, alpha)
         load_plugins(plugin or ())
-        source = _opened(_Part("--model", model, sigma), denoiser)
-        trial = source.trial
-        place, noise = data or (trial and trial.data), sigma or (trial and trial.sigma)
-        for option, value in (("--sigma", noise), ("--data", place)):
-            if value is None:
-                raise UserError(f"{option}: must be given for a model that was not trained by this program")
-        asked = Asked(float(noise or 0), n, alpha, images, settings.certify.precision, seed)
-        found = predict_source(source, load_images(resolve_data(str(place)), "test"), asked)
+        sources = [_opened(part, denoiser) for part in parts]
+        parts, data = _known(parts, sources, data, denoiser)
+        stated = [part.stated(source.weights) for part, source in zip(parts, sources, strict=True)]
+        settings: ExternalTrial | ComposedTrial
+        if model is None:
+            settings = _composed(**general, composition="dual" if selector else "multi-scale", parts=stated)
+            source = joined(sources, settings.name, settings.weights)
+        else:
+            settings, [source] = _external(**general, **stated[0]), sources
+        found = predict_source(source, settings, load_images(resolve_data(data), "test"), n=n, alpha=alpha)
     shares = found.shares()
     if as_json:
         typer.echo(json.dumps({"rows": found.rows.to_dict("records"), **shares}, indent=2))
@@ -208,6 +210,23 @@ def predict(
     console.print("")
     for name, share in shares.items():
         console.print(f"{name.replace('_', ' ')}: {share:.1%}", highlight=False)
+
+
+def _known(
+    parts: list[_Part], sources: list[Source], data: str | None, denoiser: str | None
+) -> tuple[list[_Part], str]:
+    """The parts with what is known of their models, and the data: what was given, or that of a training.
+
+    Raises:
+        UserError: a σ or the data was not given, and no training says it.
+    """
+    data = next((source.trial.data for source in sources if source.trial), None) if data is None else data
+    parts = [part.of(source, denoiser) for part, source in zip(parts, sources, strict=True)]
+    needed = [part.needs_sigma() for part in parts if part.sigma is None]
+    if needed or data is None:
+        what = needed[0] if needed else "--data: must be given"
+        raise UserError(f"{what} for a model that was not trained by this program")
+    return parts, data
 
 
 def _opened(part: _Part, denoiser: str | None) -> Source:

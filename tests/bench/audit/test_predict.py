@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import bench.cli  # noqa: F401  # which registers the commands
-from bench.audit.predict import Asked, predict_source
+from bench.audit.predict import Predictions, predict_source
+from bench.certify.composed import DualSmoothed
+from bench.certify.smoothing import Smoothed
 from bench.cli.base import app
-from bench.data import load_images
+from bench.data import ImageSet, load_images
 from bench.models.sources import Source, open_model
+from results.store.settings import ExternalTrial
+from tests.bench.audit.composed_models import bright, nearest
 
 PLANE = """
 import torch
@@ -37,6 +41,22 @@ def plane():
 """
 
 
+def predicted(
+    source: Source, data: ImageSet, sigma: float, n: int, images: int | None = None, seed: int = 0
+) -> Predictions:
+    settings = ExternalTrial.model_validate(
+        {
+            "name": "model",
+            "model": "",
+            "weights": source.weights,
+            "sigma": sigma,
+            "seed": seed,
+            "certify": {"images": images, "precision": "fp32"},
+        }
+    )
+    return predict_source(source, settings, data, n=n, alpha=0.001)
+
+
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     (tmp_path / "a_plane.py").write_text(PLANE)
@@ -45,16 +65,16 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
 
 
 def test_images_that_come_in_parts_get_the_same_answers(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, asked = load_images("synthetic", "test").evenly(41), Asked(20.0, 100, 0.001, 40, "fp32", 3)
-    whole = predict_source(source, data, asked).rows
+    data = load_images("synthetic", "test").evenly(41)
+    whole = predicted(source, data, 20.0, 100, images=40, seed=3).rows
     monkeypatch.setattr("bench.audit.predict.AT_ONCE", 4)
-    assert predict_source(source, data, asked).rows.equals(whole)
+    assert predicted(source, data, 20.0, 100, images=40, seed=3).rows.equals(whole)
     assert len(set(whole["noisy"])) == 2  # else the noise would not matter
 
 
 def test_answers_are_those_of_the_side_of_the_plane(source: Source) -> None:
     data = load_images("synthetic", "test").evenly(40)
-    found = predict_source(source, data, Asked(0.5, 2000, 0.001, None, "fp32", 0)).rows
+    found = predicted(source, data, 0.5, 2000).rows
     brightness = data.pixels.reshape(40, -1).mean(axis=1) / 255 - 0.5
     side = (brightness > 0).astype(int)
     assert (found["clean"] == side).all()
@@ -85,6 +105,27 @@ def test_the_command_says_shares_and_needs_sigma() -> None:
     assert "n must be at least" in str(refused.exception)
 
 
+def test_a_composed_classifier_answers_and_has_no_base_accuracy() -> None:
+    models = "tests.bench.audit.composed_models"
+    parts = ["--selector", f"{models}:bright@0.5", *(f"--classifier={models}:nearest@{sigma}" for sigma in (0.25, 1.0))]
+    words = ["predict", *parts, "--data", "synthetic", "--images", "12", "--n", "300", "--precision", "fp32"]
+    result = CliRunner().invoke(app, [*words, "--seed", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert set(found) == {"rows", "accuracy", "abstained"}
+    data = load_images("synthetic", "test").evenly(12)
+    classifiers = [Smoothed(nearest(), sigma, 10, precision="fp32") for sigma in (0.25, 1.0)]
+    dual = DualSmoothed(Smoothed(bright(), 0.5, 2, precision="fp32"), classifiers)
+    pixels = torch.from_numpy(data.images).float() / 255
+    indices = [row["index"] for row in found["rows"]]
+    expected = dual.predict(pixels, n=300, seed=2, indices=indices)
+    assert [row["answer"] for row in found["rows"]] == expected
+    assert len(set(expected)) > 2
+    assert "base" not in CliRunner().invoke(app, words).output
+    refused = CliRunner().invoke(app, ["predict", "--data", "synthetic", parts[2]])
+    assert "--classifier MODEL@SIGMA twice or more" in str(refused.exception)
+
+
 def test_a_decomposition_is_part_of_the_base_classifier() -> None:
     """Its samples are drawn behind the projection; the image itself goes through it."""
     from bench.models.classifier import Classifier
@@ -102,6 +143,6 @@ def test_a_decomposition_is_part_of_the_base_classifier() -> None:
     model = Classifier(Sign(), LinearDecomposition(mean, basis), torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
     data = load_images("synthetic", "test").evenly(6)
     source = Source(model=model.eval(), name="sign", where="here", weights="0" * 64, trial=None, training=None)
-    found = predict_source(source, data, Asked(0.25, 300, 0.001, None, "fp32", 0)).rows
+    found = predicted(source, data, 0.25, 300).rows
     assert (found["clean"] == 0).all()  # of all pixels but the first the projection makes −1
     assert (found["answer"] == 0).all()

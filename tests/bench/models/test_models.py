@@ -202,7 +202,9 @@ def test_a_network_that_is_none_is_refused() -> None:
     register_network("nothing")(lambda _: None)
     with pytest.raises(ValueError, match=r"'nothing': its builder must return a torch.nn.Module, gave NoneType"):
         build_model("nothing", num_classes=2)
-    with pytest.raises(ValueError, match="model = 'nothin': must be tiny, patches, nothing or resnet followed by a depth 6n"):
+    with pytest.raises(
+        ValueError, match="model = 'nothin': must be tiny, patches, nothing or resnet followed by a depth 6n"
+    ):
         check_network("nothin")
 
 
