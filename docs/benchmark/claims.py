@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from results import compare, compare_seeds, images_needed, published_numbers, read_run
+from results import compare, compare_seeds, images_needed, published_numbers, read_run, tables
 from results.analysis.convergence import common_level, epochs_to_level, final_accuracies
 from results.store.run import Run
 
@@ -44,6 +44,26 @@ CLAIMS = (
     Claim("… its mask alone, Eq. 4.1", "generalised_per_sample", "consistency"),
     Claim("The threshold of Eq. 3.3 helps (§3.2)", "direct", "direct_unthresholded"),
 )
+
+
+def summary(run: Run) -> str:
+    """ACR with its interval and certified accuracy at radius 0 of each method, by its ACR at σ = .25, and what its
+    training took."""
+    found = tables(run)
+    accuracy, cost = (found[name].set_index(["sigma", "method"]) for name in ("certified_accuracy", "cost"))
+    titles = dict(zip(run.trials["method"], run.trials["title"], strict=True))
+    lines = [
+        "| method | ACR, σ = .25 | ACC (%) | ACR, σ = .50 | ACC (%) | training (min) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for method in accuracy.loc[0.25].sort_values("acr", ascending=False).index:
+        cells = [f"{titles[method]} (`{method}`)"]
+        for sigma in (0.25, 0.5):
+            row = accuracy.loc[(sigma, method)]
+            cells += [f"{row['acr']:.3f} [{row['acr_lower']:.3f}, {row['acr_upper']:.3f}]", f"{row['r0.00']:.1f}"]
+        cells.append(" and ".join(f"{60 * cost.loc[(sigma, method)]['runtime_hours']:.1f}" for sigma in (0.25, 0.5)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def claims(run: Run) -> str:
@@ -117,7 +137,7 @@ def costs(run: Run) -> str:
     )
     lines = ["| the method's training time is … | σ = .25 | σ = .50 |", "|---|--:|--:|"]
     for words, first, second in said:
-        seconds = [[trials.at[(name, sigma), "train_seconds"] for name in (first, second)] for sigma in (0.25, 0.5)]
+        seconds = [[trials.loc[(name, sigma), "train_seconds"] for name in (first, second)] for sigma in (0.25, 0.5)]
         lines.append(f"| {words} | " + " | ".join(f"{one / other:.2f}" for one, other in seconds) + " |")
     return "\n".join(lines)
 
@@ -146,4 +166,4 @@ def convergence(run: Run) -> str:
 
 if __name__ == "__main__":
     here = read_run(FOLDER)
-    print("\n\n".join(part(here) for part in (claims, costs, convergence)))
+    print("\n\n".join(part(here) for part in (summary, claims, costs, convergence)))
