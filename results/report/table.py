@@ -59,6 +59,8 @@ class Row:
     """Test images of the published numbers, as far as known or assumed."""
     of_published_data: bool = True
     """Whether the data is that of the published numbers."""
+    apart: tuple[str, ...] = ()
+    """Why the numbers do not compare with the published ones."""
 
     @property
     def sigma_text(self) -> str:
@@ -72,9 +74,10 @@ class Row:
         return self.measured[key] - self.published[key]
 
     def is_outside(self, key: str) -> bool:
-        """Whether the measured number differs from the published one by more than the test images of both explain."""
+        """Whether the measured number differs from the published one by more than the test images of both explain; of
+        another setting it would anyway, which is not asked."""
         interval = self.difference_intervals.get(key)
-        return bool(interval and 0 not in interval)
+        return bool(interval and 0 not in interval and not self.apart)
 
     def spread(self, key: str) -> float | None:
         """Standard deviation over the training seeds, with ddof = 1; None for one seed."""

@@ -25,7 +25,7 @@ from results.analysis.statistics import Interval, accuracy_interval, acr_interva
 from results.analysis.together import CONFIDENCE, false_at_most, holding_together
 from results.bounds.radius import largest_radius
 from results.printable import PER_INPUT, named_sigma
-from results.report.caption import caption, distinct
+from results.report.caption import caption, distinct, not_comparable
 from results.report.table import Column, ResultTable, Row, rivals
 from results.store.run import Run
 
@@ -558,6 +558,7 @@ def _row(
         difference_intervals=differences,
         published_images=theirs,
         of_published_data=same_data,
+        apart=tuple(not_comparable(group.trials)),
     )
 
 
@@ -685,6 +686,8 @@ def _published_sentence(rows: list[Row], origin: published.Source, where: str) -
             f"score; ACR: with the spread of our images for theirs). Published test images: {theirs}; "
             f"{_grouped(published.ASSUMED_IMAGES)} are assumed where a source does not say."
         )
+    if any(row.apart for row in rows if row.published):
+        mark = f" Ours is another setting, so no difference from them is marked.{mark}"
     return [f"Published: {origin.short}; {where}.{mark}"]
 
 

@@ -203,9 +203,25 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
     assert written() == written()
 
 
+def in_their_setting(run: Run) -> Run:
+    """The same certificates, taken for those of a ResNet-110 with 100 000 samples."""
+    return replace(run, trials=run.trials.assign(model="resnet110", n=100_000))
+
+
+def test_no_difference_from_numbers_of_another_setting_is_marked(run: Run) -> None:
+    theirs, ours = (table_certified_accuracy(each) for each in (in_their_setting(run), run))
+    [told] = [sentence for sentence in ours.caption if sentence.startswith("Published")]
+    assert told.endswith("Ours is another setting, so no difference from them is marked.")
+    assert "†" not in to_markdown(ours)
+    assert "(0.542, " in to_markdown(ours)  # they stand there all the same
+    [told] = [sentence for sentence in theirs.caption if sentence.startswith("Published")]
+    assert "another setting" not in told
+    assert "† marks" in told
+
+
 def test_no_published_number_stands_beside_rows_of_other_data(run: Run) -> None:
     table = table_certified_accuracy(on(run, "synthetic"), "thesis")
-    assert "†" in to_markdown(table_certified_accuracy(run))
+    assert "†" in to_markdown(table_certified_accuracy(in_their_setting(run)))
     assert "published" not in to_csv(table) + to_markdown(replace(table, setting=[], caption=[]))
     assert "No published numbers stand here: they are of CIFAR-10." in table.caption
     assert "the data is not CIFAR-10" in table.setting[1]
@@ -232,7 +248,7 @@ def test_the_caption_says_why_columns_are_empty(run: Run) -> None:
 
 
 def test_intervals_hold_the_measured_value_and_mark_a_published_one_outside(run: Run) -> None:
-    table = table_certified_accuracy(run)
+    table = table_certified_accuracy(in_their_setting(run))
     for row in table.rows:
         for key, interval in row.intervals.items():
             assert not interval or interval.lower <= row.measured[key] <= interval.upper
