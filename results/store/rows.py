@@ -92,7 +92,7 @@ class CertificateRow(Record):
     precision: str
     """fp32, bf16; unknown: imported, as engine, device and torch_version."""
     engine: str
-    """inductor (compiled), eager."""
+    """triton, cudnn, inductor (compiled), eager; unknown: imported."""
     batch: Natural | None = None
     """Samples of a forward pass; roundings differ with it."""
     device: str
