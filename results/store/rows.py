@@ -186,7 +186,8 @@ class TrialRow(Record):
     torch_version: str
     checkpoint_sha256: str
     settings: str
-    """trial.json; the name of the data in the place of its folder, unless that was asked for."""
+    """trial.json; the name of the data in the place of its folder, and models without theirs, unless that was asked
+    for."""
 
 
 class EpochRow(Record):
