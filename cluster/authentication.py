@@ -66,7 +66,7 @@ def check_head(address: str, *, allow_unauthenticated: bool) -> bool:
     try:
         import grpc
     except ImportError:
-        raise ClusterError("joining a cluster takes grpcio: pip install 'smoothing-bench[cluster]'") from None
+        raise ClusterError("joining a cluster takes grpcio: pip install 'ray[default]'") from None
 
     def accepts(token: str) -> bool:
         bearer = [("authorization", f"Bearer {token}")] if token else None

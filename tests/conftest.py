@@ -24,6 +24,7 @@ from results.store.record import DIGEST, digest_of
 from results.store.records import RunRecord, TrainingRecord
 from results.store.rows import NOISE, CertificateRow
 from results.store.schema import CERTIFICATES, EPOCHS, with_identity, write_table
+from results.store.settings import CertifiedTrial
 from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
@@ -227,7 +228,7 @@ def two_sided(counts: Any, selected: int, alpha: float, sigma: float) -> float:
     return float(two_sided_radius(np.array([counts]), np.array([selected]), alpha, sigma)[0])
 
 
-def fake_row(trial: Trial, sha256: str, index: int, number: int) -> CertificateRow:
+def fake_row(trial: CertifiedTrial, sha256: str, index: int, number: int) -> CertificateRow:
     random = np.random.default_rng([number, index])
     n, label, selected = trial.certify.n, index % 10, (index + (index % 4 == 0)) % 10
     counts = random.multinomial(n, [0.002] * 9 + [0.982])

@@ -41,7 +41,7 @@ def check_versions() -> Finding:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            return Finding("versions", "wrong", f"{package} is not installed", f"pip install {PROGRAM}")
+            return Finding("versions", "wrong", f"{package} is not installed", f"pip install {package}")
     for requirement in _required():
         version = found.get(requirement.name)
         if version and not requirement.specifier.contains(version, prereleases=True):

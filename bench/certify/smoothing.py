@@ -84,7 +84,7 @@ class Certificate:
     lattice_pixels: int | None
     """Numbers of the image, where arithmetic is sound."""
     engine: str
-    """inductor (compiled) or eager; their roundings differ."""
+    """triton, cudnn, inductor (compiled) or eager; their roundings differ."""
     batch: int
     """Samples of a forward pass; roundings differ with it too."""
     seconds: float

@@ -72,7 +72,7 @@ def audit(
 
     with user_errors():
         if find_spec("flint") is None:
-            raise UserError("bench audit needs python-flint: pip install 'smoothing-bench[audit]'")
+            raise UserError("bench audit needs python-flint: pip install python-flint")
         if (run is None) != self_test:
             raise UserError("bench audit: give a RUN, or --self-test without one")
         if run is None:

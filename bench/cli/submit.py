@@ -42,7 +42,7 @@ def submit(
     try:
         from cluster.submit import jobs_at  # after the check, for ray takes a second to import
     except ImportError as error:
-        raise UserError(f"submitting takes {error.name}: pip install 'smoothing-bench[cluster]'") from None
+        raise UserError(f"submitting takes {error.name}: pip install 'ray[default]'") from None
 
     from results.store.description import git_commit
 

@@ -29,6 +29,7 @@ from results.store.remote import RemotePath
 from results.store.reported import MADE_FROM, is_current
 from results.store.run import PLANNED, Run, frame_of, read_thumbnails
 from results.store.schema import CERTIFICATES, EPOCHS, TRIALS, read_table
+from results.store.secrecy import model_without_place
 from results.store.settings import AnyTrial, NativeTrial, read_trial_settings
 
 NOT_YET = "There is no run here yet; this page shows it as soon as one has begun."
@@ -192,7 +193,7 @@ def _known_of(trial: AnyTrial) -> dict[str, object]:
         "title": method.title if method else trial.name,
         "colour_group": method.colour_group if method else None,
         "sigma": trial.sigma,
-        "model": trial.model,
+        "model": model_without_place(trial.model),
         "dataset": trial.dataset,
     }
 

@@ -41,7 +41,7 @@ class RunOptions(Record):
     cpus_per_worker: Annotated[float | None, Field(ge=0.1, description="CPUs of a worker.")] = None
     gpus_per_worker: Annotated[float | None, Field(ge=0, description="GPUs of a worker.")] = None
     shard_size: Annotated[int, Field(ge=1, description="Test images of a shard.")] = 16
-    methods: Annotated[list[str] | None, Field(description="Only these methods of the grid, comma-separated.")] = None
+    methods: Annotated[list[str] | None, Field(description="These methods or rows instead, comma-separated.")] = None
     sigmas: Annotated[list[float] | None, Field(description="These values of σ instead, comma-separated.")] = None
     set: Annotated[list[str], Field(description="Change a setting: certify.n=1000.")] = []
     beacon: Annotated[

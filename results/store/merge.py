@@ -77,7 +77,7 @@ def merged(run: RunFolder, only: Collection[str] | None = None, *, places: bool 
 
     Args:
         only: the ids of those that are; what is finished is found out where not given.
-        places: say also in which folder the data was.
+        places: say also in which folders data and models were.
 
     Raises:
         MergeError: a trial's folder is gone; gaps, duplicates, mixed checkpoints or classifiers, counts that do not sum
@@ -346,10 +346,12 @@ def _trial_row(
     samples = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
     native = settings if isinstance(settings, NativeTrial) else None
     told = settings.model_dump(mode="json")
+    told = told if places else without_place(told, settings.dataset)
     recorded = (TrialRow.model_fields.keys() & TrainingRecord.model_fields.keys()) - {"variant_of"}
     return TrialRow(
         **training.model_dump(include=recorded),
-        **settings.model_dump(include={"sigma", "seed", "dataset", "model"}),
+        **settings.model_dump(include={"sigma", "seed", "dataset"}),
+        model=told["model"],
         trial_id=trial_id,
         method=settings.name,
         # by the grid, which may call a variant of a method as it likes, or as the method's class says
@@ -363,5 +365,5 @@ def _trial_row(
         certify_seconds=seconds,
         certify_samples_per_second=samples / seconds if seconds else 0.0,
         certify_joules=None if rows["joules"].null_count else pc.sum(rows["joules"]).as_py(),
-        settings=json.dumps(told if places else without_place(told, settings.dataset), ensure_ascii=False),
+        settings=json.dumps(told, ensure_ascii=False),
     )

@@ -30,9 +30,9 @@ class RunRecord(FileRecord):
     trials: list[str]
     """Ids, in the order of the grid."""
     members: dict[str, list[str]] = {}
+    """Of each ensemble, by its id."""
     teachers: dict[str, str] = {}
     """Of each trial that learns from another's votes, that other; both by id."""
-    """Of each ensemble, by its id."""
     group: GroupRecord | None = None
     grid: dict[str, JsonValue] | None = None
     """As the last command loaded it; none where no grid was run."""

@@ -92,7 +92,7 @@ class CertificateRow(Record):
     precision: str
     """fp32, bf16; unknown: imported, as engine, device and torch_version."""
     engine: str
-    """inductor (compiled), eager."""
+    """triton, cudnn, inductor (compiled), eager; unknown: imported."""
     batch: Natural | None = None
     """Samples of a forward pass; roundings differ with it."""
     device: str
@@ -186,7 +186,8 @@ class TrialRow(Record):
     torch_version: str
     checkpoint_sha256: str
     settings: str
-    """trial.json; the name of the data in the place of its folder, unless that was asked for."""
+    """trial.json; the name of the data in the place of its folder, and models without theirs, unless that was asked
+    for."""
 
 
 class EpochRow(Record):

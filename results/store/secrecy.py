@@ -14,6 +14,8 @@ _IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _ASSIGNED = re.compile(r"([\w.-]+)(=)([^&\s,;\"']+)")
 _PLACE = re.compile(r"((?:[\w.-]+=)*)((?:[A-Za-z][\w+.-]*://|~|/|\.\./).*|\.\.)", re.DOTALL)
 _NAMED_FILES = (".toml", ".py")
+_OF_A_MODEL = re.compile(r"(?<=[:=])(?:~|/|\.\./).*?(?=@\w+=|,\w+=|, \w+:| > |$)", re.DOTALL)
+"""The path in onnx:FILE, hf:FOLDER or weights=FILE, of which options, or other models, may follow."""
 
 
 def is_secret(name: str) -> bool:
@@ -42,7 +44,7 @@ def _assigned(name: str, sign: str, value: str) -> str:
 
 def placeless(words: Sequence[str]) -> list[str]:
     """A command line that says nothing of the machine: in the place of an absolute path, one that leads out of the
-    working folder, and a URL, stands …, with the file's own name where it is a grid or a plugin."""
+    working folder, and a URL, stands …, with the file's own name where it is a grid, a plugin or a model's."""
     found = []
     for place, word in enumerate(words):
         match = _PLACE.fullmatch(word)
@@ -53,11 +55,23 @@ def placeless(words: Sequence[str]) -> list[str]:
             path = PurePosixPath(match[2])
             found.append(f"{match[1]}…" + (f"/{path.name}" if path.suffix in _NAMED_FILES else ""))
         else:
-            found.append(word)
+            found.append(model_without_place(word))
     return found
 
 
+def model_without_place(model: str) -> str:
+    """The name of a model, or of several, with … in the place of the folder where a file of it is."""
+    return _OF_A_MODEL.sub(lambda match: f"…/{PurePosixPath(match[0]).name}", model)
+
+
 def without_place(settings: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-    """Settings of a trial or a grid, with the name of the data where they say in which folder it is."""
-    data = settings.get("data")
-    return {**settings, "data": dataset} if isinstance(data, str) and "/" in data else dict(settings)
+    """Settings of a trial or a grid, with the name of the data where they say in which folder it is, and without the
+    folders of models."""
+    told = dict(settings)
+    if isinstance(data := told.get("data"), str) and "/" in data:
+        told["data"] = dataset
+    if isinstance(model := told.get("model"), str):
+        told["model"] = model_without_place(model)
+    if isinstance(parts := told.get("parts"), list):
+        told["parts"] = [without_place(part, dataset) for part in parts]
+    return told

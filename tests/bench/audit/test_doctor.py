@@ -118,7 +118,9 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     found = checks_machine.check_versions()
     assert (found.verdict, found.sentence) == ("wrong", "ray 2.0.0 is installed, and ray[tune]>=2.50 is needed")
     monkeypatch.setattr(checks_machine, "PACKAGES", ("torch", "no_such_package"))
-    assert checks_machine.check_versions().sentence == "no_such_package is not installed"
+    found = checks_machine.check_versions()
+    # of an index of packages, which has none of this program's name
+    assert (found.sentence, found.remedy) == ("no_such_package is not installed", "pip install no_such_package")
 
 
 # --- devices --------------------------------------------------------------------------------------------------------

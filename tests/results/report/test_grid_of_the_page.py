@@ -12,10 +12,13 @@ import pytest
 from bench.settings.grid import SHIPPED, load_grid
 from results.report.update import update_report
 from results.store.folder import RunFolder
-from results.store.records import RunRecord
-from results.store.secrecy import placeless
+from results.store.merge import merge_run
+from results.store.records import RunRecord, TrainingRecord
+from results.store.secrecy import model_without_place, placeless, without_place
+from results.store.settings import ExternalTrial
+from results.store.shards import write_shard
 from results.toml import to_toml
-from tests.conftest import here, small_trial, write_fake_run
+from tests.conftest import fake_row, here, small_trial, write_fake_run
 from tests.results.report.test_page import Parts
 
 FOLDER = "/home/alice/secret-project/pictures"
@@ -50,10 +53,47 @@ def test_odd_tables_come_back(table: dict[str, Any]) -> None:
         ("bench run --grid ~alice/mine.toml --out runs/a", "bench run --grid …/mine.toml --out runs/a"),
         ("bench run --grid=../a/my.toml --data=/home/alice", "bench run --grid=…/my.toml --data=…"),
         ("bench run --set data=/home/alice --out s3://alice/x --data ..", "bench run --set data=… --out … --data …"),
+        ("bench certify --model onnx:/home/alice/a.onnx@engine=x", "bench certify --model onnx:…/a.onnx@engine=x"),
+        ("bench predict --model hf:o/vit --denoiser=ddpm:~/a", "bench predict --model hf:o/vit --denoiser=ddpm:…/a"),
     ],
 )  # fmt: skip
 def test_a_command_line_loses_its_places(typed: str, told: str) -> None:
     assert placeless(typed.split()) == told.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("resnet110", "resnet110"),
+        ("my_module:my_factory", "my_module:my_factory"),
+        ("timm:vit@normalise=0.5/0.5/0.5:0.2/0.2/0.2", "timm:vit@normalise=0.5/0.5/0.5:0.2/0.2/0.2"),
+        ("timm:vit@weights=/home/a, b@c/w.safetensors,classes=3", "timm:vit@weights=…/w.safetensors,classes=3"),
+        ("ddpm:../alice/unet > onnx:/home/alice/a.onnx, hf:~/alice/b", "ddpm:…/unet > onnx:…/a.onnx, hf:…/b"),
+        ("onnx:/home/alice/a.onnx, resnet110", "onnx:…/a.onnx, resnet110"),
+    ],
+)
+def test_the_name_of_a_model_loses_its_folder(typed: str, told: str) -> None:
+    assert model_without_place(typed) == told
+    parts = {"parts": [{"model": typed, "sigma": 0.5}], "model": typed, "data": "few"}
+    assert without_place(parts, "few@1") == {"parts": [{"model": told, "sigma": 0.5}], "model": told, "data": "few"}
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_trials_of_a_file_lose_its_folder_unless_asked(places: bool, tmp_path: Path) -> None:
+    model = "onnx:/home/alice/net.onnx"
+    trial = ExternalTrial(name="net", sigma=0.25, model=model, weights="0" * 64, dataset="synthetic")
+    folder = RunFolder(tmp_path)
+    own = folder.trial(trial.trial_id)
+    trial.write(own.settings)
+    TrainingRecord(
+        title="net", checkpoint_sha256=trial.weights, num_classes=10, test_images=3, torch_version="0", source=model
+    ).write(own.training)
+    write_shard(own, [fake_row(trial, trial.weights, index, 0) for index in range(3)])
+    RunRecord(trials=[trial.trial_id]).write(folder.description)
+    merge_run(folder, places=places)
+    [row] = pq.read_table(folder.trials).to_pylist()
+    assert row["model"] == (model if places else "onnx:…/net.onnx")
+    assert ("alice" in str(row)) is places
 
 
 @pytest.fixture(scope="module")
