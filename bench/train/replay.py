@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from bench.machine.capture import captured_in
 from bench.models.external import reason_of
 from bench.train.batches import Batch
 
@@ -70,7 +71,7 @@ class _Replayed:
         given = replace(batch, **{name: getattr(batch, name).clone() for name in names})
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with captured_in(graph):
                 self._take(given)
         except Exception as error:  # whatever a method or a network does that cannot be in a graph
             self._steps.give_up(error)

@@ -41,7 +41,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
             Graph.capturing = None
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr("bench.train.replay.captured_in", capture)
 
 
 def batch_of(first: int, size: int) -> Batch:
