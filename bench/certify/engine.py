@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -242,6 +243,8 @@ class Engine:
                     if size < largest:
                         logger.info("certifying in passes of %d: the model fails on more images at once", size)
                     return found
+                for part in (failure, failure.__cause__):  # whose frames hold what the pass had computed
+                    clear_frames(part and part.__traceback__)
                 if is_out_of_memory(failure.__cause__ or failure):
                     release_memory()
             if size == 1:
