@@ -28,7 +28,7 @@ def captured_in(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
                 raise
     except BaseException:
         torch.cuda.set_stream(stream)
-        _leave(pool)
+        _leave(graph, pool)
         if refused is not None:
             raise refused  # noqa: B904  # that the capture could not be ended follows from it
         raise
@@ -36,11 +36,16 @@ def captured_in(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
         refused = None  # whose frames hold this one
 
 
-def _leave(pool: tuple[int, int]) -> None:
+_not_ended: list[torch.cuda.CUDAGraph] = []
+"""The allocator of pinned memory, which nobody can tell, goes on asking these whether they capture."""
+
+
+def _leave(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
     """Have allocator and generator forget a capture that was not ended."""
-    device = torch.cuda.current_device()
-    with suppress(RuntimeError):  # of the first, which says that it was ended: nothing is to be forgotten then
+    with suppress(RuntimeError):  # the allocator says that it was ended: nothing is to be forgotten then
+        device = torch.cuda.current_device()
         torch._C._cuda_endAllocateToPool(device, pool)
         torch._C._cuda_releasePool(device, pool)
+        _not_ended.append(graph)
         generator = torch.cuda.default_generators[device]
         generator.graphsafe_set_state(generator.clone_state())
