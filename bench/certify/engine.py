@@ -243,8 +243,8 @@ class Engine:
                     if size < largest:
                         logger.info("certifying in passes of %d: the model fails on more images at once", size)
                     return found
-                for part in (failure, failure.__cause__):  # whose frames hold what the pass had computed
-                    clear_frames(part and part.__traceback__)
+                for part in filter(None, (failure, failure.__cause__)):
+                    clear_frames(part.__traceback__)  # which hold what the pass had computed
                 if is_out_of_memory(failure.__cause__ or failure):
                     release_memory()
             if size == 1:

@@ -20,7 +20,7 @@ def test_a_round_has_whole_batches_and_on_a_gpu_mostly_such_as_are_replayed(kind
 
 
 def test_the_published_step_has_torchs_own_defaults_and_no_other_has() -> None:
-    seen = []
+    seen: list[tuple[bool, bool]] = []
 
     class Looking(nn.Linear):
         def forward(self, images: Tensor) -> Tensor:
@@ -31,4 +31,3 @@ def test_the_published_step_has_torchs_own_defaults_and_no_other_has() -> None:
     _plain_step(Looking(12, 10))(torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64))
     assert seen == [(False, True)]
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == (True, False)
-    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
