@@ -22,9 +22,10 @@ test-all: install lint
 sample: install
 	$(BIN)/pytest -m sample --durations 10
 
-# On a machine with a GPU; a torch that uses it, and not `.venv`, will do as well: python -m pytest -m gpu
+# On a machine with a GPU; a torch that uses it, and not `.venv`, will do as well, also without Ray:
+# python -m pytest -m gpu tests/test_gpu.py
 gpu: install
-	$(BIN)/pytest -m gpu --durations 10
+	$(BIN)/pytest -m gpu --durations 10 tests/test_gpu.py
 
 lint: install
 	$(BIN)/ruff format --check .

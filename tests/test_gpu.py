@@ -19,7 +19,8 @@ from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
-from bench.machine.hardware import release_memory
+from bench.machine.capture import captured_in
+from bench.machine.hardware import compute_reproducibly, release_memory
 from bench.machine.randomness import Role
 from bench.models.classifier import Classifier, Consensus, MeanLogits, build_model
 from bench.settings.trial import Trial
@@ -36,6 +37,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # what libraries say on some GPU is shown, and no fault of a test
 ]
 GPU = torch.device("cuda")
 SHAPE = torch.Size((3, 32, 32))
@@ -43,7 +45,8 @@ STEPS: dict[str, dict[str, Any]] = {"smoothadv": {"steps": 2}, "smoothmix": {"st
 
 
 def trained(name: str, seed: int = 0) -> Classifier:
-    """A network whose answers to noisy images differ."""
+    """A network whose batch norms hold statistics, the same every time."""
+    compute_reproducibly()
     torch.manual_seed(seed)
     model = build_model(name, num_classes=10).to(GPU).train()
     with torch.no_grad():
@@ -81,7 +84,8 @@ def test_noise_has_the_bits_that_cpus_draw() -> None:
 def test_what_is_made_fast_answers_like_the_eager_network_and_goes_on_to(
     network: str, precision: str, way: str
 ) -> None:
-    """Also after memory that nobody holds has been given to others: a graph knows addresses alone."""
+    """It is not much further from the network in fp32 than the eager one is; also after memory that nobody holds has
+    been given to others: a graph knows addresses alone."""
     members = [trained("resnet8", seed) for seed in range(3)]
     ensembles = {"mean": MeanLogits(members), "consensus": Consensus(members, 2)}
     with torch.inference_mode(False):
@@ -92,13 +96,31 @@ def test_what_is_made_fast_answers_like_the_eager_network_and_goes_on_to(
     fast, found = engine.classifier(SHAPE, COMPILE_FROM)
     assert found == way
     eager, _ = engine.classifier(SHAPE, 1)
+    exact, _ = Engine(model, GPU, "fp32").classifier(SHAPE, 1)
     reuse_memory()
     draw = NoiseSamples(0.25, GPU).batches(torch.full(SHAPE, 0.5), engine.batch(SHAPE), 0, Role.PREDICT, 0)
     for noisy, _ in zip(draw, range(4), strict=False):
-        expected, answers = eager(noisy).clone(), fast(noisy).clone()
-        assert float((answers - expected).norm() / expected.norm()) < {"bf16": 0.03, "fp32": 1e-4}[precision]
-        assert float((answers.argmax(1) == expected.argmax(1)).float().mean()) > 0.98
+        expected, usual, answers = exact(noisy).clone(), eager(noisy).clone(), fast(noisy).clone()
+        errors = [float((found - expected).norm() / expected.norm()) for found in (usual, answers)]
+        assert errors[1] < max(1.5 * errors[0], 1e-4), errors  # roundings of bf16 add up to .03 in a ResNet-110
+        assert float((answers.argmax(1) == usual.argmax(1)).float().mean()) > 0.98
     engine.check(SHAPE)
+
+
+def test_a_capture_that_fails_leaves_the_process_as_it_was() -> None:
+    release_memory()
+    stream, before = torch.cuda.current_stream(), torch.cuda.memory_reserved()
+    with pytest.raises(RuntimeError, match="captur"), captured_in(torch.cuda.CUDAGraph()):
+        torch.ones(2**26, device=GPU).sum().item()
+    assert torch.cuda.current_stream() == stream
+    release_memory()
+    assert torch.cuda.memory_reserved() < before + 2**26  # what the block took
+    numbers, graph = torch.randn(10, device=GPU), torch.cuda.CUDAGraph()
+    with captured_in(graph):
+        doubled = 2 * numbers
+    numbers.fill_(1.5)
+    graph.replay()
+    assert doubled.tolist() == [3.0] * 10
 
 
 def test_counts_depend_neither_on_the_order_nor_on_the_process() -> None:

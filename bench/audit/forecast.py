@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
 from bench.data import ImageSet, load_images
+from bench.machine.capture import captured_in
 from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, peak_memory_bytes, resolve_precision
 from bench.machine.normals import NormalStream
@@ -427,7 +428,7 @@ def _as_it_will_be(work: Callable[[int], None], count: int, *, capture: bool) ->
         return work
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with captured_in(graph):
             work(count)
     except Exception:  # then steps of a training cannot be replayed either
         return work

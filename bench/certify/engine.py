@@ -6,9 +6,11 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -34,6 +36,9 @@ LEAST = {"cpu": 64, "cuda": 256}
 ROUNDINGS = {"fp32": 1e-3, "bf16": 0.1}
 """How far a fast classifier's logits may be from the eager one's, in parts of the largest: roundings of bf16, which has
 8 bits, add up over the layers."""
+CHOSEN_OTHERWISE = 0.1
+"""Share of the images on which roundings may decide whether a consensus asks its other members: their logits are then
+others, both ways."""
 CPU_BYTES = 2 * 2**30
 """What a forward pass may make on a CPU, whose memory does not say when it is full: the machine ends the process. One
 number for all machines, since roundings depend on how many images are in a pass."""
@@ -185,7 +190,7 @@ class Engine:
         with torch.inference_mode():
             images = eager.laid_out(self._noise(eager.size, shape))
             try:
-                _refuse_difference(fast.classify(images), eager.classify(images), self.precision)
+                _refuse_difference(fast.classify, eager.classify, images, self.precision)
             except ValueError as error:
                 raise ModelError(f"the model run by {engine} no longer answers as it did: {error}") from error
 
@@ -238,6 +243,8 @@ class Engine:
                     if size < largest:
                         logger.info("certifying in passes of %d: the model fails on more images at once", size)
                     return found
+                for part in filter(None, (failure, failure.__cause__)):
+                    clear_frames(part.__traceback__)  # which hold what the pass had computed
                 if is_out_of_memory(failure.__cause__ or failure):
                     release_memory()
             if size == 1:
@@ -388,8 +395,9 @@ def compile_frozen(classify: Classify, example: Tensor, precision: str) -> Class
     fast: Callable[[Tensor], Tensor] = torch.compile(classify, dynamic=False, options=options)
     started = time.perf_counter()
     try:
-        # With an example made where batches are made: a tensor of another kind would be compiled for again.
-        with advance.without_steps("compiling"), torch.inference_mode():
+        with advance.without_steps("compiling"), torch.inference_mode(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TensorFloat32")  # inductor's advice to round more: fp32 is fp32
+            # With an example made where batches are made: a tensor of another kind would be compiled for again.
             _check_agreement(fast, classify, example.clone(), precision)
     except Exception as error:  # whatever the compiler raises, the eager classifier is as good
         logger.warning("certifying without compilation, which failed: %s", reason_of(error))
@@ -405,12 +413,15 @@ def _check_agreement(fast: Classify, slow: Classify, example: Tensor, precision:
         ValueError: the logits differ by more than roundings do.
     """
     for images in (example, 1 - example, torch.empty_like(example).copy_(example.flip(0))):
-        _refuse_difference(fast(images), slow(images), precision)
+        _refuse_difference(fast, slow, images, precision)
 
 
-def _refuse_difference(found: Tensor, expected: Tensor, precision: str) -> None:
+def _refuse_difference(fast: Classify, slow: Classify, images: Tensor, precision: str) -> None:
     """Raise ValueError where logits differ by more than roundings do."""
+    found, expected = fast(images), slow(images)
     largest = float(expected.abs().max())
-    if not torch.allclose(found, expected, rtol=0, atol=ROUNDINGS[precision] * largest, equal_nan=True):
+    near = found.isclose(expected, rtol=0, atol=ROUNDINGS[precision] * largest, equal_nan=True).all(dim=1)
+    chooses = isinstance(slow, nn.Module) and any(isinstance(part, Consensus) for part in slow.modules())
+    if float((~near).float().mean()) > (CHOSEN_OTHERWISE if chooses else 0):
         furthest = float((found - expected).abs().max())
         raise ValueError(f"logits of up to {largest:.3g} differ by {furthest:.3g} from eager ones")

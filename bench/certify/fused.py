@@ -13,6 +13,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.machine.capture import captured_in
+
 ADDITIONS: set[Any] = {operator.add, torch.add, "add"}
 CHANGING: set[Any] = {operator.iadd, "add_"}
 """Additions that change what stands first."""
@@ -133,7 +135,7 @@ def captured(classify: Callable[[Tensor], Tensor], example: Tensor) -> Callable[
             classify(taken)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured_in(graph):
         answers = classify(taken)
     return _Captured(classify, graph, taken, answers)
 

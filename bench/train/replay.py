@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from bench.machine.capture import captured_in
 from bench.models.external import reason_of
 from bench.train.batches import Batch
 
@@ -50,14 +51,18 @@ class _Replayed:
         self._take = take
         self._steps = steps
         self._taken = 0
+        self._usual: object = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._given: Batch | None = None
 
     def __call__(self, batch: Batch) -> None:
-        if self._taken == WARM_UPS:
+        kind = _kind_of(batch)
+        if not self._taken:
+            self._usual = kind
+        if self._taken == WARM_UPS and kind == self._usual:  # of others no plans are made
             self._capture(batch)
         self._taken += 1
-        if self._graph is None or self._given is None or not _alike(self._given, batch):
+        if self._graph is None or self._given is None or kind != self._usual:
             self._take(batch)
             return
         for mine, its in zip(_tensors(self._given), _tensors(batch), strict=True):
@@ -70,7 +75,7 @@ class _Replayed:
         given = replace(batch, **{name: getattr(batch, name).clone() for name in names})
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with captured_in(graph):
                 self._take(given)
         except Exception as error:  # whatever a method or a network does that cannot be in a graph
             self._steps.give_up(error)
@@ -82,6 +87,6 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [value for value in vars(batch).values() if isinstance(value, Tensor)]
 
 
-def _alike(one: Batch, other: Batch) -> bool:
-    shapes = [[tensor.shape for tensor in _tensors(batch)] for batch in (one, other)]
-    return shapes[0] == shapes[1] and (one.weight, one.global_size) == (other.weight, other.global_size)
+def _kind_of(batch: Batch) -> object:
+    """What the batches of a graph have in common."""
+    return [tensor.shape for tensor in _tensors(batch)], batch.weight, batch.global_size

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.certify.engine import COMPILE_FROM, Engine, fold_batch_norm
+from bench.certify.engine import COMPILE_FROM, ROUNDINGS, Engine, fold_batch_norm
 from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
 from bench.machine.randomness import Role
@@ -187,6 +188,55 @@ def test_a_classifier_that_answers_otherwise_after_a_while_is_found(monkeypatch:
     moved = 1.0
     with pytest.raises(ModelError, match=r"run by inductor no longer answers as it did: logits of up to"):
         smoothed.engine.check(SHAPE)
+
+
+class Brightness(nn.Module):
+    """Class 1 for bright images; noise is nearly as bright as not."""
+
+    def __init__(self, at: float, logit: float = 0.0) -> None:
+        super().__init__()
+        self.at, self.logit = at, logit
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.mean(dim=(1, 2, 3)) - self.at
+        return torch.stack([torch.zeros_like(bright), bright + self.logit], dim=1)
+
+
+@pytest.mark.parametrize(("rounding", "engine"), [(1e-3, "inductor"), (4e-3, "eager")])
+def test_roundings_may_decide_whether_a_consensus_asks_its_other_members(
+    rounding: float, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a few images of every batch, whose logits are then others."""
+    fast: list[Any] = []
+
+    def compiled(classify: Any, **_: Any) -> Any:
+        fast.append(lambda images: classify(images + rounding))
+        return fast[0]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = Engine(Consensus([Brightness(0.5), Brightness(0.7), Brightness(0.0, 50.0)], 2), CPU, "fp32")
+    assert found.classifier(SHAPE, COMPILE_FROM)[1] == engine
+    slow, _ = found.classifier(SHAPE, 1)
+    images = torch.rand(found.passes(SHAPE), *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        apart = (fast[0](images) - slow(images)).abs().amax(dim=1)
+    assert (apart > 1).sum() > 0
+    assert apart[apart < 1].max() < ROUNDINGS["fp32"] * 50
+
+
+def test_what_a_compiler_advises_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU inductor warns that matrix products in fp32 are not in TF32."""
+
+    def compiled(classify: Any, **_: Any) -> Any:
+        def fast(images: Tensor) -> Tensor:
+            warnings.warn("TensorFloat32 tensor cores available but not enabled", stacklevel=1)
+            logits: Tensor = classify(images)
+            return logits
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert Engine(trained("tiny"), CPU, "fp32").classifier(SHAPE, COMPILE_FROM)[1] == "inductor"
 
 
 def test_few_copies_are_not_compiled_for_which_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -165,6 +166,25 @@ def test_models_of_all_kinds_can_be_attacked(name: str) -> None:
     moved = smoothed_pgd(model, image, label, radius=2.0, steps=4, noise=noise)
     assert float((moved - image).norm()) == pytest.approx(2.0, rel=1e-3)
     assert model(moved[None]).softmax(dim=1)[0, label] < model(image[None]).softmax(dim=1)[0, label]
+
+
+class Filling(Plain):
+    """On a device that has memory for what it computes of 40 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: WeakSet[Tensor] = WeakSet()
+
+    def forward(self, images: Tensor) -> Any:
+        held = images.clone()
+        self.alive.add(held)
+        if sum(len(each) for each in self.alive) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(held)
+
+
+def test_a_pass_that_did_not_fit_takes_no_room_from_the_next() -> None:
+    assert Engine(Filling(), CPU, "fp32").passes(SHAPE) == 32
 
 
 def test_a_given_batch_lets_a_model_of_that_batch_be_certified() -> None:
