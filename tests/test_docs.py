@@ -30,7 +30,7 @@ from results.store.merge import merge_run
 from tests.conftest import small_trial, write_fake_run
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "benchmark" / "README.md"]
 SLOW = re.compile(r"^```.* slow$", re.MULTILINE)
 FENCE = re.compile(r"^```(?P<kind>\w*)(?P<words>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 

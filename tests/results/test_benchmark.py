@@ -1,0 +1,74 @@
+"""docs/benchmark: what its page, tables and figures say follows from the Parquet files beside them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench.settings.grid import load_grid
+from results import read_run
+from results.report.figures import figures_of
+from results.report.formats import to_csv, to_markdown
+from results.report.tables import tables_of
+from results.store.run import Run
+
+FOLDER = Path(__file__).parents[2] / "docs" / "benchmark"
+MOST_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return read_run(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def claims() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_claims", FOLDER / "claims.py")
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_certificates(run: Run) -> None:
+    tables = list(tables_of(run))
+    assert {path.name for path in (FOLDER / "tables").iterdir()} == {
+        f"{table.name}.{suffix}" for table in tables for suffix in ("md", "csv")
+    }
+    for table in tables:
+        assert (FOLDER / "tables" / f"{table.name}.md").read_text("utf-8") == to_markdown(table)
+        assert (FOLDER / "tables" / f"{table.name}.csv").read_text("utf-8") == to_csv(table)
+
+
+def test_the_figures_are_there_and_shown(run: Run) -> None:
+    text = (FOLDER / "README.md").read_text("utf-8")
+    shown = {path.stem for path in (FOLDER / "figures").iterdir()}
+    assert shown <= {name for name, _ in figures_of(run, "thesis")}
+    assert all(f"figures/{name}.png" in text for name in shown)
+
+
+@pytest.mark.parametrize("part", ["summary", "claims", "convergence"])
+def test_what_the_page_says_of_the_claims_is_computed(part: str, run: Run, claims: ModuleType) -> None:
+    assert getattr(claims, part)(run) in (FOLDER / "README.md").read_text("utf-8")
+
+
+def test_the_trials_are_those_of_the_grid_that_is_shipped(run: Run) -> None:
+    """So whoever runs the page's commands makes the same ones."""
+    [dataset] = set(run.trials["dataset"])
+    methods = list(dict.fromkeys(run.trials["method"]))
+    seeds = sorted(set(run.trials["seed"]))
+    grid = load_grid("lite", [f"seeds={seeds}"], methods=methods)
+    assert set(run.trials["trial_id"]) <= {trial.trial_id for trial in grid.trials(dataset)}
+
+
+def test_nothing_of_a_machine_is_told_and_no_file_is_too_much(run: Run) -> None:
+    for frame in (run.certificates, run.trials, run.epochs, run.spectra):
+        for name in frame.select_dtypes("object"):
+            texts = {text for text in frame[name] if isinstance(text, str)}
+            assert not any(text.startswith(("/", "~")) or "/home" in text for text in texts), name
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < MOST_BYTES
