@@ -217,12 +217,11 @@ def test_a_token_is_made_once_for_its_owner_alone(home: Path, monkeypatch: pytes
 
 LOOK_AROUND = """
 import json, psutil
+import ray  # first, as in a notebook that has its own use for it: it reads then whether there are tokens
 from cluster import connected
 from cluster.authentication import check_head
 
 with connected(None, cores=1):
-    import ray
-
     @ray.remote
     class Worker:
         def alive(self):
