@@ -31,7 +31,7 @@ def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
             match=r"an accelerator was given to this process \(CUDA_VISIBLE_DEVICES=[01]\) and cannot be used: torch "
             r"finds no CUDA device; .*, and torch .*; --gpus-per-worker 0 computes on the CPU",
         ):
-            bench.run_grid("smoke", out=str(tmp_path / "run"), methods=["gaussian"], sigmas=[0.25], quiet=True)
+            bench.run_grid("smoke", out=tmp_path / "run", methods=["gaussian"], sigmas=[0.25], workers=1, quiet=True)
 
 
 def test_where_ray_masks_nothing_workers_still_see_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
