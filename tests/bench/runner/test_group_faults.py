@@ -27,13 +27,14 @@ def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Pa
     assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 10
 
 
-WAITING = """
+IMPORTS = """
 import os, sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch
 from bench.machine import processes
-
+"""
+WAITING = """
 processes.COLLECTIVES_WITHIN = timedelta(seconds=2)
 first = processes.join_group().is_main_process
 ended = Path(sys.argv[1], "ended")
@@ -58,5 +59,5 @@ os._exit(0)  # a process whose group is broken may abort at its end
 
 
 def test_what_one_does_for_all_may_take_long_and_a_collective_may_not(tmp_path: Path) -> None:
-    _, said = said_by_two_ranks(WAITING, str(tmp_path))
+    _, said = said_by_two_ranks(IMPORTS, WAITING, str(tmp_path))
     assert said == "too long\n"
