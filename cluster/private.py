@@ -46,7 +46,10 @@ while [ -z "$python" ] && [ "$pid" -gt 1 ]; do
 done
 """
 """Shell commands that set `python`; empty where the raylet does not tell."""
-IN_ADVANCE = "--num_prestart_python_workers="
+OF_THE_AGENT = "--dashboard_agent_command"
+INSTEAD = {OF_THE_AGENT: "cat", "--num_prestart_python_workers": "0"}
+"""Options of a node on this machine. It wants some agent that lasts as long as itself, as `cat` does: it reads the pipe
+from the node."""
 _RAYS_OWN = re.compile(r"\s*$|:|\[\d{4}-")
 """Lines of a worker's log that are not the worker's."""
 
@@ -153,16 +156,27 @@ def ending_as_before() -> Iterator[None]:
 @contextmanager
 def small_local_cluster() -> Iterator[None]:
     """What is started in this block listens on loopback alone, and has no processes but those that run tasks: no
-    dashboard, autoscaler or collector of logs, which take two seconds to start, and of which nobody hears. Blanks and
-    quotes in paths reach its workers as they are. Workers start when they are needed: for those in advance, of which a
-    trial's cannot be, Ray waits, for ever where they do not start."""
+    dashboard, its agent, autoscaler or collector of logs, which take seconds to start, and of which nobody hears.
+    Blanks and quotes in paths reach its workers as they are. Workers start when they are needed: for those in advance,
+    of which a trial's cannot be, Ray waits, for ever where they do not start. Whether there are tokens is read again:
+    ray may have been imported before this package set that."""
 
     def start(command: list[str], *arguments: Any, **options: Any) -> Any:
-        return start_ray_process(
-            [f"{IN_ADVANCE}0" if part.startswith(IN_ADVANCE) else part for part in command], *arguments, **options
-        )
+        given = dict(part.split("=", 1) for part in command if "=" in part)
+        if OF_THE_AGENT in given:  # it is a node, which waits for the agent's ports; where nobody listens they are -1
+            for port in ports:
+                persist_port(given["--session_dir"], given["--node_id"], port, -1)
+        return start_ray_process([changed(part) for part in command], *arguments, **options)
 
-    start_ray_process = _part(services, "start_ray_process")
+    def changed(part: str) -> str:
+        name = part.partition("=")[0]
+        return f"{name}={INSTEAD[name]}" if name in INSTEAD else part
+
+    set_authentication(os.environ["RAY_AUTH_MODE"])
+    start_ray_process, persist_port = _part(services, "start_ray_process"), _part(_raylet, "persist_port")
+    ports = [
+        _part(_raylet, f"{port}_PORT_NAME") for port in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")
+    ]
     with ExitStack() as patches:
         patches.enter_context(_replaced(services, "start_ray_process", start))
         # Ray else takes this machine's outward address for its own even where it is told 127.0.0.1.

@@ -6,8 +6,28 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+
+FORK = """
+import ctypes, os, signal, sys
+from pathlib import Path
+
+before, program, said, *sys.argv[1:] = sys.argv[1:]
+names = {"__name__": "__main__"}
+exec(before, names)
+ranks = []
+for rank in range(2):
+    if not (pid := os.fork()):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # at the end of the process that forks
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        os.dup2(os.open(Path(said, str(rank)), os.O_WRONLY | os.O_CREAT), 1)
+        exec(program, names)
+        sys.exit()
+    ranks.append(pid)
+print(*[os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks])
+"""
 
 
 def free_ports(count: int) -> list[str]:
@@ -19,24 +39,20 @@ def free_ports(count: int) -> list[str]:
         return [str(probe.getsockname()[1]) for probe in probes]
 
 
-def said_by_two_ranks(program: str, *arguments: str) -> list[str]:
-    """What each of two processes printed that ran the program, as ranks of one group; both ended well."""
+def said_by_two_ranks(before: str, program: str, *arguments: str) -> list[str]:
+    """What each of two processes printed that ran the program, as ranks of one group; both ended well. What comes before
+    is done once for both: imports that take seconds."""
     [port] = free_ports(1)
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+    with tempfile.TemporaryDirectory() as said:
+        ended = subprocess.run(
+            [sys.executable, "-c", FORK, before, program, said, *arguments],
+            env={**os.environ, **group},
             cwd=Path(__file__).parents[1],
             stdout=subprocess.PIPE,
             text=True,
+            timeout=300,
+            check=True,
         )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0]
-    return said
+        assert ended.stdout == "0 0\n"
+        return [Path(said, str(rank)).read_text() for rank in range(2)]

@@ -77,3 +77,12 @@ def test_imports_go_downwards_between_rooms(file: Path) -> None:
             below = floor_of(package, target)
             assert below is not None, f"{module}: only the front door may import from {package} itself"
             assert below > floor, f"{module} is not below {room}"
+
+
+def test_statistics_are_imported_where_they_are_computed() -> None:
+    """scipy.stats takes longer to import than all of a worker but torch, and hardly any of them needs it."""
+    tops = {
+        file: {name for node in ast.parse(file.read_text()).body for name in imported_names(node)} for file in FILES
+    }
+    with_statistics = {str(file.relative_to(ROOT)) for file, names in tops.items() if "scipy.stats" in " ".join(names)}
+    assert with_statistics == {"bench/audit/attack.py", "results/analysis/agreement.py"}

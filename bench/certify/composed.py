@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.certify.engine import Engine
@@ -274,6 +273,8 @@ class MultiScaleSmoothed(ComposedSmoothed):
         """PREDICT for one image that may lie outside [0, 1], such as an attacked one. It abstains at the first scale of
         which its samples do not tell whether a class has more than 1/2 (two-sided binomial test at alpha divided by the
         number of scales)."""
+        from scipy.stats import binomtest  # not above: it takes longer to import than all the rest
+
         check_prediction(n, alpha / len(self.parts))
         for place, scale in enumerate(self.parts):
             top, classes = scale.class_counts(image, n, _part_seed(seed, place), Role.PREDICT, index).max(dim=0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.authentication import ensure_token  # before ray, whose environment it sets
+from cluster.private import small_local_cluster
 
 import ray  # isort: skip
 
@@ -14,14 +15,15 @@ import ray  # isort: skip
 def local_cluster(*, cpus: int, gpus: int = 0) -> Iterator[None]:
     """One node with so many CPUs and logical GPUs, with a token of its own home, whichever test ran before."""
     ensure_token()
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-    )
+    with small_local_cluster():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
+        )
     try:
         yield
     finally:

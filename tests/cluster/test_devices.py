@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from ray.exceptions import RayError, RayTaskError
 
-from cluster import GroupSize, run_jobs, schedule  # before ray, whose environment it sets
+from cluster import GroupSize, run_jobs, schedule
 from cluster.devices import DeviceErrors, DeviceLeftOutError, is_of_a_device
 from cluster.worker import StalledError, WorkerHandle
 from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job, notes, shards
-from tests.cluster.toys import ToyWork
-
-import ray  # isort: skip
-from ray.exceptions import RayError, RayTaskError  # isort: skip
+from tests.cluster.toys import AcceleratorError, FailingWork
 
 ONE_GPU = GroupSize(workers=1, cpus_per_worker=1, gpus_per_worker=1)
-MESSAGE = "CUDA error: an illegal memory access was encountered"
-
-
-class AcceleratorError(RuntimeError):
-    """As torch's."""
-
-
-class Work(ToyWork):
-    """Fails on the accelerators of `bad` in the stage `fails`, the first `times` times of a job."""
-
-    def train(self, task: dict[str, Any]) -> None:
-        self._compute(task, "train")
-
-    def certify(self, task: dict[str, Any], shard: list[int]) -> None:
-        self._compute(task, "certify")
-        super().certify(task, shard)
-
-    def _compute(self, task: dict[str, Any], stage: str) -> None:
-        log = Path(task["folder"], "errors.txt")
-        failed = log.read_text().count("x") if log.exists() else 0
-        time.sleep(0.3)
-        if ray.get_gpu_ids()[0] in task["bad"] and stage == task["fails"] and failed < task.get("times", 1000):
-            with log.open("a") as file:
-                file.write("x")
-            raise AcceleratorError(MESSAGE)
+MESSAGE = FailingWork.MESSAGE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +37,7 @@ def test_an_accelerator_that_fails_twice_is_left_out_and_all_jobs_go_on(
     tmp_path: Path, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = [job(tmp_path, name, bad=[0], fails=stage) for name in "abcd"]
-    assert run_jobs(jobs, Work(), ONE_GPU) == {}
+    assert run_jobs(jobs, FailingWork(), ONE_GPU) == {}
     for name in "abcd":
         assert set(shards(tmp_path, name)) == {0, 1, 2, 3}
         assert not (tmp_path / name / "state.json").exists()
@@ -77,14 +49,14 @@ def test_an_accelerator_that_fails_twice_is_left_out_and_all_jobs_go_on(
 
 
 def test_one_error_is_tried_again_in_a_fresh_process(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path, bad=[0, 1], fails="train", times=1)], Work(), ONE_GPU) == {}
+    assert run_jobs([job(tmp_path, bad=[0, 1], fails="train", times=1)], FailingWork(), ONE_GPU) == {}
     assert errors(tmp_path, "job") == 1
     assert notes(tmp_path).count("asked") == 2
     assert not (tmp_path / "devices.json").exists()
 
 
 def test_where_none_is_left_what_is_left_fails_with_the_reason(tmp_path: Path) -> None:
-    failed = run_jobs([job(tmp_path, name, bad=[0, 1], fails="train") for name in "abc"], Work(), ONE_GPU)
+    failed = run_jobs([job(tmp_path, name, bad=[0, 1], fails="train") for name in "abc"], FailingWork(), ONE_GPU)
     assert failed.keys() == {"a", "b", "c"}
     for name, error in failed.items():
         assert error.startswith("no room is left: GPU ")
@@ -93,13 +65,13 @@ def test_where_none_is_left_what_is_left_fails_with_the_reason(tmp_path: Path) -
 
 
 def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: Path) -> None:
-    order = schedule._Order([job(tmp_path)], ONE_GPU, Work(), lambda _: [])
+    order = schedule._Order([job(tmp_path)], ONE_GPU, FailingWork(), lambda _: [])
     trial = SimpleNamespace(trial_id="first", config=order.suggest("first"))
     result = {"left_out": "GPU 0 of here is left out"}
     order.on_trial_result("first", result)
     order.starts.on_trial_result(1, [], trial, result)
     assert order.suggest("second") == {"job": trial.config["job"]}
-    assert schedule._run_job(trial.config, Work(), ONE_GPU, 60, reports=False) == {"succeeded": 0}
+    assert schedule._run_job(trial.config, FailingWork(), ONE_GPU, 60, reports=False) == {"succeeded": 0}
     order.on_trial_complete("first", {"succeeded": 0})
     order.on_trial_complete("second", {"succeeded": 1})
     assert (order.succeeded, order.keeping) == ({"job"}, set())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,22 +12,11 @@ from cluster import GroupSize, run_jobs
 from cluster.worker import UNMASKED
 from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job
-from tests.cluster.toys import ToyWork
-
-
-class Masks(ToyWork):
-    """Leaves what each worker sees."""
-
-    def prepare(self, cpus: float, gpus: float) -> None:
-        assert (cpus, gpus) == (1, 1)
-
-    def train(self, task: dict[str, Any]) -> None:
-        mask = os.environ["CUDA_VISIBLE_DEVICES"]
-        Path(task["folder"], f"rank-{os.environ['RANK']}").write_text(mask)
+from tests.cluster.toys import MaskedWork
 
 
 def masks(folder: Path) -> set[str]:
-    assert run_jobs([job(folder)], Masks(), GroupSize(2, 1, 1)) == {}
+    assert run_jobs([job(folder)], MaskedWork(), GroupSize(2, 1, 1)) == {}
     return {(folder / "job" / f"rank-{rank}").read_text() for rank in range(2)}
 
 
@@ -40,14 +26,12 @@ def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with local_cluster(cpus=2, gpus=2):
         assert masks(tmp_path) == {"0", "1"}
-        started = time.monotonic()
         with pytest.raises(
             RunFailedError,
             match=r"an accelerator was given to this process \(CUDA_VISIBLE_DEVICES=[01]\) and cannot be used: torch "
             r"finds no CUDA device; .*, and torch .*; --gpus-per-worker 0 computes on the CPU",
         ):
-            bench.run_grid("smoke", out=str(tmp_path / "run"), methods=["gaussian"], sigmas=[0.25], quiet=True)
-        assert time.monotonic() - started < 60
+            bench.run_grid("smoke", out=tmp_path / "run", methods=["gaussian"], sigmas=[0.25], workers=1, quiet=True)
 
 
 def test_where_ray_masks_nothing_workers_still_see_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,9 @@ def test_another_version_is_said_in_one_line(
     assert caplog.messages == [f"Ray {version} is installed; {REMEDY}".replace("\\", "")]
 
 
-@pytest.mark.parametrize("part", ["driver.listen_error_messages", "services.start_api_server", "_raylet.CoreWorker"])
+@pytest.mark.parametrize(
+    "part", ["driver.listen_error_messages", "services.start_api_server", "_raylet.CoreWorker", "_raylet.persist_port"]
+)
 def test_a_part_that_is_no_more_is_named_and_nothing_starts(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(f"cluster.private.{part}")
     named = rf"^Ray [\d.]+ has no ray\.\S+\.{part.partition('.')[2]}; {REMEDY}$"

@@ -40,37 +40,59 @@ def shards(folder: Path, name: str = "job") -> list[int]:
     return sorted(int(note.split()[1]) for note in notes(folder, name) if note.startswith("shard"))
 
 
-def test_a_group_trains_together_and_shares_the_shards(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path)], WORK, TWO) == {}
-    trained = {note for note in notes(tmp_path) if note.startswith("train")}
-    assert trained == {"train rank 0 of 2", "train rank 1 of 2"}
-    assert shards(tmp_path) == [0, 1, 2, 3]
-    assert len({note.split()[-1] for note in notes(tmp_path) if note.startswith("shard")}) == 2
-    assert not (tmp_path / "job" / "state.json").exists()
-
-
-def test_a_failing_job_says_why_and_stops_no_other(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ended(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:  # noqa: ARG001
+    """The folder of jobs that one group ran, one after the other, and those that failed; a test looks at one or two."""
+    folder = tmp_path_factory.mktemp("jobs")
     jobs = [
-        job(tmp_path, "bad", train_raises=True),
-        job(tmp_path, "good"),
-        job(tmp_path, "last", after=["bad", "good"]),
+        job(folder, "good"),
+        job(folder, "bad", train_raises=True),
+        job(folder, "last", after=["bad", "good"]),
+        job(folder, "peer", a_peer_complains_first=True),
+        job(folder, "broken", connection_breaks=True),
+        job(folder, "death", certify_dies=2),
     ]
-    assert run_jobs(jobs, WORK, TWO) == {"bad": "the loss became nan"}
-    assert json.loads((tmp_path / "bad" / "state.json").read_text()) == {
+    return folder, run_jobs(jobs, WORK, TWO)
+
+
+def test_a_group_trains_together_and_shares_the_shards(ended: tuple[Path, dict[str, str]]) -> None:
+    folder, failed = ended
+    assert "good" not in failed
+    trained = {note for note in notes(folder, "good") if note.startswith("train")}
+    assert trained == {"train rank 0 of 2", "train rank 1 of 2"}
+    assert shards(folder, "good") == [0, 1, 2, 3]
+    assert len({note.split()[-1] for note in notes(folder, "good") if note.startswith("shard")}) == 2
+    assert not (folder / "good" / "state.json").exists()
+
+
+def test_a_failing_job_says_why_and_stops_no_other(ended: tuple[Path, dict[str, str]]) -> None:
+    folder, failed = ended
+    assert failed["bad"] == "the loss became nan"
+    assert json.loads((folder / "bad" / "state.json").read_text()) == {
         "state": "failed",
         "error": "the loss became nan",
     }
-    assert "the loss became nan" in (tmp_path / "bad" / "log.txt").read_text()
-    assert shards(tmp_path, "good") == shards(tmp_path, "last") == [0, 1, 2, 3]
+    assert "the loss became nan" in (folder / "bad" / "log.txt").read_text()
+    assert "last" not in failed
+    assert shards(folder, "last") == [0, 1, 2, 3]
 
 
-def test_of_several_ranks_errors_the_cause_is_told(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path, a_peer_complains_first=True)], WORK, TWO) == {"job": "the loss became nan"}
+def test_of_several_ranks_errors_the_cause_is_told(ended: tuple[Path, dict[str, str]]) -> None:
+    _, failed = ended
+    assert failed["peer"] == "the loss became nan"
 
 
-def test_a_broken_connection_without_a_cause_is_tried_again(tmp_path: Path) -> None:
-    assert run_jobs([job(tmp_path, connection_breaks=True)], WORK, TWO) == {}
-    assert shards(tmp_path) == [0, 1, 2, 3]
+def test_a_broken_connection_without_a_cause_is_tried_again(ended: tuple[Path, dict[str, str]]) -> None:
+    folder, failed = ended
+    assert "broken" not in failed
+    assert shards(folder, "broken") == [0, 1, 2, 3]
+
+
+def test_a_dead_worker_is_replaced_and_its_shard_done_again(ended: tuple[Path, dict[str, str]]) -> None:
+    folder, failed = ended
+    assert "death" not in failed
+    assert shards(folder, "death") == [0, 1, 2, 3]
+    assert (folder / "death" / "died").exists()
 
 
 def test_jobs_may_follow_from_the_end_of_others_and_find_the_same_workers(tmp_path: Path) -> None:
@@ -133,16 +155,10 @@ def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
     assert not any(note.startswith("train") for note in notes(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "death",
-    [
-        pytest.param("train_dies", marks=pytest.mark.slow),
-        pytest.param("one_dies_and_the_others_fail", marks=pytest.mark.slow),
-        "certify_dies",
-    ],
-)
-def test_a_dead_worker_is_replaced_and_its_work_done_again(tmp_path: Path, death: str) -> None:
-    task: dict[str, Any] = {death: 2}
+@pytest.mark.slow
+@pytest.mark.parametrize("death", ["train_dies", "one_dies_and_the_others_fail"])
+def test_a_training_whose_worker_dies_is_done_again(tmp_path: Path, death: str) -> None:
+    task: dict[str, Any] = {death: True}
     assert run_jobs([job(tmp_path, **task)], WORK, TWO) == {}
     assert shards(tmp_path) == [0, 1, 2, 3]
 
@@ -172,6 +188,6 @@ def test_a_worker_that_does_not_start_is_said_with_its_log(
     monkeypatch.setattr("cluster.private.driver._global_node.get_logs_dir_path", lambda: str(tmp_path))
     (tmp_path / "raylet.err").write_text("bash: /my: not found\n[2026-11-25 14:17:29,703 E] (raylet) has died\n")
     (tmp_path / "worker-1.err").write_text(":job_id:01\n:actor_name:W\n\n")
-    assert run_jobs([job(tmp_path)], WORK, TWO) == {}
+    assert run_jobs([job(tmp_path)], WORK, GroupSize(1, 1, 0)) == {}
     [told] = [record.getMessage() for record in caplog.records if "not started" in record.getMessage()]
     assert f"({tmp_path}/raylet.err ends: bash: /my: not found)" in told

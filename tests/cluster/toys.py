@@ -1,4 +1,7 @@
-"""Work for a group that leaves traces in a folder: task = {"folder", "shards", and what should go wrong}."""
+"""Work for a group that leaves traces in a folder: task = {"folder", "shards", and what should go wrong}.
+
+Every process of a cluster imports this anew, so it imports nothing that takes long.
+"""
 
 from __future__ import annotations
 
@@ -103,6 +106,45 @@ class SteppingWork(ToyWork):
             time.sleep(task["long"])
             SteppingWork.apart = ""
         _note(task, f"shard {shard[0]} by {os.getpid()}")
+
+
+class MaskedWork(ToyWork):
+    """Leaves what each worker sees."""
+
+    def prepare(self, cpus: float, gpus: float) -> None:
+        assert (cpus, gpus) == (1, 1)
+
+    def train(self, task: dict[str, Any]) -> None:
+        mask = os.environ["CUDA_VISIBLE_DEVICES"]
+        Path(task["folder"], f"rank-{os.environ['RANK']}").write_text(mask)
+
+
+class AcceleratorError(RuntimeError):
+    """As torch's."""
+
+
+class FailingWork(ToyWork):
+    """Fails on the accelerators of `bad` in the stage `fails`, the first `times` times of a job."""
+
+    MESSAGE = "CUDA error: an illegal memory access was encountered"
+
+    def train(self, task: dict[str, Any]) -> None:
+        self._compute(task, "train")
+
+    def certify(self, task: dict[str, Any], shard: list[int]) -> None:
+        self._compute(task, "certify")
+        super().certify(task, shard)
+
+    def _compute(self, task: dict[str, Any], stage: str) -> None:
+        import ray
+
+        log = Path(task["folder"], "errors.txt")
+        failed = log.read_text().count("x") if log.exists() else 0
+        time.sleep(0.3)
+        if ray.get_gpu_ids()[0] in task["bad"] and stage == task["fails"] and failed < task.get("times", 1000):
+            with log.open("a") as file:
+                file.write("x")
+            raise AcceleratorError(self.MESSAGE)
 
 
 def _go_on(seconds: int) -> None:

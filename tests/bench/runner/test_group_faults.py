@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench.machine.processes import join_group
-from bench.runner.trial_work import TrialWork
 from cluster import GroupSize, Job, connected, run_jobs
 from results.store.folder import RunFolder
+from tests.bench.runner.group_work import OneRaises
 from tests.conftest import small_trial
 from tests.ranks import said_by_two_ranks
-
-
-class OneRaises(TrialWork):
-    """Two real ranks on gloo, which take leave as with NCCL: all at once, or never."""
-
-    def epochs_left(self, task: Any) -> int:  # noqa: ARG002
-        return 1
-
-    def train(self, task: Any) -> None:
-        from torch import distributed
-
-        from bench.runner import work
-        from results.errors import BenchError
-
-        def leave() -> None:
-            store = distributed.distributed_c10d._get_default_store()
-            store.set(f"leaves {distributed.get_rank()}", "")
-            store.wait([f"leaves {rank}" for rank in range(distributed.get_world_size())], timedelta(seconds=20))
-
-        def train_model(*_: object) -> None:
-            rank = join_group().process_index
-            distributed.all_reduce(torch.zeros(1))
-            if rank == 1:
-                Path(task["folder"], "raised").touch()
-                raise BenchError("the loss became nan in epoch 0")
-            distributed.all_reduce(torch.zeros(1))  # the other never comes
-
-        distributed.destroy_process_group = leave  # type: ignore[assignment]
-        work.train_model = train_model  # type: ignore[assignment]
-        work.train_trial(task)
-
-    def note(self, task: Any, state: dict[str, Any] | None) -> None:
-        Path(task["folder"], "state.json").write_text(json.dumps(state))
 
 
 def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Path) -> None:
@@ -64,24 +27,25 @@ def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Pa
     assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 10
 
 
-WAITING = """
+IMPORTS = """
 import os, sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch
 from bench.machine import processes
-
+"""
+WAITING = """
 processes.COLLECTIVES_WITHIN = timedelta(seconds=2)
 first = processes.join_group().is_main_process
 ended = Path(sys.argv[1], "ended")
 
 def look():
-    time.sleep(3)
+    time.sleep(1.5)
     return "found"
 
 assert processes.agreed(look) == "found"
 if first:
-    time.sleep(3)
+    time.sleep(1.5)
 processes.wait_for_all()
 while first and not ended.exists():
     time.sleep(0.1)
@@ -95,5 +59,5 @@ os._exit(0)  # a process whose group is broken may abort at its end
 
 
 def test_what_one_does_for_all_may_take_long_and_a_collective_may_not(tmp_path: Path) -> None:
-    _, said = said_by_two_ranks(WAITING, str(tmp_path))
+    _, said = said_by_two_ranks(IMPORTS, WAITING, str(tmp_path))
     assert said == "too long\n"

@@ -211,10 +211,13 @@ def test_members_with_only_one_file_missing_are_trained_again(tmp_path: Path) ->
     assert not is_trained(trial, run)
 
 
-GROUP = """
+IMPORTS = """
 import sys
+import torch._dynamo  # as every optimizer does
 from bench.machine.processes import leave_group
 from tests.bench.train.test_training import ALONE_AND_TOGETHER, train_small
+"""
+GROUP = """
 for method in ALONE_AND_TOGETHER:
     train_small(method, sys.argv[1])
 leave_group()
@@ -248,7 +251,7 @@ def train_small(method: str, folder: str | Path) -> None:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together, one method after the other."""
     folder = tmp_path_factory.mktemp("together")
-    said_by_two_ranks(GROUP, str(folder))
+    said_by_two_ranks(IMPORTS, GROUP, str(folder))
     return folder
 
 

@@ -19,9 +19,11 @@ from results.store.lock import LockedError, RunLock, end_command, holder
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 HOLD = """
-import sys, time
+import sys
+import results.store.lock
 from results.store.folder import RunFolder, location
 from results.store.lock import RunLock
+results.store.lock.BEAT_SECONDS = 0.5
 with RunLock(RunFolder(location(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
@@ -104,7 +106,7 @@ def test_one_of_another_machine_is_dead_when_it_no_longer_renews(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    quick(monkeypatch, stale=3.0)
+    quick(monkeypatch, stale=1.5)
     process = elsewhere()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -117,7 +119,7 @@ def test_one_of_another_machine_is_dead_when_it_no_longer_renews(
 def test_one_of_another_machine_that_renews_keeps_the_run(
     run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]
 ) -> None:
-    elsewhere()  # it renews every five seconds, and takes no notice of what its claim says
+    elsewhere()  # it renews twice a second, and takes no notice of what its claim says
     from_another_machine(run)
     with pytest.raises(LockedError, match="on far-away"):
         RunLock(run).__enter__()
@@ -137,7 +139,7 @@ def test_a_removed_claim_is_noticed_and_never_made_again(run: RunFolder, monkeyp
     monkeypatch.setattr(results.store.lock, "_renew", renew_alone)
     with RunLock(run, on_lost=noticed.set) as lock:
         [(claim, _)] = run.claims("run")
-        assert not noticed.wait(1)
+        assert not noticed.wait(0.5)
         with renewing:  # a store cannot tell that a file went while it was written anew
             claim.unlink()
         assert noticed.wait(60)
@@ -149,7 +151,7 @@ def test_a_removed_claim_is_noticed_and_never_made_again(run: RunFolder, monkeyp
 
 
 def test_a_garbled_claim_is_watched_like_any_other(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick(monkeypatch, stale=2.0)
+    quick(monkeypatch, stale=1.5)
     run.path.mkdir(parents=True, exist_ok=True)
     run.new_claim("run").write_bytes(b"\xff not JSON")
     with RunLock(run):
