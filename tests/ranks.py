@@ -40,8 +40,8 @@ def free_ports(count: int) -> list[str]:
 
 
 def said_by_two_ranks(before: str, program: str, *arguments: str) -> list[str]:
-    """What each of two processes printed that ran the program, as ranks of one group; both ended well. What comes before
-    is done once for both: imports that take seconds."""
+    """What each of two processes printed that ran the program, as ranks of one group; both ended well. What comes
+    before is done once for both: imports that take seconds."""
     [port] = free_ports(1)
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as said:
