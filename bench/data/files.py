@@ -142,7 +142,7 @@ class _Rows:
             self._held = None  # not two at once
             file, column, number, _ = self._groups[group]
             with _refusing(file), pq.ParquetFile(file) as opened:
-                table = opened.read_row_group(number, columns=[f"{column}.bytes"])
+                table = opened.read_row_group(number, columns=[f"{column}.bytes"], use_threads=False)
                 self._held = group, _bytes_of(table, column)
         start = int(self._ends[group]) - self._groups[group][3]
         content = self._held[1][index - start].as_py()

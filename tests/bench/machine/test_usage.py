@@ -39,6 +39,6 @@ def test_compiling_is_said_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> No
         return images
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
-    assert engine.compile_frozen(nn.Identity(), torch.rand(1), "fp32") is not None
+    assert engine.compile_frozen(nn.Identity(), torch.rand(1, 1), "fp32") is not None
     assert said == ["compiling"] * 3
     assert usage()["apart"] == ""
