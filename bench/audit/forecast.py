@@ -105,7 +105,7 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
     cores = usable_cores()
     together = torch.cuda.device_count() if device.type == "cuda" else workers or min(2, cores)
     threads = 1 if device.type == "cuda" else max(1, int(cpus or cores // together))
-    at_once = 1 if device.type == "cuda" else max(1, int(cores // (together * (cpus or cores / together))))
+    at_once = 1 if device.type == "cuda" or cpus is None else max(1, int(cores // (together * cpus)))
     libraries = 0 if device.type == "cuda" else peak_memory_bytes(device)  # as the tables count memory
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:

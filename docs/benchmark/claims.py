@@ -127,7 +127,8 @@ def _verdict(difference: float, p_value: float) -> str:
 
 
 def _design(difference: float, sd_image: float, sd_seed: float) -> str:
-    """The fewest seeds with which so large a difference is found with probability .8 on the test images there are."""
+    """The fewest seeds with which so large a difference is found with probability .8 on the test images there are, and
+    of 100 at least, below which a spread over images is not known well."""
     for seeds in SEEDS:
         images = float(images_needed(abs(difference), sd_image, seeds=seeds, sd_seed=sd_seed))
         if images <= TEST_IMAGES:
