@@ -231,11 +231,13 @@ def seconds_left(run: RunProgress) -> float | None:
     usual = epochs.of_all if run.forecast else 0.0
     images = _Times([(t, run.group * cost.images_done, t.images, t.image_seconds) for t, cost in both], usual)
     slower = max(1.0, epochs.of_all)  # what is not training or certification is so, too
+    # Between two trials fewer are at work than will be.
+    beside = min(run.forecast.at_once if run.forecast else 1, len(run.trials) - run.count("done"))
     left = sum(
         slower * cost.besides + cost.epochs_left * epochs.of(trial) + cost.images_left * images.of(trial)
         for trial, cost in both
         if trial.stage != "done"
-    ) / max(1, run.count(*AT_WORK))
+    ) / max(1, beside, run.count(*AT_WORK))
     if run.forecast and run.count("done") < len(run.trials):
         left += slower * run.forecast.report_seconds
     return left

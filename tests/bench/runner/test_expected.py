@@ -77,6 +77,21 @@ def test_a_method_that_takes_longer_than_expected_is_expected_to_do_so_again() -
     assert left == pytest.approx(20 + slower * (1 + 6))
 
 
+def test_between_two_trials_as_many_are_counted_on_as_run_at_a_time() -> None:
+    two = forecast().model_copy(update={"at_once": 2})
+    trials = [
+        trial("gaussian", 0.25, "done", EPOCHS, IMAGES, (1.0, 1.0)),
+        trial("macer", 0.25, "training", 5, 0, (1.0, 1.0)),
+        trial("smoothadv", 0.25, "waiting", 0, 0, (1.0, 1.0)),
+    ]
+    whole = 40 + 40 + 240 + 40 + 2
+    assert seconds_left(RunProgress(trials, WORKERS, None, forecast=two)) == pytest.approx(whole / 2 + 6)
+    trials[2] = replace(trials[2], stage="training")
+    assert seconds_left(RunProgress(trials, WORKERS, None, forecast=two)) == pytest.approx(whole / 2 + 6)
+    trials[2] = replace(trials[2], stage="done")
+    assert seconds_left(RunProgress(trials, WORKERS, None, forecast=two)) == pytest.approx(40 + 40 + 1 + 6)
+
+
 def test_before_anything_is_finished_it_is_as_expected_beside_the_others() -> None:
     trials = [trial(name, 0.25, "waiting", 0, 0, (1.0, 1.0)) for name in COSTS]
     whole = sum(map(sum, COSTS.values()))
