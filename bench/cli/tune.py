@@ -29,7 +29,7 @@ def _help(name: str) -> str:
 
 
 @app.command()
-@takes_run_options(grid_required=True, without=("out", "full", "tensorboard"))
+@takes_run_options(grid_required=True, without=("out", "full", "tensorboard", "beacon"))
 def tune(
     given: dict[str, Any],
     budget: Annotated[float, typer.Option(help=_help("budget"))],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from results.store.remote import RemotePath
 from results.store.reported import MADE_FROM, is_current
 from results.store.run import PLANNED, Run, frame_of, read_thumbnails
 from results.store.schema import CERTIFICATES, EPOCHS, TRIALS, read_table
-from results.store.secrecy import model_without_place
+from results.store.secrecy import without_place
 from results.store.settings import AnyTrial, NativeTrial, read_trial_settings
 
 NOT_YET = "There is no run here yet; this page shows it as soon as one has begun."
@@ -188,13 +189,15 @@ def _known_of(trial: AnyTrial) -> dict[str, object]:
     if isinstance(trial, NativeTrial):
         with suppress(RegistryError):  # of a plugin, which this process has not; its name does
             method = METHODS.find(trial.method)
+    told = without_place(trial.model_dump(mode="json"), trial.dataset)
     return {
         "method": trial.name,
         "title": method.title if method else trial.name,
         "colour_group": method.colour_group if method else None,
         "sigma": trial.sigma,
-        "model": model_without_place(trial.model),
+        "model": told["model"],
         "dataset": trial.dataset,
+        "settings": json.dumps(told),
     }
 
 

@@ -5,45 +5,72 @@ python docs/benchmark/claims.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
-from results import compare, compare_seeds, images_needed, published_numbers, read_run, tables
-from results.analysis.convergence import common_level, epochs_to_level, final_accuracies
+from bench.settings.grid import load_grid
+from results import compare_seeds, images_needed, published_numbers, read_run, tables
+from results.analysis.convergence import final_accuracies
+from results.analysis.permutation import ASSIGNMENTS, sign_flip_test
 from results.analysis.power import SD_TRAINING_ACR
 from results.store.run import Run
 
 FOLDER = Path(__file__).parent
-TEST_IMAGES = 10_000
+SIGMAS = (0.25, 0.5)
+LEVEL = 0.05
+TEST_IMAGES, FEWEST_IMAGES = 10_000, 100
+"""There are; below which a spread over images is not known well."""
 SEEDS = (2, 3, 5, 10)
 """That are tried for a design which would decide a claim."""
-TRAINING_HOURS, IMAGE_SECONDS = 0.38, 0.771
-"""Of a ResNet-110 on one H100: 90 epochs of 50 000 images with m = 4, 19.2 ms a step; an image at n = 100 000
+PASS_HOURS, IMAGE_SECONDS = 0.38 / (90 * 4), 0.771
+"""Of a ResNet-110 on one H100: a pass of 50 000 images, 19.2 ms a step of m = 4; an image at n = 100 000
 (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That the ACR of one method is larger than that of another."""
+    """That the ACR of one method is larger than that of another, or its certified accuracy at radius 0."""
 
     said: str
     first: str
     second: str
+    quantity: str = "acr"
 
 
+OURS = "The thesis's method"
 CLAIMS = (
-    Claim("Consistency beats Gaussian training (Table 5.1)", "consistency", "gaussian"),
-    Claim("The thesis's method beats consistency (§5.2)", "generalised_ld", "consistency"),
-    Claim("… beats the ensemble (§5.2)", "generalised_ld", "ensemble"),
-    Claim("… beats MACER (Table 5.1)", "generalised_ld", "macer"),
-    Claim("The linear decomposition helps (Figure 5.3)", "gaussian_ld", "gaussian"),
-    Claim("Generalised consistency helps (Figure 5.2)", "generalised", "consistency"),
-    Claim("… its mask alone, Eq. 4.1", "generalised_per_sample", "consistency"),
-    Claim("The threshold of Eq. 3.3 helps (§3.2)", "direct", "direct_unthresholded"),
+    Claim(f"{OURS} beats consistency: ACR", "generalised_ld", "consistency"),
+    Claim("… accuracy", "generalised_ld", "consistency", "accuracy"),
+    Claim(f"{OURS} beats the ensemble: ACR", "generalised_ld", "ensemble"),
+    Claim("… accuracy", "generalised_ld", "ensemble", "accuracy"),
+    Claim(f"{OURS} beats MACER: ACR", "generalised_ld", "macer"),
+    Claim("… accuracy", "generalised_ld", "macer", "accuracy"),
+    Claim(f"{OURS} beats Gaussian training: ACR", "generalised_ld", "gaussian"),
+    Claim("… accuracy", "generalised_ld", "gaussian", "accuracy"),
+    Claim("LD helps Gaussian training (Figure 5.3): ACR", "gaussian_ld", "gaussian"),
+    Claim("… accuracy", "gaussian_ld", "gaussian", "accuracy"),
+    Claim("Consistency beats Gaussian training (Table 5.1): ACR", "consistency", "gaussian"),
+    Claim("The ensemble beats consistency (Table 5.1): ACR", "ensemble", "consistency"),
+)
+QUESTIONS = (
+    Claim("Generalised consistency against consistency: ACR", "generalised", "consistency"),
+    Claim("… accuracy", "generalised", "consistency", "accuracy"),
+    Claim("Consistency with half its λ against itself: ACR", "consistency_half", "consistency"),
+    Claim("… accuracy", "consistency_half", "consistency", "accuracy"),
+    Claim("Generalised consistency against consistency with half its λ: ACR", "generalised", "consistency_half"),
+    Claim("… accuracy", "generalised", "consistency_half", "accuracy"),
+    Claim("The mask of misclassified images alone against consistency: ACR", "generalised_per_sample", "consistency"),
+    Claim("LD on top of generalised consistency: ACR", "generalised_ld", "generalised"),
+    Claim("Eq. 3.3 with its threshold against without: ACR", "direct", "direct_unthresholded"),
+    Claim("Eq. 3.3 with its threshold against Gaussian training: ACR", "direct", "gaussian"),
+    Claim("Gaussian training of twice the epochs against six: ACR", "gaussian_twice", "gaussian"),
+    Claim("Consistency against Gaussian training of twice the epochs: ACR", "consistency", "gaussian_twice"),
 )
 
 
@@ -51,13 +78,17 @@ def summary(run: Run) -> str:
     """ACR with its interval and certified accuracy at radius 0 of each method, by its ACR at σ = .25."""
     accuracy = tables(run)["certified_accuracy"].set_index(["sigma", "method"])
     titles = dict(zip(run.trials["method"], run.trials["title"], strict=True))
+    copies = run.trials.groupby("method")["copies"].max()
+    seeds = run.trials.groupby(["sigma", "method"])["seed"].nunique()
     lines = [
-        "| method | ACR, σ = .25 | ACC (%) | ACR, σ = .50 | ACC (%) |",
-        "|---|--:|--:|--:|--:|",
+        "| method | m | seeds | ACR, σ = .25 | ACC (%) | ACR, σ = .50 | ACC (%) |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for method in accuracy.loc[0.25].sort_values("acr", ascending=False).index:
-        cells = [f"{titles[method]} (`{method}`)"]
-        for sigma in (0.25, 0.5):
+    for method in accuracy.loc[SIGMAS[0]].sort_values("acr", ascending=False).index:
+        own = {int(seeds[sigma, method]) for sigma in SIGMAS if (sigma, method) in seeds.index}
+        known = "" if np.isnan(copies[method]) else f"{copies[method]:.0f}"
+        cells = [f"{titles[method]} (`{method}`)", known, " and ".join(map(str, sorted(own)))]
+        for sigma in SIGMAS:
             if (sigma, method) not in accuracy.index:
                 cells += ["", ""]
                 continue
@@ -68,100 +99,162 @@ def summary(run: Run) -> str:
 
 
 def claims(run: Run) -> str:
-    """Difference of ACR of each claim at each σ, with what would decide it."""
-    tested = [
-        (claim, sigma) for claim in CLAIMS for sigma in (0.25, 0.5) if _are_there(run, sigma, claim.first, claim.second)
+    """What the thesis says of its methods, with its numbers, and what would decide it."""
+    return _table(run, CLAIMS, thesis=True)
+
+
+def questions(run: Run) -> str:
+    """What the thesis gives no number of."""
+    return _table(run, QUESTIONS, thesis=False)
+
+
+def _table(run: Run, asked: Sequence[Claim], *, thesis: bool) -> str:
+    found = [
+        _measured(run, claim, sigma)
+        for claim in asked
+        for sigma in SIGMAS
+        if {claim.first, claim.second} <= set(run.trials.loc[run.trials["sigma"] == sigma, "method"])
     ]
-    rows = pd.DataFrame([_measured(run, claim, sigma) for claim, sigma in tested])
+    rows = pd.DataFrame(found)
     rows["holm"] = multipletests(rows["p_value"].fillna(1.0), method="holm")[1]
-    lines = [
-        "| claim | σ | thesis | measured | seeds | p (Holm) | here | what would decide it |",
-        "|---|--:|--:|---|--:|--:|---|---|",
-    ]
+    rows["holm_seeds"] = multipletests(rows["p_seeds"].fillna(1.0), method="holm")[1]
+    heads = ["claim" if thesis else "question", "σ", *["thesis"] * thesis, "measured", "p (Holm)", "seeds"]
+    heads += ["over seeds", "here", *["what would decide it"] * thesis]
+    right = {"σ", "thesis", "p (Holm)", "seeds"}
+    lines = [f"| {' | '.join(heads)} |", "|" + "|".join("--:" if head in right else "---" for head in heads) + "|"]
+    smallest = len(rows) / ASSIGNMENTS  # of a p-value by simulation, corrected
     for row in rows.to_dict("records"):
-        measured = f"{row['difference']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}]"
-        thesis = "" if np.isnan(row["thesis"]) else f"{row['thesis']:+.3f}"
-        verdict = _verdict(row["difference"], row["holm"])
-        if verdict == "undecided" and row["thesis"] > row["upper"]:
-            verdict = "undecided, but less than the thesis's"
-        design = _design(
-            row["difference"] if np.isnan(row["thesis"]) else row["thesis"], row["sd_image"], row["sd_seed"]
-        )
-        cells = [row["said"], f"{row['sigma']:.2f}", thesis, measured, str(row["seeds"]), f"{row['holm']:.2g}"]
-        lines.append("| " + " | ".join([*cells, verdict, design]) + " |")
+        over = "" if np.isnan(row["lower_seeds"]) else _between(row["lower_seeds"], row["upper_seeds"], row["percent"])
+        holm = f"{row['holm']:.2g}" if row["holm"] > smallest else f"≤ {row['holm']:.1g}"
+        cells = [row["said"], f"{row['sigma']:.2f}"]
+        if thesis:
+            cells.append("" if np.isnan(row["thesis"]) else _number(row["thesis"], row["percent"]))
+        interval = _between(row["lower"], row["upper"], row["percent"])
+        cells += [
+            f"{_number(row['difference'], row['percent'])} {interval}",
+            holm,
+            str(row["seeds"]),
+            over,
+            _verdict(row),
+        ]
+        if thesis:
+            cells.append(_design(row, LEVEL / len(rows)))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _are_there(run: Run, sigma: float, *methods: str) -> bool:
-    return set(methods) <= set(run.trials.loc[run.trials["sigma"] == sigma, "method"])
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:+.1f} %" if percent else f"{value:+.3f}"
+
+
+def _between(lower: float, upper: float, percent: bool) -> str:
+    ends = (f"{100 * lower:+.1f}", f"{100 * upper:+.1f}") if percent else (f"{lower:+.3f}", f"{upper:+.3f}")
+    return f"[{', '.join(ends)}]"
 
 
 def _measured(run: Run, claim: Claim, sigma: float) -> dict[str, object]:
-    pair = [claim.first, claim.second]
-    found, seeds = compare_seeds(run, pair), 0
-    if not found.empty:
-        seeds = int(found["seeds"].iloc[0])
-    else:
-        found = compare(run, pair)
-        found, seeds = found[found["seed"] == 0], 1
-    row = found[(found["endpoint"] == "primary") & (found["sigma"] == sigma)].iloc[0]
-    spread = abs(row["difference"] / row["effect"]) if seeds == 1 else row["sd_image"]
+    """The difference over the images, of these trained models (their mean, where there are several), and over the seeds
+    that both have."""
+    cell = run.trials[run.trials["sigma"] == sigma]
+    of = {name: set(cell.loc[cell["method"] == name, "seed"]) for name in (claim.first, claim.second)}
+    seeds = sorted(of[claim.first] & of[claim.second])
+    values = [np.stack([_values(run, name, sigma, seed, claim.quantity) for seed in seeds]) for name in of]
+    differences = values[0] - values[1]
+    p_value, interval = sign_flip_test(differences.mean(axis=0), np.random.default_rng(0))
+    over = pd.DataFrame()
+    if len(seeds) > 1:
+        over = compare_seeds(run, [claim.first, claim.second])
+        over = over[(over["sigma"] == sigma) & (over["quantity"] == claim.quantity) & ~(over["radius"] > 0)]
+    [crossed] = over.to_dict("records") or [{}]
+    sign = 1 if crossed.get("first", claim.first) == claim.first else -1
+    ends = sorted(sign * crossed.get(name, np.nan) for name in ("lower", "upper"))
     return {
-        "said": claim.said, "sigma": sigma, "seeds": seeds, "thesis": _thesis(claim, sigma),
-        "difference": row["difference"], "lower": row["lower"], "upper": row["upper"], "p_value": row["p_value"],
-        "sd_image": spread, "sd_seed": row["sd_seed"] if seeds > 1 else 2**0.5 * SD_TRAINING_ACR * sigma,
+        "said": claim.said, "first": claim.first, "second": claim.second, "sigma": sigma, "seeds": len(seeds),
+        "percent": claim.quantity == "accuracy", "thesis": _thesis(claim, sigma),
+        "difference": differences.mean(), "lower": interval.lower, "upper": interval.upper, "p_value": p_value,
+        "lower_seeds": ends[0], "upper_seeds": ends[1], "p_seeds": crossed.get("p_value", np.nan),
+        "sd_image": differences.std(axis=1, ddof=1).mean(),
     }  # fmt: skip
 
 
+def _values(run: Run, method: str, sigma: float, seed: int, quantity: str) -> NDArray[np.float64]:
+    """Of each image: its radius where the answer is right, else 0; or whether it is right."""
+    rows = run.certificates
+    rows = rows[(rows["method"] == method) & (rows["sigma"] == sigma) & (rows["seed"] == seed)].sort_values("index")
+    right = rows["correct"].to_numpy(np.float64)
+    return right * rows["radius"].to_numpy() if quantity == "acr" else right
+
+
 def _thesis(claim: Claim, sigma: float) -> float:
+    """The difference of its Table 5.1."""
     printed = published_numbers()
-    printed = printed[(printed["source"] == "thesis") & (printed["sigma"] == sigma)].set_index("method")["acr"]
-    both = [printed.get(name, np.nan) for name in (claim.first, claim.second)]
+    printed = printed[(printed["source"] == "thesis") & (printed["sigma"] == sigma)].set_index("method")
+    column, scale = ("acr", 1.0) if claim.quantity == "acr" else ("r0.00", 100.0)
+    both = [printed[column].get(name, np.nan) / scale for name in (claim.first, claim.second)]
     return float(both[0] - both[1])
 
 
-def _verdict(difference: float, p_value: float) -> str:
-    if not p_value < 0.05:
+def _verdict(row: dict[str, float]) -> str:
+    """Of methods where several seeds say so, each p-value corrected; else of these trained models alone."""
+    if not row["holm"] < LEVEL:
         return "undecided"
-    return "supported" if difference > 0 else "contradicted"
+    word = "yes" if row["difference"] > 0 else "no"
+    return word if row["holm_seeds"] < LEVEL else f"{word}, of these trainings"
 
 
-def _design(difference: float, sd_image: float, sd_seed: float) -> str:
-    """The fewest seeds with which so large a difference is found with probability .8 on the test images there are, and
-    of 100 at least, below which a spread over images is not known well."""
+def _design(row: dict[str, object], level: float) -> str:
+    """The fewest seeds with which a difference as large as the thesis's is found with probability .8 at that level, on
+    the fewest test images, and what its trainings and certificates cost."""
+    difference, sigma = float(row["thesis"]), float(row["sigma"])  # type: ignore[arg-type]
+    if row["percent"]:
+        return ""
+    if not difference > 0:
+        return "the thesis's is 0"
+    sd_seed = 2**0.5 * SD_TRAINING_ACR * sigma
     for seeds in SEEDS:
-        images = float(images_needed(abs(difference), sd_image, seeds=seeds, sd_seed=sd_seed))
+        images = float(images_needed(difference, row["sd_image"], seeds=seeds, sd_seed=sd_seed, alpha=level))  # type: ignore[arg-type]
         if images <= TEST_IMAGES:
-            images = max(images, 100.0)
-            hours = 2 * seeds * (TRAINING_HOURS + images * IMAGE_SECONDS / 3600)
+            images = max(images, float(FEWEST_IMAGES))
+            hours = seeds * sum(_hours(str(row[name]), sigma, images) for name in ("first", "second"))
             return f"{seeds} seeds × {images:.0f} images, {hours:.0f} GPU hours"
     return f"more than {SEEDS[-1]} seeds of all test images"
 
 
+def _hours(method: str, sigma: float, images: float) -> float:
+    """Of one training with the thesis's recipe, of all members, and of so many certificates."""
+    [trial] = load_grid("thesis", methods=[method], sigmas=[sigma]).trials("cifar10")
+    networks = trial.members or [trial]
+    passes = sum(each.train.epochs * each.objective.copies for each in networks)
+    return passes * PASS_HOURS + len(networks) * images * IMAGE_SECONDS / 3600
+
+
 def convergence(run: Run) -> str:
-    """Noisy test accuracy at the end, and epochs to a common level."""
+    """Noisy test accuracy at the end, and after each epoch, over the seeds there are."""
     pairs = (("generalised", "consistency"), ("direct", "direct_unthresholded"))
     lines = [
-        "| first and second | σ | accuracy at the end | difference | epochs to 95 % of the better |",
+        "| first and second | σ | seeds | accuracy at the end | first above every seed of second |",
         "|---|--:|--:|---|--:|",
     ]
     for names in pairs:
-        for sigma in (0.25, 0.5):
-            if not _are_there(run, sigma, *names):
+        for sigma in SIGMAS:
+            cell = run.epochs[run.epochs["sigma"] == sigma]
+            first, second = (cell[cell["method"] == name] for name in names)
+            if first.empty or second.empty:
                 continue
-            epochs = run.epochs[(run.epochs["sigma"] == sigma) & (run.epochs["seed"] == 0)]
-            both = [epochs[epochs["method"] == name] for name in names]
-            level = common_level(both)
-            first, second = (final_accuracies(rows)[0] for rows in both)
-            reached = " and ".join(str(epochs_to_level(rows, level)[0] or "never") for rows in both)
-            # As if the noise and the images of the two were independent: an upper bound of the interval.
-            half = 1.96 * np.sqrt((first * (1 - first) + second * (1 - second)) / TEST_IMAGES)
-            cells = [" and ".join(f"`{name}`" for name in names), f"{sigma:.2f}", f"{first:.3f} and {second:.3f}"]
-            difference = f"{first - second:+.3f} [{first - second - half:+.3f}, {first - second + half:+.3f}]"
-            lines.append("| " + " | ".join([*cells, difference, reached]) + " |")
+            ends = [final_accuracies(rows) for rows in (first, second)]
+            worst = first.groupby("epoch")["noisy_test_accuracy"].min()
+            ahead = worst > second.groupby("epoch")["noisy_test_accuracy"].max()
+            cells = [" and ".join(f"`{name}`" for name in names), f"{sigma:.2f}"]
+            cells += [" and ".join(str(len(end)) for end in ends), " and ".join(map(_range, ends))]
+            lines.append(f"| {' | '.join(cells)} | after {ahead.sum()} of {len(ahead)} epochs |")
     return "\n".join(lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3f}" if len(values) == 1 else f"{low:.3f} to {high:.3f}"
 
 
 if __name__ == "__main__":
     here = read_run(FOLDER)
-    print("\n\n".join(part(here) for part in (summary, claims, convergence)))
+    print("\n\n".join(part(here) for part in (summary, claims, questions, convergence)))

@@ -16,6 +16,8 @@ AT_CHANCE = 0.15
 that of chance."""
 HIGH = 0.3
 """Of the same way: where the interval of an accuracy is above, the classifier knows its data."""
+ENOUGH = 20
+"""Images of a class, of which a classifier that has not lost it selects the class for one at least."""
 
 
 def has_base_answers(certificates: pd.DataFrame) -> bool:
@@ -35,7 +37,8 @@ def base_accuracy(certificates: pd.DataFrame, column: str) -> float:
 
 
 def suspicions(certificates: pd.DataFrame) -> list[str]:
-    """What the base classifiers' accuracies give away, in a sentence for each method and σ.
+    """What is wrong with classifiers: what their base classifiers' accuracies give away, and classes that a model never
+    selects. A sentence for each method and σ.
 
     Chance is the share of the most frequent label, or 1 / classes if that is more. Intervals are of 95 %, so that of a
     few images nothing is said.
@@ -52,6 +55,8 @@ def suspicions(certificates: pd.DataFrame) -> list[str]:
         intervals = [wilson(float((rows[name] == rows["label"]).mean()) * images, images) for name in (CLEAN, NOISY)]
         of_clean, of_noisy = [(float(lower), float(upper)) for lower, upper in intervals]
         if not _at_chance(of_noisy, chance):
+            if lost := _lost_classes(rows):
+                sentences.append(f"{method} at σ = {sigma:g}: {lost}")
             continue
         clean, noisy = (100 * float((rows[column] == rows["label"]).mean()) for column in (CLEAN, NOISY))
         what = (
@@ -69,6 +74,22 @@ def suspicions(certificates: pd.DataFrame) -> list[str]:
                 "pixels in another range."
             )
     return [sentence.replace(" %", "\u00a0%") for sentence in sentences]
+
+
+def _lost_classes(rows: pd.DataFrame) -> str:
+    """Which classes of the data a model selects for no image at all, in words."""
+    seeds = {}
+    for seed, own in rows.groupby("seed"):
+        counts = own["label"].value_counts()
+        lost = counts[(counts >= ENOUGH) & ~counts.index.isin(own["selected"])].sort_index()
+        if not lost.empty:
+            classes = " and ".join(map(str, lost.index))
+            seeds[seed] = f"class{'es' * (len(lost) > 1)} {classes}, to which {lost.sum()} of {len(own)} images belong"
+    if not seeds:
+        return ""
+    of_all = len(set(seeds.values())) == 1 and len(seeds) == rows["seed"].nunique()
+    told = [next(iter(seeds.values()))] if of_all else [f"with seed {seed} {lost}" for seed, lost in seeds.items()]
+    return f"no image is taken for {'; '.join(told)}. So its training has collapsed."
 
 
 def _at_chance(interval: tuple[float, float], chance: float) -> bool:

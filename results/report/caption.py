@@ -13,6 +13,8 @@ from results.store.run import Run
 
 FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
 """Estimators that draw fewer than n samples, in words."""
+USUAL_WIDTH = 16
+"""Channels of a CIFAR ResNet's first layer as published, which goes without saying."""
 
 
 def caption(run: Run) -> list[str]:
@@ -48,6 +50,16 @@ def distinct(column: pd.Series) -> str:
     return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
+def networks(trials: pd.DataFrame) -> pd.Series:
+    """The network of each trial, with its width where that is not the usual one."""
+    widths = [json.loads(settings).get("width", USUAL_WIDTH) for settings in trials["settings"]]
+    names = [
+        name if width == USUAL_WIDTH else f"{name} of width {width}"
+        for name, width in zip(trials["model"], widths, strict=True)
+    ]
+    return pd.Series(names, index=trials.index, dtype="str")
+
+
 def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     seeds = trials.groupby(["method", "sigma"])["seed"].nunique()
     trained = "trained elsewhere"
@@ -59,7 +71,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     at_most = " or ".join(words for kind, words in FEWER.items() if kind in kinds)
     at_most = f" at most ({at_most})" if at_most else ""
     return (
-        f"{distinct(trials['model'])} on {distinct(trials['dataset'])}{_labels(trials)}, "
+        f"{distinct(networks(trials))} on {distinct(trials['dataset'])}{_labels(trials)}, "
         f"{distinct(trials['images'])} test images, "
         f"n = {distinct(trials['n'])}{at_most}, n0 = {distinct(trials['n0'])}, "
         f"alpha = {distinct(trials['alpha'])}, "
@@ -133,6 +145,8 @@ def not_comparable(trials: pd.DataFrame) -> list[str]:
         reasons.append("the images are a copy of CIFAR-10, which may be partial or compressed")
     if (trials["model"] != "resnet110").any():
         reasons.append("the network is not ResNet-110")
+    elif (networks(trials) != "resnet110").any():
+        reasons.append(f"the width of the network is not {USUAL_WIDTH}")
     if (trials["n"] < 100_000).any():
         reasons.append("n is below 100 000, which lowers every radius")
     if (trials["alpha"] != 0.001).any():

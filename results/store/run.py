@@ -28,7 +28,7 @@ ROWS: dict[str, type[Record]] = {
 """What a row of each Parquet file is."""
 
 
-PLANNED = ("method", "title", "colour_group", "sigma", "model", "dataset")
+PLANNED = ("method", "title", "colour_group", "sigma", "model", "dataset", "settings")
 """Of the columns of trials, those that are known before a trial is finished."""
 
 

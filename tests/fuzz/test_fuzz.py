@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -95,10 +96,13 @@ def test_the_harness_sees_what_it_is_for(shop: Workshop, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.sample
-def test_a_minute_of_inputs_that_coverage_guides(seed: int) -> None:
+def test_a_minute_of_inputs_that_coverage_guides(seed: int, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris is not installed; it has no wheel for this Python or machine")
     command = [sys.executable, "-m", "tests.fuzz.guided", "grid", "-max_total_time=60", f"-seed={seed + 1}"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment, check=False
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     runs = int(result.stderr.rsplit("Done ", 1)[1].split()[0])
     assert runs > 1000

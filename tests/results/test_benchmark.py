@@ -52,7 +52,7 @@ def test_the_figures_are_there_and_shown(run: Run) -> None:
     assert all(f"figures/{name}.png" in text for name in shown)
 
 
-@pytest.mark.parametrize("part", ["summary", "claims", "convergence"])
+@pytest.mark.parametrize("part", ["summary", "claims", "questions", "convergence"])
 def test_what_the_page_says_of_the_claims_is_computed(part: str, run: Run, claims: ModuleType) -> None:
     assert getattr(claims, part)(run) in (FOLDER / "README.md").read_text("utf-8")
 

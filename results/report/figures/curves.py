@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +28,9 @@ from results.store.run import Run
 
 BASELINE = "gaussian"
 BAND = "Bands hold at all radii at once, over test images (DKW); the table has the intervals at single radii."
+NO_BANDS = "Without bands, which would hide one another: over test images, at all radii at once (DKW), they are at most"
+MOST_BANDS = 7
+"""Curves of a panel that have bands; of more, bands would hide one another."""
 GREYED: dict[str, Any] = {"markeredgecolor": "0.6", "zorder": 1.5}
 """Published marks of another setting than a line's."""
 SEEDS_ALPHA = 0.3
@@ -50,9 +55,10 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
 
     The line is the mean over the seeds; each of several seeds is a thin line, in a darker band from the lowest to the
     highest. The wider band is that of the whole curve (`results.analysis.statistics.simultaneous_band`), for the
-    uncertainty of the test images. Markers are the values of a published source, zeros left out; in grey where network,
-    data, n or alpha is another, with the reason below. Of a source other than the thesis also those of methods that the
-    run lacks, in grey.
+    uncertainty of the test images. Where a panel has more than `MOST_BANDS` curves, they are drawn without bands and
+    single seeds, and the widest band is said in words. Markers are the values of a published source, zeros left out; in
+    grey where network, data, n or alpha is another, with the reason below. Of a source other than the thesis also those
+    of methods that the run lacks, in grey.
 
     Args:
         run: with at least one finished trial.
@@ -152,11 +158,13 @@ def _certified_accuracy(
     reference = published.reference(source)
     entries: dict[str, Artist] = {}
     reasons: dict[str, None] = {}
+    crowded = max(Counter(group.sigma for group in groups).values()) > MOST_BANDS
+    widest = 0.0
     with styled():
         figure, axes = panels_by_sigma(words.title, (group.sigma for group in groups))
         for group in groups:
             panel, how = axes[group.sigma], look[group.method]
-            _draw(group, panel, how)
+            widest = max(widest, _draw(group, panel, how, alone=crowded))
             known = _published_points(group.published_among(reference))
             apart = not_comparable(group.trials) if known else []
             reasons |= dict.fromkeys(apart)
@@ -166,37 +174,52 @@ def _certified_accuracy(
                 entries[group.title] = Line2D([], [], **{**how.points, **how.line})
             entries.setdefault(group.title, Line2D([], [], **how.line))
         if others:
-            here = {(group.sigma, group.method) for group in groups}
-            same_data = {group.sigma for group in groups if of_published_data(group.trials).all()}
-            absent = [cell for cell in reference if cell not in here and cell[0] in same_data]
-            names = list(dict.fromkeys(method for _, method in absent))
-            for sigma, method in absent:
-                how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
-                axes[sigma].plot(*zip(*_published_points(reference[sigma, method]), strict=True), **how.points)
-                entries[f"{method} (published)"] = Line2D([], [], **how.points)
+            entries |= _published_alone(groups, reference, axes)
         several = [group for group in groups if len(group.seeds) > 1]
-        if several:
+        if several and not crowded:
             kinds = dict.fromkeys("certification" if group.of_certification else "training" for group in several)
             entries[f"one {' or '.join(kinds)} seed"] = Line2D([], [], color="grey", linewidth=THIN)
             entries["lowest to highest of the seeds"] = Patch(color="grey", alpha=2 * SEEDS_ALPHA, linewidth=0)
-        entries["95 % band of the whole curve"] = Patch(color="grey", alpha=0.3, linewidth=0)
+        if not crowded:
+            entries["95 % band of the whole curve"] = Patch(color="grey", alpha=0.3, linewidth=0)
         if any(group.published_among(reference) for group in groups):
             points = Line2D([], [], **Look("grey", "-", "o").points)
             entries[f"published: {published.find_source(source).short}"] = points
         for panel in axes.values():
             panel.set(ylim=(0, 100), xlabel="ℓ2 radius", ylabel="certified accuracy (%)")
             panel.set_xlim(left=0)
-        note = f"{words.note} {BAND}"
+        note = f"{words.note} {f'{NO_BANDS} ±{100 * widest:.1f} points.' if crowded else BAND}"
         if reasons:
             note += f"\nGrey marks: published for another setting, since here {'; '.join(reasons)}."
         legend_below(figure, entries, note)
     return figure, axes
 
 
-def _draw(group: Group, panel: Axes, how: Look) -> None:
+def _published_alone(
+    groups: Sequence[Group], reference: dict[published.Key, dict[str, float]], axes: dict[float, Axes]
+) -> dict[str, Artist]:
+    """Draw what was published of methods that the run lacks; a legend's entry of each."""
+    here = {(group.sigma, group.method) for group in groups}
+    same_data = {group.sigma for group in groups if of_published_data(group.trials).all()}
+    absent = [cell for cell in reference if cell not in here and cell[0] in same_data]
+    names = list(dict.fromkeys(method for _, method in absent))
+    entries: dict[str, Artist] = {}
+    for sigma, method in absent:
+        how = Look("0.45", ":", MARKERS[names.index(method) % len(MARKERS)])
+        axes[sigma].plot(*zip(*_published_points(reference[sigma, method]), strict=True), **how.points)
+        entries[f"{method} (published)"] = Line2D([], [], **how.points)
+    return entries
+
+
+def _draw(group: Group, panel: Axes, how: Look, *, alone: bool) -> float:
+    """The curve of a group, alone or with its band and seeds; half of the band's largest width."""
     x, y = thinned(*_curve_of(group.certificates))
     seeds = group.seeds
     lower, upper = simultaneous_band(y, group.certificates["index"].nunique(), len(seeds))
+    half = float((upper - lower).max()) / 2
+    if alone:
+        panel.step(x, 100 * y, where="pre", **how.line)
+        return half
     panel.fill_between(x, 100 * lower, 100 * upper, step="pre", color=how.colour, alpha=0.14, linewidth=0)
     if len(seeds) > 1:
         grid = np.linspace(0.0, float(x[-1]), CELLS + 1)
@@ -207,6 +230,7 @@ def _draw(group: Group, panel: Axes, how: Look) -> None:
         a, b = thinned(*_curve_of(seed))
         panel.step(a, 100 * b, where="pre", color=how.colour, linewidth=THIN, alpha=0.7)
     panel.step(x, 100 * y, where="pre", **how.line)
+    return half
 
 
 def _curve_of(certificates: pd.DataFrame) -> tuple[Floats, Floats]:

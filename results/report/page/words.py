@@ -9,7 +9,7 @@ from results.analysis.comparison import Lead, leads
 from results.analysis.groups import Group
 from results.printable import named_sigma, sigma_text
 from results.report import formats
-from results.report.caption import caption, distinct
+from results.report.caption import caption, distinct, networks
 from results.report.page.content import Best, Cell, Summary, TableContent
 from results.report.table import Column, ResultTable, Row
 from results.store.run import Run
@@ -18,7 +18,7 @@ from results.store.run import Run
 def page_title(run: Run) -> str:
     """Networks and data of the run."""
     trials = run.planned if run.trials.empty else run.trials
-    return f"{distinct(trials['model'])} on {distinct(trials['dataset'])}" if len(trials) else "No trial yet"
+    return f"{distinct(networks(trials))} on {distinct(trials['dataset'])}" if len(trials) else "No trial yet"
 
 
 def table_content(table: ResultTable) -> TableContent:
@@ -97,7 +97,7 @@ def summary(run: Run, groups: list[Group], tables: list[ResultTable]) -> Summary
     unfinished = f", {len(run.missing)} not finished" if run.missing else ""
     facts = {
         "Data": distinct(trials["dataset"]),
-        "Network": distinct(trials["model"]),
+        "Network": distinct(networks(trials)),
         "Methods": str(trials["method"].nunique()),
         "σ": ", ".join(sigma_text(sigma) for sigma in sorted(trials["sigma"].unique())),
         "Test images": distinct(trials["images"]),

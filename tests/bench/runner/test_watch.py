@@ -82,7 +82,7 @@ def test_a_run_that_is_not_there_yet_and_one_that_goes_on(run: RunFolder) -> Non
         ("σ = 0.25", 2),
         ("σ = 0.5", 1),
     ]
-    assert content["summary"]["title"] == "tiny on synthetic"
+    assert content["summary"]["title"] == "tiny of width 4 on synthetic"
 
 
 def test_a_method_has_its_colour_before_it_is_finished(run: RunFolder) -> None:

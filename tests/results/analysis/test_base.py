@@ -13,8 +13,8 @@ def rows(clean: float, noisy: float, images: int = 500, classes: int = 10, metho
     label = np.arange(images) % classes
     right = np.arange(images)[:, None] < np.round(np.array([clean, noisy]) * images)
     answers = np.where(right, label[:, None], (label[:, None] + random.integers(1, classes, (images, 2))) % classes)
-    frame = pd.DataFrame({"method": method, "sigma": 0.5, "index": np.arange(images), "label": label})
-    frame[CLEAN], frame[NOISY] = answers.T
+    frame = pd.DataFrame({"method": method, "sigma": 0.5, "seed": 0, "index": np.arange(images), "label": label})
+    frame[CLEAN], frame[NOISY], frame["selected"] = *answers.T, answers[:, 0]
     frame["counts"] = [[0] * classes for _ in range(images)]
     return frame
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from results import certified_accuracy, read_run
+from results.analysis.base import suspicions
 from results.analysis.envelope import envelopes
 from results.analysis.groups import certified_groups
 from results.report.figures.curves import figure_certified_accuracy, figure_envelope
@@ -84,6 +85,20 @@ def test_what_the_accuracies_give_away_is_said_in_every_form(run: Run) -> None:
     assert "not trained with this noise" in table.warnings[0]
     for text in (to_markdown(table), to_latex(table), " ".join(table_content(table)["caption"]), *[caveats(wrong)[4]]):
         assert "the base classifier is right on 100.0" in text
+
+
+def test_a_class_that_no_image_is_taken_for_is_told(run: Run) -> None:
+    many = pd.concat([run.certificates.assign(index=run.certificates["index"] + 12 * k) for k in range(40)])
+    known = many.assign(label=many["index"] % 10, base_clean=many["index"] % 10, base_noisy=many["index"] % 10)
+    rows = known.assign(selected=known["label"]).reset_index(drop=True)
+    assert suspicions(rows) == []
+    gone = (rows["method"] == "gaussian") & (rows["sigma"] == 0.5) & rows["label"].isin([3, 4])
+    lost = rows.assign(selected=rows["selected"].mask(gone, 5))
+    images = "to which 96 of 480 images belong. So its training has collapsed."
+    assert suspicions(lost) == [f"gaussian at σ = 0.5: no image is taken for classes 3 and 4, {images}"]
+    again = pd.concat([rows, lost.assign(seed=1)])
+    assert suspicions(again) == [f"gaussian at σ = 0.5: no image is taken for with seed 1 classes 3 and 4, {images}"]
+    assert table_base_accuracy(replace(run, certificates=lost)).warnings == suspicions(lost)
 
 
 def test_the_best_of_several_sigma_by_hand(run: Run) -> None:

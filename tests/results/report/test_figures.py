@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from results.analysis.metrics import label_probabilities, worker_hours
 from results.analysis.statistics import simultaneous_band
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.figures import curve, drawn, figures_of, save_figure
-from results.report.figures.curves import figure_certified_accuracy, figure_decomposition, figure_p_a
+from results.report.figures.curves import MOST_BANDS, figure_certified_accuracy, figure_decomposition, figure_p_a
 from results.report.figures.illustrations import (
     DIMENSIONS,
     distance_density,
@@ -219,6 +220,21 @@ def test_published_marks_of_another_setting_are_grey_with_the_reason() -> None:
         colours, text = marks(replace(same, trials=same.trials.assign(**change)))
         assert colours == {to_hex("0.6")}
         assert f"Grey marks: published for another setting, since here {reason}" in text
+
+
+def test_many_curves_have_no_bands_and_the_widest_is_said() -> None:
+    seven = make_run([f"own{number}" for number in range(MOST_BANDS)], (0.25,))
+    eight = make_run([f"own{number}" for number in range(MOST_BANDS + 1)], (0.25,), seeds=2)
+    assert len(figure_certified_accuracy(seven).axes[0].collections) == MOST_BANDS
+    figure = figure_certified_accuracy(eight)
+    [panel] = figure.axes
+    assert not panel.collections
+    assert len(panel.lines) == MOST_BANDS + 1
+    text = " ".join(texts_of(figure).split())
+    assert "band of the whole curve" not in text
+    assert "one training seed" not in text
+    widest = math.sqrt(math.log(2 * 2 / 0.05) / (2 * 60))
+    assert f"at all radii at once (DKW), is at most ±{100 * widest:.1f} points." in text
 
 
 def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:

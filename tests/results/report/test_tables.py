@@ -13,6 +13,7 @@ from rich.console import Console
 import results
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
+from results.report.caption import not_comparable
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
 from results.report.write import write_report
@@ -69,6 +70,7 @@ def test_the_accuracy_table_has_the_rows_and_columns_of_the_thesis(run: Run) -> 
     assert table.rows[0].published["acr"] == 0.542
     assert "n = 2 000, n0 = 10, alpha = 0.001" in table.setting[0]
     assert "12 test images" in table.setting[0]
+    assert table.setting[0].startswith("tiny of width 4 on cifar10, ")
     assert "the network is not ResNet-110" in table.setting[1]
     for row in table.rows:
         rows = run.certificates[(run.certificates["sigma"] == row.sigma) & (run.certificates["method"] == row.method)]
@@ -205,7 +207,15 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
 
 def in_their_setting(run: Run) -> Run:
     """The same certificates, taken for those of a ResNet-110 with 100 000 samples."""
-    return replace(run, trials=run.trials.assign(model="resnet110", n=100_000))
+    settings = run.trials["settings"].str.replace('"width": 4', '"width": 16')
+    return replace(run, trials=run.trials.assign(model="resnet110", n=100_000, settings=settings))
+
+
+def test_a_network_of_another_width_is_another_setting(run: Run) -> None:
+    same = in_their_setting(run)
+    assert not any("network" in reason for reason in not_comparable(same.trials))
+    wider = same.trials["settings"].str.replace('"width": 16', '"width": 32')
+    assert "the width of the network is not 16" in not_comparable(same.trials.assign(settings=wider))
 
 
 def test_no_difference_from_numbers_of_another_setting_is_marked(run: Run) -> None:
