@@ -234,7 +234,7 @@ def test_many_curves_have_no_bands_and_the_widest_is_said() -> None:
     assert "band of the whole curve" not in text
     assert "one training seed" not in text
     widest = math.sqrt(math.log(2 * 2 / 0.05) / (2 * 60))
-    assert f"at all radii at once (DKW), is at most ±{100 * widest:.1f} points." in text
+    assert f"at all radii at once (DKW), they are at most ±{100 * widest:.1f} points." in text
 
 
 def test_another_source_has_other_markers_and_none_has_no_legend_entry() -> None:
