@@ -230,7 +230,9 @@ def _hours(method: str, sigma: float, images: float) -> float:
 
 def convergence(run: Run) -> str:
     """Noisy test accuracy at the end, and after each epoch, over the seeds there are."""
-    pairs = (("generalised", "consistency"), ("direct", "direct_unthresholded"))
+    pairs = (
+        ("generalised", "consistency"), ("generalised_ld", "consistency"), ("direct", "direct_unthresholded"),
+    )  # fmt: skip
     lines = [
         "| first and second | σ | seeds | accuracy at the end | first above every seed of second |",
         "|---|--:|--:|---|--:|",
