@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from bench.settings.grid import load_grid
-from results import read_run
+from results import read_run, tables
 from results.report.figures import figures_of
 from results.report.formats import to_csv, to_markdown
 from results.report.tables import tables_of
@@ -36,11 +36,11 @@ def claims() -> ModuleType:
 
 
 def test_the_tables_are_those_of_the_certificates(run: Run) -> None:
-    tables = list(tables_of(run))
+    found = list(tables_of(run))
     assert {path.name for path in (FOLDER / "tables").iterdir()} == {
-        f"{table.name}.{suffix}" for table in tables for suffix in ("md", "csv")
+        f"{table.name}.{suffix}" for table in found for suffix in ("md", "csv")
     }
-    for table in tables:
+    for table in found:
         assert (FOLDER / "tables" / f"{table.name}.md").read_text("utf-8") == to_markdown(table)
         assert (FOLDER / "tables" / f"{table.name}.csv").read_text("utf-8") == to_csv(table)
 
@@ -55,6 +55,14 @@ def test_the_figures_are_there_and_shown(run: Run) -> None:
 @pytest.mark.parametrize("part", ["summary", "claims", "questions", "convergence"])
 def test_what_the_page_says_of_the_claims_is_computed(part: str, run: Run, claims: ModuleType) -> None:
     assert getattr(claims, part)(run) in (FOLDER / "README.md").read_text("utf-8")
+
+
+def test_the_first_page_has_the_same_acr(run: Run) -> None:
+    acr = tables(run)["certified_accuracy"].set_index(["method", "sigma"])["acr"]
+    lines = (FOLDER.parents[1] / "README.md").read_text("utf-8").splitlines()
+    for method in load_grid("lite").methods:
+        [line] = [line for line in lines if line.startswith(f"| `{method}` |")]
+        assert line.endswith(f"| {acr[method, 0.25]:.3f} | {acr[method, 0.5]:.3f} |"), method
 
 
 def test_the_trials_are_those_of_the_grid_that_is_shipped(run: Run) -> None:
