@@ -5,9 +5,10 @@ python docs/benchmark/claims.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,7 @@ def _table(run: Run, asked: Sequence[Claim], *, thesis: bool) -> str:
     ]
     rows = pd.DataFrame(found)
     rows["holm"] = multipletests(rows["p_value"].fillna(1.0), method="holm")[1]
-    rows["holm_seeds"] = multipletests(rows["p_seeds"].fillna(1.0), method="holm")[1]
+    rows["holm_seeds"] = multipletests(rows["p_value_seeds"].fillna(1.0), method="holm")[1]
     heads = ["claim" if thesis else "question", "σ", *["thesis"] * thesis, "measured", "p (Holm)", "seeds"]
     heads += ["over seeds", "here", *["what would decide it"] * thesis]
     right = {"σ", "thesis", "p (Holm)", "seeds"}
@@ -126,7 +127,7 @@ def _table(run: Run, asked: Sequence[Claim], *, thesis: bool) -> str:
         holm = f"{row['holm']:.2g}" if row["holm"] > smallest else f"≤ {row['holm']:.1g}"
         cells = [row["said"], f"{row['sigma']:.2f}"]
         if thesis:
-            cells.append("" if np.isnan(row["thesis"]) else _number(row["thesis"], row["percent"]))
+            cells.append(_number(row["thesis"], row["percent"]))
         interval = _between(row["lower"], row["upper"], row["percent"])
         cells += [
             f"{_number(row['difference'], row['percent'])} {interval}",
@@ -164,13 +165,11 @@ def _measured(run: Run, claim: Claim, sigma: float) -> dict[str, object]:
         over = compare_seeds(run, [claim.first, claim.second])
         over = over[(over["sigma"] == sigma) & (over["quantity"] == claim.quantity) & ~(over["radius"] > 0)]
     [crossed] = over.to_dict("records") or [{}]
-    sign = 1 if crossed.get("first", claim.first) == claim.first else -1
-    ends = sorted(sign * crossed.get(name, np.nan) for name in ("lower", "upper"))
     return {
         "said": claim.said, "first": claim.first, "second": claim.second, "sigma": sigma, "seeds": len(seeds),
         "percent": claim.quantity == "accuracy", "thesis": _thesis(claim, sigma),
         "difference": differences.mean(), "lower": interval.lower, "upper": interval.upper, "p_value": p_value,
-        "lower_seeds": ends[0], "upper_seeds": ends[1], "p_seeds": crossed.get("p_value", np.nan),
+        **{f"{name}_seeds": crossed.get(name, np.nan) for name in ("lower", "upper", "p_value")},
         "sd_image": differences.std(axis=1, ddof=1).mean(),
     }  # fmt: skip
 
@@ -192,7 +191,7 @@ def _thesis(claim: Claim, sigma: float) -> float:
     return float(both[0] - both[1])
 
 
-def _verdict(row: dict[str, float]) -> str:
+def _verdict(row: Mapping[Hashable, Any]) -> str:
     """Of methods where several seeds say so, each p-value corrected; else of these trained models alone."""
     if not row["holm"] < LEVEL:
         return "undecided"
@@ -200,20 +199,18 @@ def _verdict(row: dict[str, float]) -> str:
     return word if row["holm_seeds"] < LEVEL else f"{word}, of these trainings"
 
 
-def _design(row: dict[str, object], level: float) -> str:
+def _design(row: Mapping[Hashable, Any], level: float) -> str:
     """The fewest seeds with which a difference as large as the thesis's is found with probability .8 at that level, on
     the fewest test images, and what its trainings and certificates cost."""
-    difference, sigma = float(row["thesis"]), float(row["sigma"])  # type: ignore[arg-type]
+    difference, sigma = row["thesis"], row["sigma"]
     if row["percent"]:
         return ""
-    if not difference > 0:
-        return "the thesis's is 0"
     sd_seed = 2**0.5 * SD_TRAINING_ACR * sigma
     for seeds in SEEDS:
-        images = float(images_needed(difference, row["sd_image"], seeds=seeds, sd_seed=sd_seed, alpha=level))  # type: ignore[arg-type]
+        images = float(images_needed(difference, row["sd_image"], seeds=seeds, sd_seed=sd_seed, alpha=level))
         if images <= TEST_IMAGES:
             images = max(images, float(FEWEST_IMAGES))
-            hours = seeds * sum(_hours(str(row[name]), sigma, images) for name in ("first", "second"))
+            hours = seeds * sum(_hours(row[name], sigma, images) for name in ("first", "second"))
             return f"{seeds} seeds × {images:.0f} images, {hours:.0f} GPU hours"
     return f"more than {SEEDS[-1]} seeds of all test images"
 
