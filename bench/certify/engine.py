@@ -20,7 +20,7 @@ from torch.fx.experimental.optimization import fuse
 from bench.certify.fused import captured, with_fused_convolutions
 from bench.certify.residual import in_kernels
 from bench.machine.advance import advance
-from bench.machine.hardware import compute_reproducibly, release_memory
+from bench.machine.hardware import compute_reproducibly, device_name, release_memory
 from bench.machine.live import live_bytes
 from bench.models.classifier import Consensus
 from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
@@ -32,7 +32,10 @@ or about a measured time, the same image could get other counts in another shard
 BATCH = {("cpu", "fp32"): 64, ("cpu", "bf16"): 256, ("cuda", "fp32"): 2048, ("cuda", "bf16"): 2048}
 """Noise samples of 3 × 32 × 32 of a forward pass, by kind of device and precision."""
 LEAST = {"cpu": 64, "cuda": 256}
-"""Noise samples of a forward pass, however large the images are, by kind of device."""
+"""Noise samples drawn at once, however large the images are, by kind of device."""
+LEAST_PASS = 8
+"""Of them in a forward pass on a CPU: at 224 × 224 pixels 8 at once are faster than 64, whose tensors leave its caches
+(docs/models.md)."""
 ROUNDINGS = {"fp32": 1e-3, "bf16": 0.1}
 """How far a fast classifier's logits may be from the eager one's, in parts of the largest: roundings of bf16, which has
 8 bits, add up over the layers."""
@@ -80,8 +83,8 @@ class Engine:
         return max(least, min(usual, usual * 3072 // shape.numel()) // least * least)
 
     def passes(self, shape: torch.Size) -> int:
-        """Images of one forward pass: as many as the model takes and memory holds, at most `batch(shape)`. Roundings
-        depend on it.
+        """Images of one forward pass: as many as the model takes and memory, on a CPU also its caches, hold, at most
+        `batch(shape)`. Roundings depend on it.
 
         Raises:
             ModelError: as `classifier`.
@@ -252,10 +255,14 @@ class Engine:
             size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
 
     def _affordable(self, classify: Classify, shape: torch.Size) -> int:
-        """Images of a pass for which memory suffices, as far as it can be told: an accelerator says so itself."""
+        """Images of a pass for which caches and memory suffice, as far as it can be told: an accelerator says itself
+        when its memory does not."""
         most = self.batch(shape)
         if self.device.type != "cpu":
             return most
+        cached = max(LEAST_PASS, BATCH["cpu", self.precision] * 3072 // shape.numel())
+        if cached < most:
+            most = 1 << (cached.bit_length() - 1)
         try:
             one, two = (live_bytes(classify, self._noise(count, shape)) for count in (1, 2))
         except Exception:  # a model of any kind may fail in any way, and will say so itself
@@ -386,7 +393,12 @@ def compile_frozen(classify: Classify, example: Tensor, precision: str) -> Class
         None, after one message that says why, where compiling does not work; for example without a C++ compiler.
     """
     from torch._inductor import config as inductor  # takes a second to import
+    from torch.compiler import config as compiler
 
+    if not compiler.cache_key_tag:
+        # What is kept on disk is code for some instructions, which inductor's own key does not say, and other machines
+        # may find it there. For the whole process: a call under another tag would compile again.
+        compiler.cache_key_tag = f"{device_name(torch.device('cpu'))}, {torch.backends.cpu.get_cpu_capability()}"
     if example.device.type == "cpu":
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": example.device.type == "cuda"}

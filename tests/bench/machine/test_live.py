@@ -58,3 +58,29 @@ def test_passes_on_a_cpu_are_as_large_as_memory_is_to_allow(
     given = Engine(model, device, "fp32")
     given.limit(32)  # as a record or --batch says
     assert given.passes(SHAPE) == 32
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision", "passes"),
+    [
+        ((3, 32, 32), "bf16", 256),
+        ((1, 28, 28), "fp32", 64),
+        ((3, 40, 40), "fp32", 32),  # 40 would be as many bytes as 64 of 32 x 32
+        ((3, 64, 64), "fp32", 16),
+        ((3, 64, 64), "bf16", 64),
+        ((3, 224, 224), "fp32", 8),
+        ((3, 224, 224), "bf16", 8),
+    ],
+)
+def test_large_images_come_in_small_passes_on_a_cpu(shape: tuple[int, ...], precision: str, passes: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * shape[0], 10)).eval()
+    engine, size = Engine(model, torch.device("cpu"), precision), torch.Size(shape)
+    assert engine.passes(size) == passes
+    earlier = Engine(model, torch.device("cpu"), precision)
+    earlier.limit(64)  # as a record says of certificates of passes that were larger
+    assert earlier.passes(size) == min(64, earlier.batch(size))
+    images = torch.rand(earlier.batch(size), *shape)
+    with torch.inference_mode():
+        first, second = (each.classifier(size, 1)[0](images) for each in (engine, earlier))
+    assert torch.allclose(first, second, atol=1e-5 if precision == "fp32" else 1e-2)
