@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+logger = logging.getLogger("bench")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -25,7 +28,11 @@ def medians(contestants: dict[str, Timed], rounds: int, device: torch.device) ->
     """Images per second of each; the first round warms up and counts for nothing."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     repeats = dict.fromkeys(contestants, 1)
+    started = time.monotonic()
     for number in range(rounds + 1):
+        if number == 1:
+            warm = time.monotonic() - started
+            logger.info("warmed up in %.0f s; rounds that follow, each about as long: %d", warm, rounds)
         for name, (work, _) in contestants.items():
             spent = _seconds(work, repeats[name], device)
             if not number:  # the first round warms up: compiled code is loaded, algorithms are chosen

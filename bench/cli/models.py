@@ -435,6 +435,8 @@ def perf_certify(
             check_network(model)  # refuses a wrong name before torch is imported
         from bench.audit.perf_certify import measure
 
+        if not as_json:
+            _log_to_terminal()
         found = measure(model, sigma=sigma, rounds=rounds, images=images)
     _print_contest(found, "samples_per_second", as_json=as_json)
 
@@ -452,6 +454,8 @@ def perf_train(
         check_network(model)
         from bench.audit.perf_train import measure_training
 
+        if not as_json:
+            _log_to_terminal()
         found = measure_training(model, rounds=rounds)
     _print_contest(found, "images_per_second", as_json=as_json)
 
