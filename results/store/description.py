@@ -48,33 +48,14 @@ def make_room(run: RunFolder, *, fresh: bool) -> None:
 
 def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = True, **details: Any) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
-    for trials that these replace (same method, σ and seed, other settings), of which a warning tells.
+    for trials that these replace (same method, σ and seed, other settings) and those whose folder was deleted; a
+    warning tells of either.
 
     Raises:
         RunError: the folder holds something else, or a trial to be replaced although `replace` is false.
     """
     earlier = _earlier(run)
-    here = {(trial.name, trial.sigma, trial.seed): trial for trial in trials}
-    there = {name: read_trial_settings(run.trial(name).settings) for name in earlier.trials}
-    kept: list[str] = []
-    replaced: dict[str, list[str]] = {}
-    for name, settings in there.items():
-        trial = here.get((settings.name, settings.sigma, settings.seed))
-        if trial is None:
-            kept.append(name)
-        elif trial.trial_id != name:
-            replaced.setdefault(differing(settings, trial), []).append(name)
-    for difference, names in replaced.items():
-        which = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        if not replace:
-            raise RunError(f"{run.path} has {which} already ({difference}): give another name or --out")
-        log.warning(
-            "%s: %s of an earlier command %s replaced (%s)",
-            run.path,
-            which,
-            "is" if len(names) == 1 else "are",
-            difference,
-        )
+    kept = _kept(run, earlier.trials, trials, replace=replace)
     members = {name: ids for name, ids in earlier.members.items() if name in kept}
     teachers = {name: teacher for name, teacher in earlier.teachers.items() if name in kept}
     for trial in trials:
@@ -97,6 +78,36 @@ def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = Tr
         }
     )
     record.write(run.description)
+
+
+def _kept(run: RunFolder, names: Sequence[str], trials: Sequence[AnyTrial], *, replace: bool) -> list[str]:
+    """Those trials of an earlier command that are still there and that `trials` do not replace."""
+    here = {(trial.name, trial.sigma, trial.seed): trial for trial in trials}
+    kept: list[str] = []
+    replaced: dict[str, list[str]] = {}
+    for name in names:
+        if not (path := run.trial(name).settings).exists():
+            if all(trial.trial_id != name for trial in trials):
+                log.warning("%s: %s has been deleted, and is no longer part of the run", run.path, name)
+            continue
+        settings = read_trial_settings(path)
+        trial = here.get((settings.name, settings.sigma, settings.seed))
+        if trial is None:
+            kept.append(name)
+        elif trial.trial_id != name:
+            replaced.setdefault(differing(settings, trial), []).append(name)
+    for difference, ids in replaced.items():
+        which = ids[0] + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+        if not replace:
+            raise RunError(f"{run.path} has {which} already ({difference}): give another name or --out")
+        log.warning(
+            "%s: %s of an earlier command %s replaced (%s)",
+            run.path,
+            which,
+            "is" if len(ids) == 1 else "are",
+            difference,
+        )
+    return kept
 
 
 def _earlier(run: RunFolder) -> RunRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.runner.state import trial_task
 from bench.runner.trial_work import COMPILE_PROCESSES, TrialWork
 from results.store.description import RunError, add_trials
 from results.store.folder import RunFolder, read_json
+from results.store.records import RunRecord
 from results.store.settings import ExternalTrial
 from tests.conftest import SMALL, edit_record, small_trial, trial_ids
 
@@ -70,6 +72,20 @@ def test_a_later_command_adds_its_trials_and_replaces_equal_cells(tmp_path: Path
     names = [read_json(folder.trial(trial_id).settings)["name"] for trial_id in trial_ids(folder)]
     assert names == ["gaussian", "generalised_ld", "macer"]
     assert changed.trial_id in trial_ids(folder)
+
+
+def test_a_trial_whose_folder_was_deleted_is_made_again_or_no_longer_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, trials = RunFolder(tmp_path), [small_trial("gaussian"), small_trial("macer"), small_trial("consistency")]
+    add_trials(folder, trials)
+    for trial in trials[:2]:
+        shutil.rmtree(tmp_path / "trials" / trial.trial_id)
+    add_trials(folder, trials[:1])
+    assert folder.trial(trials[0].trial_id).settings.exists()
+    assert RunRecord.read(folder.description).trials == [trials[2].trial_id, trials[0].trial_id]
+    [warning] = caplog.messages
+    assert f"{trials[1].trial_id} has been deleted" in warning
 
 
 def test_a_folder_of_something_else_is_refused_and_one_of_a_killed_command_is_not(tmp_path: Path) -> None:
