@@ -17,6 +17,7 @@ from bench.machine.driver import driver_bytes
 from bench.machine.hardware import reserved_bytes, restart_peak_memory
 from bench.runner import work
 from bench.runner.state import trial_task
+from bench.train import loop
 from results.store.folder import RunFolder
 from results.store.records import TrainingRecord
 from tests.bench.machine.test_energy import NVMLError
@@ -90,3 +91,14 @@ def test_the_drivers_figure_is_that_of_this_process(monkeypatch: pytest.MonkeyPa
     others.pop()
     assert driver_bytes(CUDA) is None
     assert driver_bytes(torch.device("cpu")) is None
+
+
+def test_a_record_has_what_was_reserved_and_what_the_driver_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "reserved_bytes", lambda _: 11)
+    monkeypatch.setattr(loop, "driver_bytes", lambda _: 12)
+    trial, run = small_trial(), RunFolder(tmp_path)
+    loop.train(trial, run)
+    record = TrainingRecord.read(run.trial(trial.trial_id).training)
+    assert (record.reserved_bytes, record.driver_bytes) == (11, 12)

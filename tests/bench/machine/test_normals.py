@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from numpy.random import Philox
 from numpy.typing import NDArray
 from scipy.stats import chi2, kstest, norm
+from torch._subclasses import FakeTensorMode
 
 from bench.machine import normals
 from bench.machine.normals import NormalStream, box_muller, cut_tails, fill_by_cpu, words_of_sample
@@ -296,3 +299,36 @@ def test_tails_end_where_the_last_word_is() -> None:
     assert radius.max() == pytest.approx(7.54, abs=5e-3)
     assert cut_tails(3072) == 1536 * 2.0**-40  # one word for two numbers, one in 2⁴⁰ of which is the last
     assert norm.sf(math.sqrt(80 * math.log(2))) < 2.0**-40
+
+
+def test_a_kernel_that_gives_other_numbers_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, device="cpu": empty(*size))
+
+    def other(out: torch.Tensor, *rest: Any) -> None:
+        fill_by_cpu(out, *rest)
+        out[3, 5] = torch.nextafter(out[3, 5], torch.tensor(9.0))
+
+    for fill, used in ((fill_by_cpu, fill_by_cpu), (other, None)):
+        monkeypatch.setitem(sys.modules, "bench.machine.normals_kernel", SimpleNamespace(fill=fill))
+        assert normals._kernel.__wrapped__() is used
+    assert [line for line in caplog.messages if "gives other numbers" in line] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_an_accelerator_draws_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled = []
+    monkeypatch.setattr(normals, "_kernel", lambda: lambda out, _, first, *rest: filled.append((out, first, *rest)))
+    stream = NormalStream(3, Role.ESTIMATE, 7)
+    with FakeTensorMode():  # in which there is an accelerator
+        centre = torch.zeros((3, 4, 4), device="cuda")
+        drawn = stream.draw(5, (2, 3, 4, 4), centre.device)
+        noisy = stream.around(centre, 0.5, 6, 2)
+    (one, *plain), (other, first, middle, sigma) = filled
+    assert one._base is drawn
+    assert plain == [5, None, 1.0]
+    assert other._base is noisy
+    assert middle._base is centre
+    assert (first, sigma) == (6, 0.5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from bench.certify import engine
+from bench.certify import engine, shard
 from bench.certify.smoothing import Smoothed
 from bench.machine.usage import usage
 from bench.train import loop
@@ -42,3 +44,34 @@ def test_compiling_is_said_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> No
     assert engine.compile_frozen(nn.Identity(), torch.rand(1, 1), "fp32") is not None
     assert said == ["compiling"] * 3
     assert usage()["apart"] == ""
+
+
+def test_so_is_all_else_that_takes_long_without_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+
+    def spied(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def spy(*arguments: Any, **named: Any) -> Any:
+            said[name] = usage()["apart"]
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(module, name, spy)
+
+    monkeypatch.setattr(loop, "_spectra", loop._Spectra())  # none is known yet
+    for name in ("load_images", "last_state", "spectrum_of", "save_checkpoint", "_finish"):
+        spied(loop, name)
+    for name in ("last_model", "write_shard"):
+        spied(shard, name)
+    trial, run = small_trial("generalised_ld", decomposition_ratio=0.2), RunFolder(tmp_path)
+    loop.train(trial, run)
+    shard.certify_shard(trial, run, [0, 1])
+    assert said == {
+        "load_images": "loading",
+        "last_state": "loading",
+        "spectrum_of": "decomposing",
+        "save_checkpoint": "writing",
+        "_finish": "writing",
+        "last_model": "loading",
+        "write_shard": "writing",
+    }

@@ -215,11 +215,12 @@ IMPORTS = """
 import sys
 import torch._dynamo  # as every optimizer does
 from bench.machine.processes import leave_group
-from tests.bench.train.test_training import ALONE_AND_TOGETHER, train_small
+from tests.bench.train.test_training import ALONE_AND_TOGETHER, train_small, train_with_batch_norm
 """
 GROUP = """
 for method in ALONE_AND_TOGETHER:
     train_small(method, sys.argv[1])
+train_with_batch_norm(sys.argv[1])
 leave_group()
 """
 ALONE_AND_TOGETHER = ("consistency", "macer", "stability", "smoothadv", "smoothmix", "cat_rs", "sun")
@@ -247,6 +248,33 @@ def train_small(method: str, folder: str | Path) -> None:
         save_file(tensors | {"losses": torch.tensor(losses), "ranks": torch.tensor(took_part)}, Path(folder, method))
 
 
+def train_with_batch_norm(folder: str) -> None:
+    """By all processes of a group; the first writes what each has as statistics after an epoch's steps, and then when
+    its network is evaluated."""
+    found: dict[str, list[torch.Tensor]] = {"own": [], "shared": []}
+    train_epoch, noisy_accuracy = loop.train_epoch, loop.noisy_accuracy
+
+    def statistics(model: nn.Module, accelerator: Accelerator) -> torch.Tensor:
+        kept = [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+        gathered: torch.Tensor = accelerator.gather(torch.cat(kept)[None])
+        return gathered
+
+    def trained(*arguments: Any) -> loop.EpochResult:
+        result = train_epoch(*arguments)
+        found["own"].append(statistics(arguments[2], arguments[5].accelerator))
+        return result
+
+    def evaluated(*arguments: Any) -> float:
+        found["shared"].append(statistics(arguments[2], arguments[4]))
+        return noisy_accuracy(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_epoch", trained)
+        patch.setattr(loop, "noisy_accuracy", evaluated)
+        loop.train(small_trial(), RunFolder(Path(folder, "run")))
+    save_file({name: torch.stack(each) for name, each in found.items()}, Path(folder, "statistics"))
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together, one method after the other."""
@@ -266,3 +294,12 @@ def test_two_workers_equal_one_without_batch_norm(method: str, together: Path, t
     assert two.pop("ranks").tolist() == [0, 1]
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_ranks_share_the_statistics_of_batch_norm_at_the_end_of_an_epoch(together: Path) -> None:
+    found = load_file(together / "statistics")
+    assert found["own"].shape[:2] == found["shared"].shape[:2] == (2, 2)  # epochs, ranks
+    for own, shared in zip(found["own"], found["shared"], strict=True):
+        assert not torch.allclose(own[0], own[1])  # each rank has seen its own half of the batches
+        assert torch.equal(shared[0], shared[1])
+        assert torch.allclose(shared[0], own.mean(dim=0))

@@ -422,7 +422,19 @@ def test_cost_has_throughput_hours_and_energy_where_it_is_known(run: Run) -> Non
     assert "energy_kwh" not in [column.key for column in table.columns]
     known = replace(run, trials=run.trials.assign(train_joules=3.6e6, certify_joules=1.8e6))
     assert table_cost(known).rows[0].measured["energy_kwh"] == pytest.approx(1.5)
-    assert any("accelerators' own counters" in sentence for sentence in table_cost(known).caption)
+    assert any(
+        "accelerators' own counters, whatever else used them" in sentence for sentence in table_cost(known).caption
+    )
+
+
+def test_memory_of_an_accelerator_says_whose_count_it_is(run: Run) -> None:
+    def memory(kind: str) -> str:
+        caption = table_cost(replace(run, trials=run.trials.assign(memory_kind=kind))).caption
+        [sentence] = [sentence for sentence in caption if sentence.startswith("Memory: ")]
+        return sentence
+
+    assert "peak resident memory" in memory("resident")
+    assert "peak that torch allocated on accelerators" in memory("accelerator")
 
 
 def test_beyond_acr_ranks_at_every_budget(run: Run) -> None:
