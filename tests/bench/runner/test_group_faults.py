@@ -40,12 +40,12 @@ first = processes.join_group().is_main_process
 ended = Path(sys.argv[1], "ended")
 
 def look():
-    time.sleep(1.5)
+    time.sleep(3)
     return "found"
 
 assert processes.agreed(look) == "found"
 if first:
-    time.sleep(1.5)
+    time.sleep(3)
 processes.wait_for_all()
 while first and not ended.exists():
     time.sleep(0.1)

@@ -281,17 +281,20 @@ finally:
 
 def test_ctrl_c_ends_it_without_a_word_and_it_needs_neither_torch_nor_ray(run: RunFolder) -> None:
     command = [sys.executable, "-c", PROGRAM, "watch", str(run.path), "--port", "0"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}
-    )
-    assert process.stdout is not None
-    [port] = re.findall(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
-    connection.request("GET", "/")
-    assert b"2 of 4" not in (body := connection.getresponse().read())
-    assert b'"done":2' in body
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            [port] = re.findall(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+            connection.request("GET", "/")
+            assert b"2 of 4" not in (body := connection.getresponse().read())
+            assert b'"done":2' in body
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, "", "")
 
 
