@@ -81,8 +81,9 @@ class Row:
 
     def spread(self, key: str) -> float | None:
         """Standard deviation over the training seeds, with ddof = 1; None for one seed."""
-        values = self.seeds.get(key, [])
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        values = np.array(self.seeds.get(key, []))
+        # Less the first: of equal numbers it is 0, and not the rounding of their mean.
+        return float(np.std(values - values[0], ddof=1)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)

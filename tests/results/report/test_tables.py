@@ -288,6 +288,7 @@ def test_the_spread_over_seeds_stands_beside_the_interval_and_not_in_it(tmp_path
     assert [float(value) for value in parsed["acr_seeds"].split()] == row.seeds["acr"]
     assert f"sd {row.spread('acr'):.3f}" in to_markdown(table)
     assert "sd over the seeds" in to_markdown(table)
+    assert replace(row, seeds={"weights_mb": [6.753672] * 3}).spread("weights_mb") == 0  # np.std alone says 1.09e-15
 
 
 def test_without_an_interval_nothing_is_outside_of_it(run: Run) -> None:
