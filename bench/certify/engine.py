@@ -232,10 +232,10 @@ class Engine:
         return replace(plain, classify=_InPrecision(network, self.device.type, self.precision))
 
     def _fitting(self, classify: Classify, shape: torch.Size) -> _Passes:
-        """The model in the largest passes that work, on noise."""
-        largest = size = min(self._passes or self._affordable(classify, shape), self.batch(shape))
+        """The model in the first passes that work, on noise."""
+        first, *_ = sizes = self._sizes(classify, shape)
         layouts = (True, False) if len(shape) == 3 else (False,)  # some models take no channels-last images
-        while True:
+        for size in sizes:
             for channels_last in layouts:
                 found = _Passes(classify, size, channels_last)
                 try:
@@ -243,16 +243,28 @@ class Engine:
                 except Exception as error:  # a model of any kind may fail in any way
                     failure = error
                 else:
-                    if size < largest:
-                        logger.info("certifying in passes of %d: the model fails on more images at once", size)
+                    if size != first:
+                        others = "more" if size < first else "fewer"
+                        logger.info("certifying in passes of %d: the model fails on %s images at once", size, others)
                     return found
                 for part in filter(None, (failure, failure.__cause__)):
                     clear_frames(part.__traceback__)  # which hold what the pass had computed
-                if is_out_of_memory(failure.__cause__ or failure):
+                if full := is_out_of_memory(failure.__cause__ or failure):
                     release_memory()
             if size == 1:
-                raise ModelError(_cannot_take(shape, failure)) from failure
-            size = 1 << ((size - 1).bit_length() - 1)  # the next smaller power of two
+                alone = failure
+                if full:
+                    break
+        raise ModelError(_cannot_take(shape, alone)) from alone
+
+    def _sizes(self, classify: Classify, shape: torch.Size) -> list[int]:
+        """Of passes, as they are tried: as large as can be afforded, then smaller, down to one image; where no size was
+        given, then larger ones, for a model that takes no fewer images."""
+        most = self.batch(shape)
+        first = min(self._passes or max(self._affordable(classify, shape), _own_batch(self._model)), most)
+        smaller = [1 << power for power in reversed(range((first - 1).bit_length()))]
+        larger = [1 << power for power in range(first.bit_length(), most.bit_length())]
+        return [first, *smaller, *(larger if self._passes is None else [])]
 
     def _affordable(self, classify: Classify, shape: torch.Size) -> int:
         """Images of a pass for which caches and memory suffice, as far as it can be told: an accelerator says itself
@@ -347,6 +359,11 @@ class _InPrecision(nn.Module):
         if logits.ndim != 2 or len(logits) != len(images):
             raise ModelError(f"the model gave {tuple(logits.shape)} for {len(images)} images, expected logits")
         return logits
+
+
+def _own_batch(model: nn.Module) -> int:
+    """Images that it computes with however few it is given; 1 for most models."""
+    return max((getattr(module, "fixed_batch", None) or 1 for module in model.modules()), default=1)
 
 
 def _cannot_take(shape: torch.Size, failure: Exception) -> str:

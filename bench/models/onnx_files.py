@@ -128,15 +128,15 @@ class _FixedBatch(nn.Module):
         """batch: None: it takes any."""
         super().__init__()
         self.network = network
-        self.batch = batch
+        self.fixed_batch = batch
 
     def forward(self, images: Tensor) -> Any:
         """What the network gives."""
-        if self.batch is None:
+        if self.fixed_batch is None:
             return self.network(images)
         parts = []
-        for part in images.split(self.batch):
-            filled = torch.cat([part, part[-1:].expand(self.batch - len(part), *part.shape[1:])])
+        for part in images.split(self.fixed_batch):
+            filled = torch.cat([part, part[-1:].expand(self.fixed_batch - len(part), *part.shape[1:])])
             parts.append(self.network(filled)[: len(part)])
         return torch.cat(parts)
 

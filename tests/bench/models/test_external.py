@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -195,6 +196,25 @@ def test_a_given_batch_lets_a_model_of_that_batch_be_certified() -> None:
     classify, _ = engine.classifier(SHAPE, 1)
     with torch.inference_mode():
         assert classify(torch.rand(64, *SHAPE)).shape == (64, 10)  # 10 does not divide 64
+
+
+def test_a_model_of_one_batch_size_gets_it_where_its_images_would_come_in_smaller_passes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    shape = torch.Size((3, 224, 224))
+    for batch in (8, 32, 64):
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(8), Exactly(batch))
+        assert Engine(model, CPU, "fp32").passes(shape) == batch
+    assert caplog.messages == [
+        f"certifying in passes of {batch}: the model fails on fewer images at once" for batch in (32, 64)
+    ]
+    full = nn.Sequential(nn.AdaptiveAvgPool2d(8), AtMost(0, torch.OutOfMemoryError("CUDA out of memory.")))
+    asked: list[int] = []
+    full.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    with pytest.raises(ModelError, match="not even one by one"):
+        Engine(full, CPU, "fp32").passes(shape)
+    assert max(asked) == 8
 
 
 @pytest.mark.slow

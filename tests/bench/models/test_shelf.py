@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench import CertifySettings, Smoothed, load_model
+from bench.certify.engine import Engine
 from bench.models.external import ModelError
 from bench.models.preprocessing import Preprocessed
 from bench.models.shelf import IMAGENET, SourceError, shelf_name
@@ -289,6 +290,15 @@ def test_a_file_of_onnx_has_the_logits_of_the_network_it_is_of(
     assert sum(certificate.counts) == certificate.n
     with pytest.raises(ModelError, match="fp32 alone") if engine == "onnxruntime" else warnings.catch_warnings():
         Smoothed(model, 0.1, 10, precision="bf16", device="cpu")
+
+
+@pytest.mark.parametrize(("batch", "passes"), [(None, 8), (1, 8), (40, 40), (100, 64)])
+def test_a_file_of_onnx_gets_its_own_batch_in_a_pass(batch: int | None, passes: int, tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch", reason="onnx2torch is not installed")
+    written(tmp_path / "large.onnx", batch, size=192)
+    model = loaded(f"onnx:{tmp_path / 'large.onnx'}")
+    engine = Engine(model, torch.device("cpu"), "fp32")
+    assert engine.passes(torch.Size((3, 192, 192))) == passes
 
 
 def test_what_onnx2torch_does_not_know_onnxruntime_runs_and_the_weights_are_the_files(
