@@ -16,9 +16,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.audit.verify import open_certified, rows_with_a_model
-from bench.certify.composed import ComposedSmoothed
 from bench.certify.engine import Engine
-from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, check_prediction
+from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, SmoothedClassifier, check_prediction
 from bench.data import StoredImages, load_images
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role
@@ -152,7 +151,7 @@ class _Target:
 
 
 def _targets(
-    source: Source, smoothed: Smoothed | ComposedSmoothed, rows: pd.DataFrame, shape: torch.Size, samples: int
+    source: Source, smoothed: SmoothedClassifier, rows: pd.DataFrame, shape: torch.Size, samples: int
 ) -> dict[int, _Target]:
     """The target at each image: the model; of a composed classifier the part that answered."""
     opened: dict[int, _Target] = {}
@@ -181,7 +180,7 @@ class _Attacker:
     def __init__(
         self,
         targets: dict[int, _Target],
-        smoothed: Smoothed | ComposedSmoothed,
+        smoothed: SmoothedClassifier,
         settings: CertifiedTrial,
         attack: Attack,
         seeds: tuple[int, int],
@@ -206,7 +205,7 @@ class _Attacker:
         """Whether `answer` is more probable than `predicted` at the moved image, by fresh samples."""
         if answer in (predicted, ABSTAIN):
             return False
-        if isinstance(self.smoothed, ComposedSmoothed):  # with other samples than those that gave the answer
+        if not isinstance(self.smoothed, Smoothed):  # with other samples than those that gave the answer
             fresh = self.noise_seed + 1
             again = self.smoothed.predict_moved(moved, n=JUDGING_SAMPLES, seed=fresh, index=index, alpha=alpha)
             return again not in (predicted, ABSTAIN)

@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 from rich.progress import track
 
-from bench.certify.composed import ComposedSmoothed, kind_of_trial, smoothed_source
+from bench.certify.composed import kind_of_trial, smoothed_source
 from bench.certify.examine import examine_trial, refuse_other_answers
 from bench.certify.shard import OpenedModel, certified_rows
-from bench.certify.smoothing import Smoothed
+from bench.certify.smoothing import SmoothedClassifier
 from bench.data import dataset_name, load_images, resolve_data
 from bench.models.sources import Source, from_trial, read_settings
 from results.analysis.agreement import ALARM, answers_differ, as_p, disagreement, pooled, share_that_may_be_wrong
@@ -171,7 +171,7 @@ def rows_with_a_model(run: RunFolder) -> pd.DataFrame:
 
 def open_certified(
     run: RunFolder, rows: pd.DataFrame, data: str | None, factories: Collection[str]
-) -> tuple[Source, CertifiedTrial, Smoothed | ComposedSmoothed]:
+) -> tuple[Source, CertifiedTrial, SmoothedClassifier]:
     """What made the rows of one trial: the model, the settings with the images where they are now, and both together.
 
     Raises:

@@ -10,8 +10,8 @@ Both are used as `Smoothed` is. What they guarantee, and why, is in `results.bou
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,10 @@ from bench.certify.engine import Engine
 from bench.certify.smoothing import (
     ABSTAIN,
     PREDICT_ALPHA,
-    USUAL,
     Certificate,
     Draw,
     Smoothed,
-    check_images,
+    SmoothedClassifier,
     check_prediction,
     check_tails,
     planned_samples,
@@ -57,8 +56,10 @@ class _Counted:
         return Estimate(self.sigma, self.selected, self.counts)
 
 
-class ComposedSmoothed(ABC):
-    """Smoothed classifiers that together are one."""
+class ComposedSmoothed(SmoothedClassifier):
+    """Smoothed classifiers that together are one. A certificate is false with probability at most the alpha of the
+    settings, whose n0 and n are of each part that is asked; anytime and soft are not to be had, and a ValueError says
+    where n and the share of alpha that each bound has certify no image."""
 
     composition: Composition
 
@@ -92,7 +93,7 @@ class ComposedSmoothed(ABC):
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """What classifies the noise samples of each part."""
+        """What classifies the noise samples, of each part."""
         return tuple(part.engine for part in self.parts)
 
     @property
@@ -100,105 +101,62 @@ class ComposedSmoothed(ABC):
         """Bounds that share the alpha of a certificate."""
         return shares(self.composition, len(self.parts))
 
-    def certify(
-        self,
-        images: Tensor,
-        settings: CertifySettings = USUAL,
-        *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        labels: Sequence[int] | None = None,
-    ) -> list[Certificate]:
-        """A certificate for each image, false with probability at most `settings.alpha`. n0 and n are of each part that
-        is asked. Arguments and errors as for `Smoothed.certify`.
-
-        Raises:
-            ValueError: also where n and the share of alpha that each bound has certify no image.
-            BenchError: also for an estimator or a bound that composed classifiers do not have (anytime, soft).
-        """
-        return list(self.iter_certify(images, settings, seed=seed, indices=indices, labels=labels))
-
-    def iter_certify(
-        self,
-        images: Tensor,
-        settings: CertifySettings,
-        *,
-        seed: int,
-        indices: Sequence[int] | None = None,
-        labels: Sequence[int] | None = None,
-    ) -> Iterator[Certificate]:
-        """As `certify`, one certificate at a time."""
-        check_images(images)
+    def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
         if (message := not_composed(settings)) is not None:
             raise BenchError(message)
-        bound = CertifySettings.model_validate(
-            settings.model_dump() | {"alpha": settings.alpha / self.alpha_shares}
-        )  # which refuses what certifies no image
-        shape = images.shape[1:]
+        bound = self._of_each_bound(settings)
         if self.arithmetic == "float":
             check_tails(shape.numel(), bound)
-        engines = sorted({engine.classifier(shape, settings.n)[1] for engine in self.engines})
-        batch = min(engine.passes(shape) for engine in self.engines)
-        pixels = self.parts[0].lattice_pixels(shape)
-        places = range(len(images)) if indices is None else indices
-        targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
-        for image, index, label in zip(images, places, targets, strict=True):
-            started = time.perf_counter()
-            classifier, selector = self._ask(image, bound, seed, index, label)
-            counts, n = classifier.counts, sum(classifier.counts)
-            found = composed(
-                self.composition, classifier.estimate, [part.estimate for part in selector], bound.alpha, pixels
-            )
-            yield Certificate(
-                status="misclassified" if not n else "certified" if found.certified else "abstained",
-                predicted=classifier.selected if found.certified else ABSTAIN,
-                radius=found.radius,
-                p_lower=found.p_lower,
-                selected=classifier.selected,
-                selection_counts=classifier.selection.tolist(),
-                count_top=counts[classifier.selected],
-                counts=counts,
-                radius_soft=None,
-                soft_weights=None,
-                n=n,
-                n0=settings.n0,
-                alpha=settings.alpha,
-                estimator=settings.estimator,
-                lattice_pixels=pixels,
-                engine=" and ".join(engines),
-                batch=batch,
-                seconds=time.perf_counter() - started,
-                composition=self.composition,
-                alpha_shares=self.alpha_shares,
-                sigma_input=classifier.sigma,
-                classifier_radius=found.classifier_radius,
-                selector_sigmas=[part.sigma for part in selector],
-                selector_selection_counts=[count for part in selector for count in part.selection.tolist()],
-                selector_counts=[count for part in selector for count in part.counts],
-                selector_radius=found.selector_radius,
-            )
+        for engine in self.engines:
+            engine.classifier(shape, settings.n)
 
-    def predict(
-        self,
-        images: Tensor,
-        *,
-        n: int = 1000,
-        alpha: float = PREDICT_ALPHA,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-    ) -> list[int]:
-        """PREDICT of each image: the class, or −1 (abstain); not the composed classifier's own answer with probability
-        at most alpha. Arguments and errors as for `Smoothed.predict`."""
-        check_images(images)
-        places = range(len(images)) if indices is None else indices
-        return [
-            self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
-            for image, index in zip(images, places, strict=True)
-        ]
+    def _of_each_bound(self, settings: CertifySettings) -> CertifySettings:
+        """With its share of alpha.
 
-    @abstractmethod
-    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
-        """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
+        Raises:
+            ValueError: which certifies no image with n samples.
+        """
+        return CertifySettings.model_validate(settings.model_dump() | {"alpha": settings.alpha / self.alpha_shares})
+
+    def _certificate(
+        self, image: Tensor, settings: CertifySettings, *, seed: int, index: int, label: int | None
+    ) -> Certificate:
+        started = time.perf_counter()
+        bound, pixels = self._of_each_bound(settings), self.parts[0].lattice_pixels(image.shape)
+        classifier, selector = self._ask(image, bound, seed, index, label)
+        counts, n = classifier.counts, sum(classifier.counts)
+        found = composed(
+            self.composition, classifier.estimate, [part.estimate for part in selector], bound.alpha, pixels
+        )
+        engines = sorted({engine.classifier(image.shape, settings.n)[1] for engine in self.engines})
+        return Certificate(
+            status="misclassified" if not n else "certified" if found.certified else "abstained",
+            predicted=classifier.selected if found.certified else ABSTAIN,
+            radius=found.radius,
+            p_lower=found.p_lower,
+            selected=classifier.selected,
+            selection_counts=classifier.selection.tolist(),
+            count_top=counts[classifier.selected],
+            counts=counts,
+            radius_soft=None,
+            soft_weights=None,
+            n=n,
+            n0=settings.n0,
+            alpha=settings.alpha,
+            estimator=settings.estimator,
+            lattice_pixels=pixels,
+            engine=" and ".join(engines),
+            batch=min(engine.passes(image.shape) for engine in self.engines),
+            seconds=time.perf_counter() - started,
+            composition=self.composition,
+            alpha_shares=self.alpha_shares,
+            sigma_input=classifier.sigma,
+            classifier_radius=found.classifier_radius,
+            selector_sigmas=[part.sigma for part in selector],
+            selector_selection_counts=[count for part in selector for count in part.selection.tolist()],
+            selector_counts=[count for part in selector for count in part.counts],
+            selector_radius=found.selector_radius,
+        )
 
     @abstractmethod
     def _ask(
@@ -308,7 +266,7 @@ def _part_seed(seed: int, place: int) -> int:
     return derived_seed(seed, Role.PART, place)
 
 
-def smoothed_source(source: Source, settings: CertifiedTrial, num_classes: int) -> Smoothed | ComposedSmoothed:
+def smoothed_source(source: Source, settings: CertifiedTrial, num_classes: int) -> SmoothedClassifier:
     """The smoothed classifier that a trial certifies.
 
     Args:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bench.certify.composed import ComposedSmoothed
 from bench.certify.engine import COMPILE_FROM
-from bench.certify.smoothing import Smoothed
+from bench.certify.smoothing import Smoothed, SmoothedClassifier
 from bench.data import load_images, split_name
 from bench.machine.advance import advance
 from bench.machine.energy import EnergyMeter
@@ -30,7 +29,7 @@ from results.store.shards import write_shard
 class OpenedModel:
     """A model ready to be certified, and what its rows say of it."""
 
-    smoothed: Smoothed | ComposedSmoothed
+    smoothed: SmoothedClassifier
     classifier: str
     """How it is made of networks."""
     sha256: str
@@ -117,7 +116,7 @@ def agreement(folder: TrialFolder) -> BatchRecord:
     return BatchRecord.read(folder.batch) if folder.batch.exists() else BatchRecord()
 
 
-def _agree(smoothed: Smoothed | ComposedSmoothed, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
+def _agree(smoothed: SmoothedClassifier, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
     """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can, and
     compiled or not as was decided; what they agree on."""
     folder, shape, engines = run.trial(settings.trial_id), _shape(settings), smoothed.engines

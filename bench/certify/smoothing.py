@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +101,101 @@ class Certificate:
     selector_radius: float | None = None
 
 
-class Smoothed:
+class SmoothedClassifier(ABC):
+    """What CERTIFY and PREDICT ask: one base classifier under Gaussian noise, or several that are composed."""
+
+    num_classes: int
+    device: torch.device
+    precision: str
+    arithmetic: Arithmetic
+
+    def certify(
+        self,
+        images: Tensor,
+        settings: CertifySettings = USUAL,
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> list[Certificate]:
+        """CERTIFY for each image.
+
+        Args:
+            images: (count, channel, height, width), or of another shape that the model takes; float in [0, 1].
+            settings: n0, n, alpha, estimator and skip_misclassified are used. From n = 10 000 on the classifier is
+                compiled first.
+            seed: of the noise; an image's counts depend on it, on its index and on n0 and n, and on nothing else.
+            indices: the index of each image in the noise streams; 0, 1, … where not given.
+            labels: where given, and unless settings say otherwise, an image whose selected class is not its label is
+                not estimated: it counts neither in certified accuracy nor in ACR, whatever its probabilities.
+
+        Raises:
+            ValueError: images outside [0, 1].
+            BenchError: n is so large that the noise's cut tails count (`bench.machine.normals`).
+            ModelError: the model fails, gives NaN or another number of logits, or its answers are not those of a
+                function of the image.
+        """
+        return list(self.iter_certify(images, settings, seed=seed, indices=indices, labels=labels))
+
+    def iter_certify(
+        self,
+        images: Tensor,
+        settings: CertifySettings,
+        *,
+        seed: int,
+        indices: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> Iterator[Certificate]:
+        """As `certify`, one certificate at a time."""
+        check_images(images)
+        self._open(images.shape[1:], settings)
+        places = range(len(images)) if indices is None else indices
+        targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
+        for image, index, label in zip(images, places, targets, strict=True):
+            yield self._certificate(image, settings, seed=seed, index=index, label=label)
+
+    def predict(
+        self,
+        images: Tensor,
+        *,
+        n: int = 1000,
+        alpha: float = PREDICT_ALPHA,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> list[int]:
+        """PREDICT: the most frequent class of each image, or −1 (abstain).
+
+        An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
+        counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
+        """
+        check_images(images)
+        places = range(len(images)) if indices is None else indices
+        return [
+            self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
+            for image, index in zip(images, places, strict=True)
+        ]
+
+    @abstractmethod
+    def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
+        """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
+
+    @property
+    @abstractmethod
+    def engines(self) -> tuple[Engine, ...]:
+        """What classifies its noise samples."""
+
+    @abstractmethod
+    def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
+        """Refuse what cannot be certified so; compile what is to be."""
+
+    @abstractmethod
+    def _certificate(
+        self, image: Tensor, settings: CertifySettings, *, seed: int, index: int, label: int | None
+    ) -> Certificate:
+        """Of one image. A label: the image is not estimated where the selected class is another."""
+
+
+class Smoothed(SmoothedClassifier):
     """A base classifier under Gaussian noise."""
 
     def __init__(
@@ -158,107 +253,46 @@ class Smoothed:
         self.engine = Engine(rest, self.device, self.precision)
         self._samples = NoiseSamples(sigma, self.device, decomposition, self.precision)
 
-    def certify(
-        self,
-        images: Tensor,
-        settings: CertifySettings = USUAL,
-        *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        labels: Sequence[int] | None = None,
-    ) -> list[Certificate]:
-        """CERTIFY for each image.
-
-        Args:
-            images: (count, channel, height, width), or of another shape that the model takes; float in [0, 1].
-            settings: n0, n, alpha, estimator and skip_misclassified are used. From n = 10 000 on the classifier is
-                compiled first.
-            seed: of the noise; an image's counts depend on it, on its index and on n0 and n, and on nothing else.
-            indices: the index of each image in the noise streams; 0, 1, … where not given.
-            labels: where given, and unless settings say otherwise, an image whose selected class is not its label is
-                not estimated: it counts neither in certified accuracy nor in ACR, whatever its probabilities.
-
-        Raises:
-            ValueError: images outside [0, 1].
-            BenchError: n is so large that the noise's cut tails count (`bench.machine.normals`).
-            ModelError: the model fails, gives NaN or another number of logits, or its answers are not those of a
-                function of the image.
-        """
-        return list(self.iter_certify(images, settings, seed=seed, indices=indices, labels=labels))
-
-    def iter_certify(
-        self,
-        images: Tensor,
-        settings: CertifySettings,
-        *,
-        seed: int,
-        indices: Sequence[int] | None = None,
-        labels: Sequence[int] | None = None,
-    ) -> Iterator[Certificate]:
-        """As `certify`, one certificate at a time."""
-        check_images(images)
-        shape = images.shape[1:]
+    def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
         if self.arithmetic == "float":
             check_tails(shape.numel(), settings)
-        _, engine = self.engine.classifier(shape, settings.n)
-        passes = self.engine.passes(shape)
-        places = range(len(images)) if indices is None else indices
-        pixels = self.lattice_pixels(shape)
-        targets = labels if labels is not None and settings.skip_misclassified else [None] * len(images)
-        for image, index, label in zip(images, places, targets, strict=True):
-            started = time.perf_counter()
-            draw = self.drawing(image, settings, seed=seed, index=index)
-            selection = next(draw([settings.n0], role=Role.SELECT))
-            selected = int(selection.argmax())
-            soft = SoftmaxWeights(selected, self.device) if settings.soft else None
-            status: Status
-            if label is not None and selected != label:
-                status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
-            else:
-                drawn, counts = self.estimate(partial(draw, soft=soft), shape, selection, settings)
-                bound = _lower_bound(counts[selected], drawn, int(selection[selected]), settings)
-                p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
-                status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
-            yield Certificate(
-                status=status,
-                predicted=selected if status == "certified" else ABSTAIN,
-                radius=radius,
-                p_lower=p_lower,
-                selected=selected,
-                selection_counts=selection.tolist(),
-                count_top=counts[selected],
-                counts=counts,
-                **self._soft(soft if drawn else None, settings.alpha, pixels),
-                n=drawn,
-                n0=settings.n0,
-                alpha=settings.alpha,
-                estimator=settings.estimator,
-                lattice_pixels=pixels,
-                engine=engine,
-                batch=passes,
-                seconds=time.perf_counter() - started,
-            )
+        self.engine.classifier(shape, settings.n)
 
-    def predict(
-        self,
-        images: Tensor,
-        *,
-        n: int = 1000,
-        alpha: float = PREDICT_ALPHA,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-    ) -> list[int]:
-        """PREDICT: the most frequent class of each image, or −1 (abstain).
-
-        An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
-        counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
-        """
-        check_images(images)
-        places = range(len(images)) if indices is None else indices
-        return [
-            self.predict_moved(image, n=n, alpha=alpha, seed=seed, index=index)
-            for image, index in zip(images, places, strict=True)
-        ]
+    def _certificate(
+        self, image: Tensor, settings: CertifySettings, *, seed: int, index: int, label: int | None
+    ) -> Certificate:
+        started = time.perf_counter()
+        draw = self.drawing(image, settings, seed=seed, index=index)
+        selection = next(draw([settings.n0], role=Role.SELECT))
+        selected, pixels = int(selection.argmax()), self.lattice_pixels(image.shape)
+        soft = SoftmaxWeights(selected, self.device) if settings.soft else None
+        status: Status
+        if label is not None and selected != label:
+            status, drawn, counts, p_lower, radius = "misclassified", 0, [0] * self.num_classes, 0.0, 0.0
+        else:
+            drawn, counts = self.estimate(partial(draw, soft=soft), image.shape, selection, settings)
+            bound = _lower_bound(counts[selected], drawn, int(selection[selected]), settings)
+            p_lower, radius = map(float, debited(bound, self.sigma, math.nan if pixels is None else pixels))
+            status = "certified" if is_certified(p_lower, radius, pixels) else "abstained"
+        return Certificate(
+            status=status,
+            predicted=selected if status == "certified" else ABSTAIN,
+            radius=radius,
+            p_lower=p_lower,
+            selected=selected,
+            selection_counts=selection.tolist(),
+            count_top=counts[selected],
+            counts=counts,
+            **self._soft(soft if drawn else None, settings.alpha, pixels),
+            n=drawn,
+            n0=settings.n0,
+            alpha=settings.alpha,
+            estimator=settings.estimator,
+            lattice_pixels=pixels,
+            engine=self.engine.classifier(image.shape, settings.n)[1],
+            batch=self.engine.passes(image.shape),
+            seconds=time.perf_counter() - started,
+        )
 
     def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
         """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
