@@ -94,8 +94,9 @@ def test_the_rows_of_the_sensitivity_grid_are_sweeps(tmp_path: Path) -> None:
     }
     assert {trial.model for trial in trials} == {"patches"}
     lite = {(trial.name, trial.sigma): trial for trial in load_grid("lite").trials()}
-    shared = [trial for trial in trials if trial.name == "macer"]
-    assert [trial.trial_id for trial in shared] == [lite["macer", trial.sigma].trial_id for trial in shared]
+    grid = {(trial.name, trial.sigma): trial for trial in trials}
+    for shared in (("macer", 0.25), ("direct", 0.5), ("generalised_ld", 0.5)):
+        assert grid[shared].trial_id == lite[shared].trial_id
 
 
 @pytest.fixture
