@@ -26,7 +26,6 @@ from bench.certify.smoothing import (
     Smoothed,
     SmoothedClassifier,
     check_prediction,
-    check_tails,
     planned_samples,
 )
 from bench.machine.randomness import Role, derived_seed
@@ -58,8 +57,8 @@ class _Counted:
 
 class ComposedSmoothed(SmoothedClassifier):
     """Smoothed classifiers that together are one. A certificate is false with probability at most the alpha of the
-    settings, whose n0 and n are of each part that is asked; anytime and soft are not to be had, and a ValueError says
-    where n and the share of alpha that each bound has certify no image."""
+    settings, whose n0 and n are of each part that is asked. To certify raises BenchError for anytime and soft, and
+    ValueError where n and the share of alpha that each bound has certify no image."""
 
     composition: Composition
 
@@ -104,11 +103,7 @@ class ComposedSmoothed(SmoothedClassifier):
     def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
         if (message := not_composed(settings)) is not None:
             raise BenchError(message)
-        bound = self._of_each_bound(settings)
-        if self.arithmetic == "float":
-            check_tails(shape.numel(), bound)
-        for engine in self.engines:
-            engine.classifier(shape, settings.n)
+        super()._open(shape, self._of_each_bound(settings))
 
     def _of_each_bound(self, settings: CertifySettings) -> CertifySettings:
         """With its share of alpha.

@@ -165,8 +165,9 @@ class SmoothedClassifier(ABC):
     ) -> list[int]:
         """PREDICT: the most frequent class of each image, or −1 (abstain).
 
-        An answer differs from g's with probability at most alpha: the two-sided binomial test of the two largest
-        counts (Cohen et al. 2019, section 3.2.1). Arguments and errors as in `certify`.
+        An answer differs from the smoothed classifier's own with probability at most alpha; of a single one by the
+        two-sided binomial test of the two largest counts (Cohen et al. 2019, section 3.2.1). Arguments
+        and errors as in `certify`.
         """
         check_images(images)
         places = range(len(images)) if indices is None else indices
@@ -184,9 +185,12 @@ class SmoothedClassifier(ABC):
     def engines(self) -> tuple[Engine, ...]:
         """What classifies its noise samples."""
 
-    @abstractmethod
     def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
         """Refuse what cannot be certified so; compile what is to be."""
+        if self.arithmetic == "float":
+            check_tails(shape.numel(), settings)
+        for engine in self.engines:
+            engine.classifier(shape, settings.n)
 
     @abstractmethod
     def _certificate(
@@ -252,11 +256,6 @@ class Smoothed(SmoothedClassifier):
         rest = model.without_decomposition() if isinstance(model, Classifier) else model
         self.engine = Engine(rest, self.device, self.precision)
         self._samples = NoiseSamples(sigma, self.device, decomposition, self.precision)
-
-    def _open(self, shape: torch.Size, settings: CertifySettings) -> None:
-        if self.arithmetic == "float":
-            check_tails(shape.numel(), settings)
-        self.engine.classifier(shape, settings.n)
 
     def _certificate(
         self, image: Tensor, settings: CertifySettings, *, seed: int, index: int, label: int | None
