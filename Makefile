@@ -5,12 +5,19 @@ SEED ?= 0
 # On all cores, file by file: the tests of one often share what takes long to make. How many processes: tests/conftest.py.
 FAST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
-.PHONY: smoke test test-all sample gpu lint install clean
+.PHONY: smoke test fast test-all sample gpu lint install clean
+
+# Where it is set, what is started here, and tests start hundreds of processes, compiles every module of ours again.
+unexport PYTHONDONTWRITEBYTECODE
 
 smoke: install
 	$(BIN)/bench run --grid smoke
 
-test: install lint
+# Side by side: mypy takes one core for a minute, and tests leave some of two.
+test: install
+	$(MAKE) --no-print-directory --jobs 2 lint fast
+
+fast: install
 	$(FAST)
 
 # One after the other: they start clusters and whole runs, which need all cores.

@@ -146,6 +146,12 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
+def repeated(few: int, many: int) -> pytest.MarkDecorator:
+    """A test that counts how often something random happens, and so takes its bounds from `repeats`: few show a gross
+    fault from day to day, many a small one."""
+    return pytest.mark.parametrize("repeats", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--seed"))

@@ -28,10 +28,10 @@ epochs = 4
 decay_epochs = [3]
 learning_rate = 0.1
 batch = 128
-images = 400
+images = 256
 [certify]
 n0 = 20
-n = 600
+n = 200
 images = 30
 """
 STOPPED = "Stopped. Everything finished is kept; the same command goes on from there.\n"

@@ -38,11 +38,11 @@ def inputs(kind: str, few: int, many: int, accepted: float, sentences: int) -> l
 @pytest.mark.parametrize(
     ("kind", "inputs", "accepted", "sentences"),
     [
-        *inputs("grid", 1000, 5500, 0.1, 100),
-        *inputs("arguments", 800, 3500, 0.1, 60),
-        *inputs("log", 80, 600, 0.1, 30),
-        *inputs("records", 30, 200, 0.2, 25),
-        *inputs("weights", 30, 200, 0.2, 15),
+        *inputs("grid", 500, 5500, 0.1, 100),
+        *inputs("arguments", 400, 3500, 0.1, 60),
+        *inputs("log", 40, 600, 0.1, 30),
+        *inputs("records", 20, 200, 0.2, 25),
+        *inputs("weights", 20, 200, 0.2, 15),
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence_and_leaves_nothing(

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -130,10 +131,15 @@ def test_noise_is_a_function_of_sample_and_pixel() -> None:
     assert len({tuple(sample.flatten().tolist()) for sample in reference}) == 24
 
 
-@pytest.mark.parametrize("sigma", [0.12, 0.25])
-def test_thresholds_are_those_of_the_rounded_gaussian(sigma: float) -> None:
+@pytest.mark.parametrize("every", [101, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sigma", [0.12, 0.25, 1.0])
+def test_thresholds_are_those_of_the_rounded_gaussian(sigma: float, every: int) -> None:
     words = thresholds(sigma).astype(object) + 2**63
     most = most_steps(sigma)
+    with mpmath.workprec(110):  # to the last bit
+        scale = mpmath.mpf(1) / (255 * STEPS) / mpmath.mpf(sigma)
+        for k in range(-1, -most - 1, -every):
+            assert words[k + most] == mpmath.floor(mpmath.ncdf((k + mpmath.mpf(1) / 2) * scale) * 2**64)
     assert len(words) == 2 * most
     assert all(a <= b for a, b in pairwise(words))
     probabilities = np.array([word / 2**64 for word in words])

@@ -119,6 +119,7 @@ def forge(run: RunFolder, how: Change) -> None:
         pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_run_from_training_to_audit(run: RunFolder) -> None:
     report = update_report(run)
     rows = read_run(run.path).certificates

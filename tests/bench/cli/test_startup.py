@@ -67,7 +67,7 @@ def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> N
         ["status", place],
     ]
     commands += [["report", place], ["compare", place, "--json"]]
-    ended, _, _ = run_in_turn(*commands)
+    ended, _, _ = run_in_turn(*commands, before=ONE_FIGURE)
     assert set(ended) == {0}
     assert here(fake_run.page).exists()
 

@@ -341,7 +341,7 @@ def test_verify_names_labels_that_the_data_has_not(
 
 
 def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
-    inside, accuracy, power = attack_run(trained, 30, Attack(steps=8, samples=8, n=1000), seed=0)
+    inside, accuracy, power = attack_run(trained, 30, Attack(steps=4, samples=4, n=300), seed=0)
     assert power["attacked"].tolist() == [len(inside)] * 3
     assert power["fell"].is_monotonic_increasing or power["fell"].sum() == 0
     rows = read_run(trained.path).certificates
@@ -360,7 +360,7 @@ def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) 
         noise = partial(torch.normal, 0.0, 0.25, (8, *image.shape), generator=draw)
         moved_far = smoothed_pgd(source.model, image, label, radius=2.0, steps=8, noise=noise)
         assert float((moved_far - image).norm()) <= 2.0 * (1 + 1e-5)
-        fallen += smoothed.predict_moved(moved_far, n=1000, seed=0, index=int(index)) not in (label, -1)
+        fallen += smoothed.predict_moved(moved_far, n=300, seed=0, index=int(index)) not in (label, -1)
     assert fallen >= 3
 
 
@@ -369,7 +369,7 @@ def test_radii_that_are_far_too_large_fall_and_are_certified_again(
 ) -> None:
     monkeypatch.setattr("bench.audit.attack.JUDGING_SAMPLES", 2000)
     folder = RunFolder(forged(lambda row: {"radius": 6 * row["radius"]}))
-    inside, _, power = attack_run(folder, 10, Attack(steps=4, samples=8, n=1000), seed=0)
+    inside, _, power = attack_run(folder, 10, Attack(steps=4, samples=8, n=300), seed=0)
     fallen = inside[inside["fallen"]]
     assert len(fallen) >= 2
     assert (fallen["radius_again"] < fallen["radius"]).all()

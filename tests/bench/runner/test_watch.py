@@ -85,6 +85,7 @@ def test_a_run_that_is_not_there_yet_and_one_that_goes_on(run: RunFolder) -> Non
     assert content["summary"]["title"] == "tiny of width 4 on synthetic"
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_method_has_its_colour_before_it_is_finished(run: RunFolder) -> None:
     early = page_now(LivePage(run)).content["methods"]
     finish(run, 2)
@@ -140,6 +141,7 @@ def test_damage_and_deletion_leave_the_page_as_it_was(run: RunFolder) -> None:
     assert page_now(page).content["progress"]["said"] == [NOT_YET]
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_a_finished_run_shows_its_report(run: RunFolder) -> None:
     page = LivePage(run)
     finish(run, 2)

@@ -8,7 +8,7 @@ from scipy.stats import binom, norm
 
 from results.analysis.agreement import ALARM, disagreement, fewest_flips, homogeneity, pooled, share_that_may_be_wrong
 from results.store.rows import CertificateRow
-from tests.conftest import fake_row, small_trial
+from tests.conftest import fake_row, repeated, small_trial
 
 ROW = fake_row(small_trial(), "0" * 64, 0, 0)
 
@@ -23,13 +23,16 @@ def probabilities(top: float) -> list[float]:
     return [top, 0.7 * (1 - top), *[0.3 * (1 - top) / 8] * 8]
 
 
+@repeated(40, 400)
 @pytest.mark.parametrize("top", [0.4, 0.9, 0.999])
 @pytest.mark.parametrize("samples", [(1100, 1100), (100_100, 100)])
-def test_counts_of_one_distribution_are_seldom_told_apart(top: float, samples: tuple[int, int], seed: int) -> None:
+def test_counts_of_one_distribution_are_seldom_told_apart(
+    top: float, samples: tuple[int, int], repeats: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
-    found = [homogeneity(*(random.multinomial(n, probabilities(top)) for n in samples)) for _ in range(150)]
+    found = [homogeneity(*(random.multinomial(n, probabilities(top)) for n in samples)) for _ in range(repeats)]
     for level in (0.05, 0.01):
-        assert sum(p < level for p in found) <= binom.isf(1e-6, 150, level)
+        assert sum(p < level for p in found) <= binom.isf(1e-6, repeats, level)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 299])

@@ -111,6 +111,7 @@ def files_of_the_report(run: RunFolder) -> list[Path]:
     return [run.page, *root.glob("*.parquet"), *root.glob("tables/*"), *root.glob("figures/*")]  # type: ignore[list-item]
 
 
+@pytest.mark.usefixtures("_one_figure")
 def test_a_report_says_nothing_of_the_machine_unless_asked(run: RunFolder) -> None:
     update_report(run)
     found = files_of_the_report(run)

@@ -14,6 +14,7 @@ from results.analysis.groups import of_published_data
 from results.analysis.published import CIFAR10
 from results.report.tables import table_certified_accuracy
 from results.store.run import Run
+from tests.conftest import repeated
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,12 @@ def of_radii(radii: np.ndarray) -> Run:
     return Run(rows, pd.DataFrame([trial]), pd.DataFrame())
 
 
+@repeated(40, 400)
 @pytest.mark.parametrize(("published_images", "own_images"), [(500, 2000), (10_000, 500)])
 def test_the_same_truth_is_marked_in_one_of_twenty(
-    published_images: int, own_images: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    published_images: int, own_images: int, repeats: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    random, repeats = np.random.default_rng([seed, published_images, own_images]), 80
+    random = np.random.default_rng([seed, published_images, own_images])
     marks = dict.fromkeys(("acr", "r0.00", "r0.50"), 0)
 
     def radii(images: int) -> np.ndarray:

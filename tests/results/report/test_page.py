@@ -222,6 +222,17 @@ class Parts(HTMLParser):
         return content
 
 
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return random_run()
+
+
+@pytest.fixture(scope="module")
+def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """Of that run."""
+    return Parts(write(run, tmp_path_factory.mktemp("page") / "report.html"))
+
+
 def test_packed_certificates_are_those_of_the_run(tmp_path: Path) -> None:
     whole = random_run(imported=(("log", 0.25, 0),))
     run = replace(whole, certificates=whole.certificates.drop(index=5))  # one trial lacks an image
@@ -250,9 +261,8 @@ def test_packed_certificates_are_those_of_the_run(tmp_path: Path) -> None:
             assert counts[at].tolist() == [list(row) for row in rows["counts"]]
 
 
-def test_lines_are_the_metric_at_every_radius(tmp_path: Path) -> None:
-    run = random_run()
-    panels = Parts(write(run, tmp_path / "report.html")).content["charts"]["certified"]
+def test_lines_are_the_metric_at_every_radius(run: Run, page: Parts) -> None:
+    panels = page.content["charts"]["certified"]
     for group in certified_groups(run):
         panel = next(panel for panel in panels if panel["title"] == f"σ = {group.sigma:g}")
         line = next(line for line in panel["lines"] if line["method"] == group.method)
@@ -351,19 +361,19 @@ def test_settings_say_what_differs_and_whose_it_is(tmp_path: Path) -> None:
     assert content["differing"] == [{"key": "options.of", "values": [["First", "First"], ["Gaussian", "Gaussian"]]}]
 
 
-def test_a_picture_is_in_the_page_with_its_words(tmp_path: Path) -> None:
-    run, path = random_run(), tmp_path / "report.html"
+def test_a_picture_is_in_the_page_with_its_words(run: Run, page: Parts, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
     pictures = [Picture("First", "what it shows", b"png 1"), Picture(HOSTILE, HOSTILE, b"png 2")]
-    write_page(run, list(tables_of(run)), NO_THUMBNAILS, path, pictures)
+    write_page(run, [table_certified_accuracy(run)], NO_THUMBNAILS, path, pictures)
     parts = Parts(path)
     assert parts.content["pictures"][0] == {"title": "First", "words": "what it shows"}
     assert parts.content["pictures"][1]["title"] == HOSTILE
     assert [base64.b64decode(parts.data(f"picture-{place}")) for place in (0, 1)] == [b"png 1", b"png 2"]
-    assert Parts(write(run, path)).content["pictures"] == []
+    assert page.content["pictures"] == []
 
 
-def test_a_page_says_what_is_missing(tmp_path: Path) -> None:
-    content = Parts(write(random_run(), tmp_path / "report.html")).content
+def test_a_page_says_what_is_missing(page: Parts) -> None:
+    content = page.content
     assert any("a-trial-that-is-not-finished" in sentence for sentence in content["caveats"])
     assert ["Trials", "6 finished, 1 not finished"] in content["summary"]["facts"]
 
@@ -434,9 +444,8 @@ def test_equal_methods_are_told_apart_by_chance_in_one_of_twenty_pages() -> None
     assert told <= 5  # of 40 with one of twenty each: more than that in one of a hundred
 
 
-def test_published_points_of_another_setting_are_greyed_with_the_reason(tmp_path: Path) -> None:
-    run = random_run()
-    grey = Parts(write(run, tmp_path / "grey.html")).content["charts"]["certified"][0]["lines"]
+def test_published_points_of_another_setting_are_greyed_with_the_reason(run: Run, page: Parts, tmp_path: Path) -> None:
+    grey = page.content["charts"]["certified"][0]["lines"]
     assert all(line["apart"] == ["the network is not ResNet-110"] for line in grey if line["points"])
     same = replace(run, trials=run.trials.assign(model="resnet110"))
     lines = Parts(write(same, tmp_path / "same.html")).content["charts"]["certified"][0]["lines"]
