@@ -25,9 +25,9 @@ test-all: install lint
 	$(FAST) --seed $(SEED)
 	$(BIN)/pytest -m slow --seed $(SEED) --durations 0 --durations-min 1
 
-# Of the slow tests the shortest of each kind, as CI runs them.
+# Of the slow tests the shortest of each kind, as CI runs them; two at a time, for most of them wait half of it.
 sample: install
-	$(BIN)/pytest -m sample --durations 10
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 -m sample
 
 # On a machine with a GPU; a torch that uses it, and not `.venv`, will do as well, also without Ray:
 # python -m pytest -m gpu tests/test_gpu.py

@@ -102,7 +102,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
-LONGEST = ("test_trained.py", "test_storage.py", "test_fuzz.py", "test_cli.py", "test_contract.py", "test_training.py")
+LONGEST = (
+    "test_faults.py", "test_trained.py", "test_storage.py", "test_fuzz.py", "test_cli.py", "test_contract.py",
+    "test_training.py",
+)  # fmt: skip
 WAITING = (
     "tests/test_end_to_end.py", "runner/test_group_faults.py", "cluster/test_connect.py", "cluster/test_devices.py",
     "cluster/test_gpus.py", "cluster/test_nodes.py", "cluster/test_schedule.py", "store/test_lock.py",
