@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 smoke: install
 	$(BIN)/bench run --grid smoke
 
-# Side by side: mypy takes one core for a minute, and tests leave some of two.
+# Side by side: alone, mypy leaves all cores but one idle for a minute.
 test: install
 	$(MAKE) --no-print-directory --jobs 2 lint fast
 

@@ -30,6 +30,8 @@ from results.store.shards import write_shard
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests start two training processes on two cores
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and a thread that waits leaves its core to other tests
+# Ray's workers are nice (15), and would get a thirtieth of a core beside the tests of other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

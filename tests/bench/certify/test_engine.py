@@ -101,13 +101,17 @@ def test_gradients_for_the_image_go_through_whatever_could_not_be_folded() -> No
 )
 def test_compiled_classifiers_answer_like_eager_ones(name: str, precision: str) -> None:
     """Two networks of one architecture, compiled one after the other: what is kept on disk must not mix them up."""
+    from torch._dynamo.utils import counters  # takes a second to import
+
     images = torch.rand(2, *SHAPE)
     for seed in (0, 1):
         engine = Engine(trained(name, seed), CPU, precision)
         eager, how = engine.classifier(SHAPE, 1)
         assert how == "eager"
+        counters.clear()
         fast, how = engine.classifier(SHAPE, COMPILE_FROM)
         assert how == "inductor"
+        assert counters["stats"]["unique_graphs"] == 1  # the example was of the kind that batches are of
         # Compiled for AVX-512 and found by a process without, its logits were off by 1e20.
         assert torch.backends.cpu.get_cpu_capability() in torch.compiler.config.cache_key_tag
         batch = images[:1] + 0.5 * torch.randn(
