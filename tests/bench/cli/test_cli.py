@@ -216,21 +216,20 @@ def test_every_command_speaks_every_encoding(
     copy = shutil.copytree(here(fake_run.path), tmp_path / "é σ")
     place = os.fsencode(copy).decode("ascii" if environment is POSIX else "utf-8", "surrogateescape")
     commands = [["grids"], ["methods"], ["published"], ["status", place], ["compare", place]]
-    commands += [["report", str(fake_run.path)]] if environment is POSIX else []
+    commands += [["report", str(fake_run.path)]]
     refused = [["status", f"{place}…"], ["report", place, "--published", "σ"], ["run", "--grid", "σ"], ["σ"], []]
-    helped = HELP if environment is POSIX else HELP[::3]
-    ended = as_typed(*helped, *commands, *refused, before=ONE_FIGURE, **environment, COLUMNS=columns)
+    ended = as_typed(*HELP, *commands, *refused, before=ONE_FIGURE, **environment, COLUMNS=columns)
     printed = ended.stdout.decode(encoding) + ended.stderr.decode(encoding)
     assert ended.returncode == 0, printed
     assert "Traceback" not in printed
-    statuses = [0] * len(helped + commands) + [2] * len(refused)
-    assert json.loads(ended.stdout.decode(encoding).splitlines()[-1])[0] == statuses
+    assert json.loads(ended.stdout.decode(encoding).splitlines()[-1])[0] == [0] * len(HELP + commands) + [2] * len(
+        refused
+    )
     assert "generalised" in printed
     assert "sigma" in printed
     assert "10 000" in printed
     assert "10\n000" not in printed
-    if environment is POSIX:
-        assert "σ" in here(fake_run.tables / "certified_accuracy.md").read_text(encoding="utf-8")
+    assert "σ" in here(fake_run.tables / "certified_accuracy.md").read_text(encoding="utf-8")
 
 
 def test_names_that_ray_cannot_take_are_refused(tmp_path: Path) -> None:

@@ -340,8 +340,12 @@ def test_verify_names_labels_that_the_data_has_not(
     assert "its label is not that of synthetic" in capsys.readouterr().err
 
 
-def test_no_certified_image_falls_and_the_attack_is_no_sham(trained: RunFolder) -> None:
-    inside, accuracy, power = attack_run(trained, 30, Attack(steps=4, samples=4, n=300), seed=0)
+@pytest.mark.parametrize(
+    "attack",
+    [Attack(steps=4, samples=4, n=300), pytest.param(Attack(steps=8, samples=8, n=1000), marks=pytest.mark.slow)],
+)
+def test_no_certified_image_falls_and_the_attack_is_no_sham(attack: Attack, trained: RunFolder) -> None:
+    inside, accuracy, power = attack_run(trained, 30, attack, seed=0)
     assert power["attacked"].tolist() == [len(inside)] * 3
     assert power["fell"].is_monotonic_increasing or power["fell"].sum() == 0
     rows = read_run(trained.path).certificates

@@ -174,7 +174,6 @@ def test_the_server_may_stand_in_the_url(
 
 
 @pytest.mark.usefixtures("_one_figure")
-@pytest.mark.usefixtures("_one_figure")
 def test_a_run_in_a_store_gives_the_same_tables(remote: RemotePath, tmp_path: Path) -> None:
     local, run = write_fake_run(tmp_path / "run", TRIALS), write_fake_run(remote, TRIALS)
     for folder in (local, run):
