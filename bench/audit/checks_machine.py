@@ -31,6 +31,10 @@ LEAST_MEMORY = 2 * 2**30
 """A worker takes one to two GB, libraries included."""
 LEAST_FILES = 1024
 COMPILES_WITHIN = 20.0
+LOOKS_FOR = 1.0
+"""Seconds in which others' work is measured."""
+MOST_BUSY = 0.2
+"""Of all cores; more of it makes rates, and times of a run, wrong."""
 CODE = "#include <Python.h>\n#include <cmath>\n#include <omp.h>\nint cores() { return omp_get_max_threads(); }\n"
 
 
@@ -88,9 +92,9 @@ def check_compiler() -> Finding:
 
 def check_processors() -> Finding:
     """How many this process may use, and whether others compute on them."""
-    cores, load = usable_cores(), os.getloadavg()[0]
-    sentence = f"{cores} cores for this process, load {load:.1f} in the last minute"
-    if load <= cores + 0.5:
+    cores, busy = usable_cores(), psutil.cpu_percent(LOOKS_FOR) / 100
+    sentence = f"{cores} cores for this process, {busy:.0%} of the machine's busy before we began"
+    if busy <= MOST_BUSY:
         return Finding("processors", "right", sentence)
     return Finding("processors", "slow", f"{sentence}: others compute here too", "measure when the machine is quiet")
 

@@ -19,9 +19,10 @@ from bench.data import load_images
 from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16, release_memory
 from bench.machine.randomness import Role
+from bench.machine.reasons import is_out_of_memory
 from bench.models.classifier import Classifier, build_model
 from bench.models.decomposition import LinearDecomposition
-from bench.models.external import allowed_precision, is_out_of_memory
+from bench.models.external import allowed_precision
 from bench.models.shelf import is_on_shelf
 from bench.models.sources import Source, SourceError, open_model
 from results.store.settings import Precision

@@ -22,8 +22,9 @@ from bench.certify.residual import in_kernels
 from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, device_name, release_memory
 from bench.machine.live import live_bytes
+from bench.machine.reasons import is_out_of_memory, reason_of
 from bench.models.classifier import Consensus
-from bench.models.external import ModelError, copied, frozen, guarded, is_out_of_memory, logits_of, moved, reason_of
+from bench.models.external import ModelError, copied, frozen, guarded, logits_of, moved
 
 COMPILE_FROM = 10_000
 """Samples of an image from which its classifier is compiled. A rule about n alone: were it about the number of images,

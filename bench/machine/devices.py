@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.machine.reasons import reason_of
 from results.errors import BenchError
 
 MASK = "CUDA_VISIBLE_DEVICES"
@@ -67,8 +68,7 @@ def fault_of(device: torch.device) -> str:
     try:
         found = _product(numbers.to(device)).cpu()
     except Exception as error:  # torch.AcceleratorError, an allocation, a library that is missing: all are told
-        lines = str(error).strip().splitlines() or [""]
-        return f"a small matrix product on {device} fails: {type(error).__name__}: {lines[0]}"
+        return f"a small matrix product on {device} fails: {reason_of(error)}"
     return "" if torch.equal(found, numbers @ numbers) else f"a small matrix product on {device} comes out wrong"
 
 

@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.machine.randomness import Role, stream_key
+from bench.machine.reasons import reason_of
 
 WORDS = 4
 """Words of 64 bits of a block of Philox; each gives two numbers."""
@@ -201,8 +202,7 @@ def _kernel() -> Callable[..., None] | None:
         found = torch.empty(expected.shape, device="cuda")
         fill(found, key, 1000, centre.to(found.device), 0.25)
     except Exception as error:  # whatever a compiler raises, the CPU is as good
-        message = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("drawing noise on the CPU, since the accelerator's kernel failed: %s", message[0])
+        logger.warning("drawing noise on the CPU, since the accelerator's kernel failed: %s", reason_of(error))
         return None
     if not torch.equal(found.cpu(), expected):
         logger.warning("drawing noise on the CPU, since the accelerator's kernel gives other numbers")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from bench.machine.reasons import reason_of
 from results.errors import BenchError
 from results.store.settings import Precision
 
@@ -96,17 +96,3 @@ def guarded(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"the model {what}: {reason_of(error)}") from error
-
-
-def reason_of(error: BaseException) -> str:
-    """In one line: an error's kind, and the first line of what it says, or the last where that is a traceback's."""
-    if is_out_of_memory(error):
-        return "out of memory"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[-1] if lines and "raceback" in str(error) else lines[0] if lines else ""
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the accelerator's or the machine's, did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.models.external import reason_of
+from bench.machine.reasons import reason_of
 from bench.models.packages import Published
 from bench.models.preprocessing import Expected
 from bench.models.shelf import ShelfName, SourceError

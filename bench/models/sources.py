@@ -246,8 +246,9 @@ def _trial_named(run: RunFolder, name: str) -> str:
 def _from_factory(text: str) -> Source:
     from torch import nn
 
+    from bench.machine.reasons import reason_of
     from bench.models.checkpoint import digest_of
-    from bench.models.external import ModelError, frozen, guarded, reason_of
+    from bench.models.external import ModelError, frozen, guarded
 
     module, _, factory = text.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -270,8 +271,9 @@ def _from_factory(text: str) -> Source:
 
 def _from_shelf(name: ShelfName) -> Source:
     """A model of another package, with what has to happen to images behind the noise."""
+    from bench.machine.reasons import reason_of
     from bench.models.checkpoint import digest_of
-    from bench.models.external import frozen, reason_of
+    from bench.models.external import frozen
     from bench.models.packages import from_timm, from_torchvision, from_transformers
     from bench.models.preprocessing import Preprocessed
 
@@ -316,9 +318,10 @@ def _behind(text: str, sigma: float, classifier: Source) -> Source:
 
 def _denoiser(text: str, sigma: float) -> tuple[nn.Module, str, str]:
     """A denoiser for noise of σ; what finds it again; and the SHA-256 of its weights."""
+    from bench.machine.reasons import reason_of
     from bench.models.checkpoint import digest_of
     from bench.models.denoisers import OneShot, Plain, from_diffusers, schedule
-    from bench.models.external import frozen, reason_of
+    from bench.models.external import frozen
 
     if is_denoiser_on_shelf(text):
         name = shelf_name(text)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bench.machine.capture import captured_in
-from bench.models.external import reason_of
+from bench.machine.reasons import reason_of
 from bench.train.batches import Batch
 
 WARM_UPS = 2
