@@ -93,7 +93,7 @@ def check_compiler() -> Finding:
 def check_processors() -> Finding:
     """How many this process may use, and whether others compute on them."""
     cores, busy = usable_cores(), psutil.cpu_percent(LOOKS_FOR) / 100
-    sentence = f"{cores} cores for this process, {busy:.0%} of the machine's busy before we began"
+    sentence = f"{cores} core{'s' * (cores != 1)} for this process, {busy:.0%} of the machine's busy before we began"
     if busy <= MOST_BUSY:
         return Finding("processors", "right", sentence)
     return Finding("processors", "slow", f"{sentence}: others compute here too", "measure when the machine is quiet")
@@ -132,7 +132,9 @@ def check_shared_memory() -> Finding:
 def check_disks() -> list[Finding]:
     """Room where runs are put unless --out says otherwise, and for temporary files."""
     runs = Path("runs").absolute()
-    places = {"disk of runs": runs, "temporary files": Path(tempfile.gettempdir())}
+    # Compilers write into TMPDIR, also where it is full and Python takes another folder without a word.
+    temporary = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    places = {"disk of runs": runs, "temporary files": temporary}
     return [_check_disk(name, place) for name, place in places.items()]
 
 

@@ -92,6 +92,8 @@ def test_full_and_forbidden_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     runs, temporary = checks_machine.check_disks()
     assert (runs.verdict, temporary.verdict) == ("wrong", "wrong")
     assert ("--out" in runs.remedy, "TMPDIR" in temporary.remedy) == (True, True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert checks_machine.check_disks()[1].sentence.endswith(f"for {tmp_path}")  # whatever Python takes in its place
 
 
 def test_few_open_files_little_memory_and_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
