@@ -7,10 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from bench.machine.hardware import device_name
 
 logger = logging.getLogger("bench")
 
@@ -18,8 +21,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Timed = tuple[Callable[[], object], float]
 """A piece of work, and how many images it passes."""
-
-
 SHORTEST = 0.05
 """Seconds of a timing; shorter work is repeated."""
 
@@ -42,6 +43,12 @@ def medians(contestants: dict[str, Timed], rounds: int, device: torch.device) ->
                 spent = _seconds(work, repeats[name], device)
             seconds[name].append(spent / repeats[name])
     return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
+
+
+def where(device: torch.device, rounds: int) -> dict[str, Any]:
+    """What the rates of a contest hold for."""
+    threads = torch.get_num_threads()
+    return {"device": device_name(device), "threads": threads, "torch": torch.__version__, "rounds": rounds}
 
 
 def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians
+from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians, where
 from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
 from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
 from bench.data import load_images
 from bench.machine.devices import own_device
-from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16, release_memory
+from bench.machine.hardware import compute_reproducibly, has_fast_bf16, release_memory
 from bench.machine.randomness import Role
 from bench.machine.reasons import is_out_of_memory
 from bench.models.classifier import Classifier, build_model
@@ -32,6 +32,8 @@ PLAIN_BATCHES = (1000, 512, 256, 128, 64, 32)
 """1000 is the default of the code published with Cohen et al. 2019."""
 LARGE_PLAIN_BATCHES = (64, 32, 16, 8)
 """Of large images on a CPU."""
+PLAIN = "torch's defaults (TF32 in convolutions, if there is such), eager, counted on the CPU every batch"
+"""What the plain loop is, in what is printed."""
 COPIES_OF_A_ROUND = 512
 KEPT = 447
 """Directions of a linear decomposition as the thesis keeps them at σ = .25."""
@@ -125,12 +127,9 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
         ratios[roof] = ours / rates[f"matrix_products_{precision}"]
     return {
         "model": source.where,
-        "plain": "torch's defaults (TF32 in convolutions, if there is such), eager, counted on the CPU every batch",
+        "plain": PLAIN,
         "image": f"3 x {size[0]} x {size[1]}",
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "rounds": rounds,
+        **where(device, rounds),
         "engine": engine,
         "compile_seconds": compile_seconds,
         "passes": passes,
@@ -235,12 +234,9 @@ def measure_certify(
         best_bf16 = max(PLAIN_BATCHES, key=lambda batch: rates[f"plain_bf16_{batch}"])
         beside[f"certify_bf16 / plain_bf16_{best_bf16}, its best"] = ours / rates[f"plain_bf16_{best_bf16}"]
     return {
-        "plain": "torch's defaults (TF32 in convolutions, if there is such), eager, counted on the CPU every batch",
+        "plain": PLAIN,
         **({"plain_bf16": "the same with a model in bf16, channels-last"} if beside else {}),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "rounds": rounds,
+        **where(device, rounds),
         "engine": engine,
         "compile_seconds": compile_seconds,
         "gigaflop_per_copy": flops / 1e9,

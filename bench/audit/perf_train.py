@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians
+from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians, where
 from bench.data import ImageSet, load_images
 from bench.machine.devices import own_device
-from bench.machine.hardware import compute_reproducibly, device_name, has_fast_bf16
+from bench.machine.hardware import compute_reproducibly, has_fast_bf16
 from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
 from bench.settings.trial import Trial
@@ -67,10 +67,7 @@ def measure_training(model: str, *, rounds: int) -> dict[str, Any]:
     return {
         "model": f"{model}, batch {BATCH}",
         "published": f"fp32, NCHW, eager; torchvision's crop and flip in {LOADERS} processes",
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "rounds": rounds,
+        **where(device, rounds),
         "gigaflop_per_image": flops / 1e9,
         "images_per_second": rates,
         "ratios": {
