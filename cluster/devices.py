@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 ERRORS_OF_A_DEVICE = 2
 OF_A_DEVICE = re.compile(
-    r"AcceleratorError|(CUDA|HIP)( driver)? error|unhandled cuda error|CUDNN_STATUS|CUBLAS_STATUS", re.IGNORECASE
+    r"AcceleratorError|DeviceError|(CUDA|HIP)( driver)? error|unhandled cuda error|CUDNN_STATUS|CUBLAS_STATUS",
+    re.IGNORECASE,
 )
-"""What torch says where an accelerator or its driver fails, in the names of its classes and in its messages."""
+"""What torch says where an accelerator or its driver fails, in the names of its classes and in its messages; and this
+program where it cannot be used (`bench.machine.devices.DeviceError`)."""
 OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|ALLOC_FAILED", re.IGNORECASE)
 
 

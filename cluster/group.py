@@ -55,7 +55,7 @@ class WorkerGroup:
         """Start all of the group's own workers, and wait until they are there.
 
         Raises:
-            RayError: one cannot be started.
+            RayError: one cannot be started, or hangs while it prepares.
             DeviceLeftOutError: for its accelerator.
         """
         while len(self.workers) < self.size.workers:
@@ -64,11 +64,9 @@ class WorkerGroup:
             worker = starting[self.next(list(starting))]
             try:
                 worker.meet()
-            except RayTaskError as error:
-                self.devices.note(worker, error)
-                raise
-            except RayError:
-                if not worker.overdue:
+            except RayError as error:
+                if not worker.overdue or worker.stalled:
+                    self.devices.note(worker, error)
                     raise
                 self.replace(worker)
 
@@ -82,7 +80,7 @@ class WorkerGroup:
         cpus, gpus = self.size.cpus_per_worker, self.size.gpus_per_worker
         actor = start_process(cpus, gpus, place)
         started = actor.begin.remote(self.job.log_file, self.job.work.prepare)
-        self.workers.append(WorkerHandle(actor, started, elastic))
+        self.workers.append(WorkerHandle(actor, started, actor.who.remote(), elastic))
 
     def replace(self, worker: WorkerHandle) -> None:
         """Stop one of the group's own workers and start another."""

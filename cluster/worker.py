@@ -52,8 +52,8 @@ class _Worker:
         elif os.environ.get(UNMASKED):  # and then of every worker
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, ray.get_gpu_ids()))
 
-    def begin(self, log_file: str, prepare: Callable[[float, float], None]) -> dict[str, Any]:
-        """Send all output to the file, and prepare for the work. Returns who this is."""
+    def begin(self, log_file: str, prepare: Callable[[float, float], None]) -> None:
+        """Send all output to the file, and prepare for the work."""
         place = Path(log_file).expanduser()
         place.parent.mkdir(parents=True, exist_ok=True)
         # A link in a run that somebody else made might lead anywhere.
@@ -69,10 +69,10 @@ class _Worker:
         if not gc.get_freeze_count():  # once: what a trial leaves must still be collected after it
             gc.collect()
             gc.freeze()  # what is imported by now stays, and a collection between trials need not look at it
-        return self.who()
 
+    @ray.method(concurrency_group="pulse")  # type: ignore[untyped-decorator]
     def who(self) -> dict[str, Any]:
-        """This process, and Ray's ids of its accelerators."""
+        """This process, and Ray's ids of its accelerators; also while it prepares."""
         gpus = [str(number) for number in ray.get_gpu_ids()]
         return {"host": socket.gethostname(), "pid": os.getpid(), "gpus": gpus}
 
@@ -132,11 +132,13 @@ class WorkerHandle:
 
     actor: ActorHandle
     started: ObjectRef
-    """Done once the process is there."""
+    """Done once the process has prepared for its work."""
+    who: ObjectRef
+    """Host, pid and accelerators: done once the process is there."""
     elastic: bool
     """Beyond the group's own workers, for certification alone."""
     identity: dict[str, Any] | None = None
-    """Host, pid and accelerators; None until the process is there."""
+    """The same, once it has prepared or failed to."""
     doing: Doing = Doing.STARTING
     shard: list[int] = field(default_factory=list)
     """Its images, while the worker certifies it; empty at other times."""
@@ -144,7 +146,7 @@ class WorkerHandle:
     asked_at: float = field(default_factory=time.monotonic)
     """When the pulse that is awaited was asked for, or before that, the process (monotonic seconds)."""
     overdue: bool = False
-    """It was stopped because it did not start in time."""
+    """It was stopped because it did not start in time, or does not prepare for its work: then it counts as stalled."""
     usage: dict[str, Any] = field(default_factory=dict)
     set_to_work_at: float = 0.0
     """When its training or shard began (monotonic seconds)."""
@@ -160,16 +162,22 @@ class WorkerHandle:
     """Why it was stopped as stalled."""
 
     def meet(self) -> None:
-        """Note that the process is there.
+        """Note that the process is there and ready.
 
         Raises:
-            RayError: it is not, and will not be.
+            RayError: it is not, and will not be; StalledError: it hung while it prepared.
         """
         try:
-            self.identity = ray.get(self.started)
+            ray.get(self.started)
         except RayTaskError:  # it is there, and cannot prepare for its work
-            self.identity = ray.get(self.actor.who.remote())
+            self.identity = ray.get(self.who)
             raise
+        except RayError:
+            if self.stalled:
+                self.identity = ray.get(self.who)
+                raise StalledError(self.stalled) from None
+            raise
+        self.identity = ray.get(self.who)
         self.start_seconds = time.monotonic() - self.asked_at
         self.rest()
 
@@ -213,10 +221,12 @@ class WorkerHandle:
         """Ask, or look for the answer. A process that has not answered for `stalled_after` seconds is killed."""
         now = time.monotonic()
         if self.identity is None:
-            # It may hang, or there is no room for it: its successor then waits in its place.
             if now - self.asked_at > START_PULSES * stalled_after and not self.overdue:
                 self.overdue = True
-                self.stop()
+                if self._process():  # its accelerator hangs, say
+                    self.stop_as_stalled(f"it had not prepared for its work after {now - self.asked_at:.0f} s")
+                else:  # no room for it, say: its successor waits in its place
+                    self.stop()
         elif self.pulse is None:
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif ray.wait([self.pulse], timeout=0)[0]:
@@ -229,6 +239,13 @@ class WorkerHandle:
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now
         elif now - self.asked_at > stalled_after:
             self.stop_as_stalled(f"it did not answer for {now - self.asked_at:.0f} s")
+
+    def _process(self) -> dict[str, Any] | None:
+        """Who it is, if its process is there by now."""
+        try:
+            return dict(ray.get(self.who, timeout=0))
+        except RayError:  # it is not yet, or no longer
+            return None
 
     def _compare_steps(self, before: dict[str, Any]) -> None:
         # The answer is of when it was asked for: whoever asks may have been kept from looking at it.
@@ -249,7 +266,7 @@ class WorkerHandle:
 
     def stop_as_stalled(self, why: str) -> None:
         """Kill the process; whoever waits for its work learns why."""
-        self.stalled = f"a worker on {(self.identity or {}).get('host')} was stopped: {why}"
+        self.stalled = f"a worker on {(self.identity or self._process() or {}).get('host')} was stopped: {why}"
         self.stop()
 
     def note(self) -> dict[str, Any]:

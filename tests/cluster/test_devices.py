@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from cluster.devices import DeviceErrors, DeviceLeftOutError, is_of_a_device
 from cluster.worker import StalledError, WorkerHandle
 from tests.cluster.local import local_cluster
 from tests.cluster.test_schedule import job, notes, shards
-from tests.cluster.toys import AcceleratorError, FailingWork
+from tests.cluster.toys import AcceleratorError, FailingWork, UnusableWork
 
 ONE_GPU = GroupSize(workers=1, cpus_per_worker=1, gpus_per_worker=1)
 MESSAGE = FailingWork.MESSAGE
@@ -46,6 +47,17 @@ def test_an_accelerator_that_fails_twice_is_left_out_and_all_jobs_go_on(
     assert sentence.startswith("GPU 0 of ")
     assert sentence.endswith(f"it failed 2 times, at last with AcceleratorError: {MESSAGE}")
     assert sentence in caplog.messages
+
+
+@pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_accelerator_that_refuses_every_worker_is_left_out_and_fails_no_job(tmp_path: Path, hangs: bool) -> None:
+    names = "abcd"
+    assert run_jobs([job(tmp_path, name) for name in names], UnusableWork(hangs=hangs), ONE_GPU, stalled_after=5) == {}
+    assert all(set(shards(tmp_path, name)) == {0, 1, 2, 3} for name in names)
+    [sentence] = json.loads((tmp_path / "devices.json").read_text())
+    assert sentence.startswith("GPU 0 of ")
+    why = r"a worker on .* was stopped: it had not prepared for its work after \d+ s" if hangs else UnusableWork.MESSAGE
+    assert re.search(rf"it failed 2 times, at last with {why}$", sentence)
 
 
 def test_one_error_is_tried_again_in_a_fresh_process(tmp_path: Path) -> None:
@@ -97,7 +109,7 @@ def test_errors_of_devices_are_told_from_others(error: Exception, expected: bool
 
 def test_a_gpu_on_which_work_hangs_twice_is_left_out() -> None:
     errors = DeviceErrors()
-    worker = WorkerHandle(actor=None, started=None, elastic=False, asked_at=0.0)
+    worker = WorkerHandle(actor=None, started=None, who=None, elastic=False, asked_at=0.0)
     worker.identity = {"host": "here", "gpus": ["0"]}
     errors.note(worker, RayError("it died"))
     errors.note(worker, RayError("it died"))

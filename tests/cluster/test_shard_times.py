@@ -44,4 +44,6 @@ def test_elastic_workers_start_where_what_is_left_takes_longer(
 
 def _worker() -> WorkerHandle:
     actor = SimpleNamespace(call=SimpleNamespace(remote=lambda *_: "ref"))
-    return WorkerHandle(actor, None, elastic=False, identity={"host": "here"}, doing=Doing.IDLE, start_seconds=20.0)
+    return WorkerHandle(
+        actor, None, None, elastic=False, identity={"host": "here"}, doing=Doing.IDLE, start_seconds=20.0
+    )

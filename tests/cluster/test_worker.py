@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
-from cluster.worker import Doing, WorkerHandle
+from cluster.worker import Doing, StalledError, WorkerHandle
 
 STALLED_AFTER = 60.0
 
@@ -24,7 +25,9 @@ class Watched:
         monkeypatch.setattr("cluster.worker.time", clock)
         known = SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=lambda _: self.answer)
         monkeypatch.setattr("cluster.worker.ray", known)
-        self.handle = WorkerHandle(SimpleNamespace(pulse=pulse, call=call), None, elastic=False, asked_at=self.now)
+        self.handle = WorkerHandle(
+            SimpleNamespace(pulse=pulse, call=call), None, None, elastic=False, asked_at=self.now
+        )
         self.handle.identity = {"host": "here"}
         self.handle.certify(SimpleNamespace(certify=None), {}, [0])
 
@@ -47,6 +50,32 @@ def test_work_without_a_step_for_two_minutes_is_still(worker: Watched) -> None:
     assert worker.pulses(100, 3) == 0
     assert worker.pulses(120) == 0
     assert worker.pulses(6) == pytest.approx(124, abs=4)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_process_that_hangs_while_it_prepares_is_stalled_and_one_that_has_no_room_is_not(
+    worker: Watched, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    handle, killed = worker.handle, []
+
+    def get(ref: object, **_: float) -> dict[str, Any]:
+        if ref == "started" or not there:
+            raise RayError("killed, or not there")
+        return {"host": "here", "gpus": ["0"]}
+
+    known = SimpleNamespace(get=get, kill=killed.append)
+    monkeypatch.setattr("cluster.worker.ray", known)
+    handle.identity, handle.started = None, "started"
+    worker.now += 5 * STALLED_AFTER
+    handle.take_pulse(dict, STALLED_AFTER)
+    assert killed == []
+    worker.now += 1
+    handle.take_pulse(dict, STALLED_AFTER)
+    assert (len(killed), handle.overdue) == (1, True)
+    with pytest.raises(RayError) as raised:
+        handle.meet()
+    assert isinstance(raised.value, StalledError) is bool(handle.stalled) is there
+    assert handle.identity == ({"host": "here", "gpus": ["0"]} if there else None)
 
 
 def test_where_steps_are_slow_it_is_twenty_of_them(worker: Watched) -> None:

@@ -147,6 +147,28 @@ class FailingWork(ToyWork):
             raise AcceleratorError(self.MESSAGE)
 
 
+class DeviceError(ValueError):
+    """As `bench.machine.devices` has it."""
+
+
+class UnusableWork(ToyWork):
+    """Its first accelerator cannot be used: a worker there is refused before any work, or hangs in its first kernel."""
+
+    MESSAGE = "torch finds no CUDA device"
+
+    def __init__(self, *, hangs: bool) -> None:
+        self.hangs = hangs
+
+    def prepare(self, cpus: float, gpus: float) -> None:
+        import ray
+
+        assert (cpus, gpus) == (1, 1)
+        if ray.get_gpu_ids()[0] == 0:
+            time.sleep(1000 * self.hangs)
+            raise DeviceError(self.MESSAGE)
+        time.sleep(1)  # the other's turn to take a job
+
+
 def _go_on(seconds: int) -> None:
     for _ in range(seconds):
         time.sleep(1)
