@@ -7,6 +7,8 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -112,15 +114,27 @@ def _others(device: torch.device) -> str:
     return ",".join(place for index, place in enumerate(seen) if index != device.index)
 
 
-class _Heard(logging.Handler):
-    """What the engine says."""
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What this program says in a block, also what it usually keeps to itself."""
+    said: list[str] = []
+    logger, handler = logging.getLogger("bench"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
+def expected_way(name: str, device: torch.device, precision: str) -> str:
+    """By what the engine is to run one of `check_compilation`'s networks."""
+    if device.type != "cuda":
+        return "inductor"
+    return "triton" if name == "resnet8" and precision == "bf16" else "cudnn"
 
 
 def check_compilation() -> list[Finding]:
@@ -136,18 +150,17 @@ def _check_fast(name: str) -> Finding:
     precision = resolve_precision("auto", device)
     torch.manual_seed(0)
     engine = Engine(build_model(name, num_classes=10), device, precision)
-    heard = _Heard()
-    logging.getLogger("bench").addHandler(heard)
     counters.clear()
     started = time.perf_counter()
-    fast, kind = engine.classifier(SHAPE, COMPILE_FROM)
-    logging.getLogger("bench").removeHandler(heard)
+    with _heard() as said:
+        fast, kind = engine.classifier(SHAPE, COMPILE_FROM)
+    failures = [line for line in said if line.startswith("certifying without")]
     eager, _ = engine.classifier(SHAPE, 1)
     seconds = time.perf_counter() - started
     gc.collect()
     _ = [torch.full((2**power,), torch.nan, device=device) for power in range(10, 24)]  # in what nobody holds any more
     if kind == "eager":
-        return Finding("compilation", "wrong", heard.last, "see the line of the compiler; without, runs are slower")
+        return Finding("compilation", "wrong", failures[-1], "see the line of the compiler; without, runs are slower")
     draw = NoiseSamples(0.25, device).batches(torch.full(SHAPE, 0.5), engine.batch(SHAPE), 0, Role.PREDICT, 0)
     with torch.inference_mode():  # as the batches of a certification are
         pairs = [(eager(batch).clone(), fast(batch).clone()) for batch, _ in zip(draw, range(3), strict=False)]
@@ -156,11 +169,12 @@ def _check_fast(name: str) -> Finding:
     if same < AGREEMENT:
         sentence = f"{how}: only {same:.1%} of its answers are those of the same network before"
         return Finding("compilation", "wrong", sentence, "do not certify on this machine; tell us of it")
-    graphs, skipped = counters["stats"]["unique_graphs"], counters["inductor"]["cudagraph_skips"]
-    if device.type == "cuda" and kind == "inductor" and (graphs != 1 or skipped):
-        return Finding(
-            "compilation", "slow", f"{how}, as {graphs} graphs, {skipped} of them not as a CUDA graph; expected one"
-        )
+    expected = expected_way(name, device, precision)
+    if kind != expected:
+        graphs, skipped = counters["stats"]["unique_graphs"], counters["inductor"]["cudagraph_skips"]
+        if kind == "inductor":
+            how += f" ({graphs} graphs, {skipped} of them not as a CUDA graph)"
+        return Finding("compilation", "slow", f"{how}, and not by {expected}, which is faster: {'; '.join(failures)}")
     return Finding("compilation", "right", f"{how}: {same:.1%} of its answers are those of the same network before")
 
 
@@ -172,9 +186,12 @@ def noise_block(device: torch.device) -> Tensor:
 
 def check_noise() -> Finding:
     """The first noise: where it is another, counts are, too."""
-    digest = hashlib.sha256(noise_block(own_device()).numpy().tobytes()).hexdigest()
+    with _heard() as said:
+        digest = hashlib.sha256(noise_block(own_device()).numpy().tobytes()).hexdigest()
     if digest == NOISE_DIGEST:
-        return Finding("noise", "right", f"its first {NOISE_SAMPLES} samples are {digest[:12]}…, as elsewhere")
+        sentence = f"its first {NOISE_SAMPLES} samples are {digest[:12]}…, as elsewhere"
+        by_cpu = [line for line in said if line.startswith("drawing noise on the CPU")]
+        return Finding("noise", "slow" if by_cpu else "right", "; ".join([sentence, *by_cpu]))
     return Finding(
         "noise",
         "wrong",

@@ -43,6 +43,8 @@ ROUNDINGS = {"fp32": 1e-3, "bf16": 0.1}
 CHOSEN_OTHERWISE = 0.1
 """Share of the images on which roundings may decide whether a consensus asks its other members: their logits are then
 others, both ways."""
+REPEATED = 3
+"""How often a pass is repeated to see that chance has no part in it."""
 CPU_BYTES = 2 * 2**30
 """What a forward pass may make on a CPU, whose memory does not say when it is full: the machine ends the process. One
 number for all machines, since roundings depend on how many images are in a pass."""
@@ -170,14 +172,16 @@ class Engine:
     ) -> Classify | None:
         """What is made, as one CUDA graph; None, after a message that says why, where it cannot be made."""
         try:
-            with advance.without_steps("compiling"), torch.inference_mode():
+            with advance.without_steps("compiling"), torch.inference_mode(), torch.cuda.device_of(example):
                 network = make()
                 fast: Classify = _InPrecision(network, self.device.type, self.precision)
                 if not isinstance(network, Consensus):  # which decides in Python how many samples its last members see
                     fast = captured(fast, example)
                 _check_agreement(fast, classify, example, self.precision)
+                _refuse_chance(fast, example)
         except Exception as error:  # whatever tracing, compilers or cuDNN raise, there are other ways
             logger.info("certifying without %s: %s", what, reason_of(error))
+            _refuse_lost(example.device)
             release_memory()
             return None
         return fast
@@ -332,11 +336,14 @@ class _Passes:
     channels_last: bool
 
     def __call__(self, images: Tensor) -> Tensor:
-        with guarded("failed"):
+        # On the images' own device, which need not be the current one: kernels and graphs are launched on that.
+        with guarded("failed"), torch.cuda.device_of(images):
             if len(images) == self.size:
+                advance.steps += 1
                 return self.classify(self.laid_out(images))
             parts = []
             for part in images.split(self.size):
+                advance.steps += 1
                 filled = torch.cat([part, part[-1:].expand(self.size - len(part), *part.shape[1:])])
                 # A compiled model writes its next answers over these.
                 parts.append(self.classify(self.laid_out(filled))[: len(part)].clone())
@@ -431,6 +438,7 @@ def compile_frozen(classify: Classify, example: Tensor, precision: str) -> Class
             _check_agreement(fast, classify, example.clone(), precision)
     except Exception as error:  # whatever the compiler raises, the eager classifier is as good
         logger.warning("certifying without compilation, which failed: %s", reason_of(error))
+        _refuse_lost(example.device)
         return None
     logger.info("compiled the classifier in %.0f s", time.perf_counter() - started)
     return fast
@@ -446,9 +454,25 @@ def _check_agreement(fast: Classify, slow: Classify, example: Tensor, precision:
         _refuse_difference(fast, slow, images, precision)
 
 
+def _refuse_lost(device: torch.device) -> None:
+    """Raise what an accelerator that has failed says to whatever is asked next: no other way works on it either, and
+    none may be settled for whoever certifies on another."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _refuse_chance(fast: Classify, images: Tensor) -> None:
+    """Raise ValueError where the same images get other logits again: cuDNN's fused convolutions do not heed that
+    deterministic algorithms are wanted."""
+    first = fast(images).clone()
+    if not all(torch.equal(fast(images), first) for _ in range(REPEATED)):
+        raise ValueError("it gives other logits each time")
+
+
 def _refuse_difference(fast: Classify, slow: Classify, images: Tensor, precision: str) -> None:
     """Raise ValueError where logits differ by more than roundings do."""
-    found, expected = fast(images), slow(images)
+    with torch.cuda.device_of(images):
+        found, expected = fast(images), slow(images)
     largest = float(expected.abs().max())
     near = found.isclose(expected, rtol=0, atol=ROUNDINGS[precision] * largest, equal_nan=True).all(dim=1)
     chooses = isinstance(slow, nn.Module) and any(isinstance(part, Consensus) for part in slow.modules())

@@ -16,6 +16,7 @@ from bench.machine.energy import EnergyMeter
 from bench.machine.hardware import device_name
 from bench.models.checkpoint import load_verified
 from bench.models.classifier import kind_of
+from bench.models.external import ModelError
 from bench.settings.trial import Trial
 from results.store.folder import RunFolder, TrialFolder
 from results.store.merge import samples_to_draw, two_sided_radii
@@ -71,19 +72,24 @@ last_model = _LastModel()
 
 
 def settle_engine(trial: Trial, run: RunFolder) -> None:
-    """Decide, before the trial's certification begins, whether its classifier is compiled, as far as it is to be: all
-    who certify it then do alike, or not at all. Raises as `certify_shard`."""
+    """Decide, before the trial's certification begins, how many noise samples are in a forward pass, and how its
+    classifier is made fast, as far as it is to be: all who certify it then do alike, or not at all. Raises as
+    `certify_shard`, and ModelError: here it cannot be done as the shards that are there were."""
     with advance.without_steps("loading"):
         settle_engine_of(last_model(trial, run), trial, run)
 
 
 def settle_engine_of(model: OpenedModel, settings: CertifiedTrial, run: RunFolder) -> None:
     """As `settle_engine`, of an opened model."""
-    known = _agree(model.smoothed, settings, run)
+    folder = run.trial(settings.trial_id)
+    before = agreement(folder)
+    known = _agree(model.smoothed, settings, run, most=not folder.shard_files())
     if settings.certify.n >= COMPILE_FROM and known.engine is None:
         made = {engine.classifier(_shape(settings), settings.certify.n)[1] for engine in model.smoothed.engines}
         engine = made.pop() if len(made) == 1 else "eager"  # of the parts of a composed classifier all alike
-        known.model_copy(update={"engine": engine}).write(run.trial(settings.trial_id).batch)
+        known = known.model_copy(update={"engine": engine})
+    if known != before:
+        known.write(folder.batch)
 
 
 def certify_shard(trial: Trial, run: RunFolder, indices: list[int]) -> None:
@@ -102,7 +108,7 @@ def certify_images(model: OpenedModel, settings: CertifiedTrial, run: RunFolder,
 
     Raises:
         DataError: the data is not usable.
-        ModelError: the model's outputs are not.
+        ModelError: the model's outputs are not, or it cannot be run here as it was for the trial's other shards.
     """
     with advance.without_steps("loading"):
         _agree(model.smoothed, settings, run)
@@ -116,23 +122,30 @@ def agreement(folder: TrialFolder) -> BatchRecord:
     return BatchRecord.read(folder.batch) if folder.batch.exists() else BatchRecord()
 
 
-def _agree(smoothed: SmoothedClassifier, settings: CertifiedTrial, run: RunFolder) -> BatchRecord:
-    """Have all who certify a trial, now or later, classify as many samples at once as the weakest of them can, and
-    compiled or not as was decided; what they agree on."""
-    folder, shape, engines = run.trial(settings.trial_id), _shape(settings), smoothed.engines
-    known = agreement(folder)
+def _agree(
+    smoothed: SmoothedClassifier, settings: CertifiedTrial, run: RunFolder, *, most: bool = False
+) -> BatchRecord:
+    """Classify as many samples at once, and by what, as was decided for all who certify the trial; with the number.
+
+    Args:
+        most: the number is not decided, but the most that it may be.
+    """
+    shape, engines = _shape(settings), smoothed.engines
+    known = agreement(run.trial(settings.trial_id))
     for engine in engines:
         if known.batch is not None:
             engine.limit(known.batch)
         if known.engine is not None:
             engine.settle(known.engine)
     found = min(engine.passes(shape) for engine in engines)
-    if found < (known.batch or engines[0].batch(shape)):
-        known = known.model_copy(update={"batch": found})
-        known.write(folder.batch)
+    if known.batch is not None and found < known.batch and not most:
+        raise ModelError(
+            f"the model takes {found} images at once here, for want of memory, and other certificates of the trial are "
+            f"of passes of {known.batch}, whose roundings differ"
+        )
     for engine in engines:
         engine.limit(found)
-    return known
+    return known.model_copy(update={"batch": found})
 
 
 def _shape(settings: CertifiedTrial) -> torch.Size:

@@ -25,7 +25,6 @@ from bench.certify.engine import Engine
 from bench.certify.lattice import LatticeSamples
 from bench.certify.noise import NoiseSamples
 from bench.certify.soft import SoftmaxWeights
-from bench.machine.advance import advance
 from bench.machine.devices import own_device
 from bench.machine.hardware import resolve_precision
 from bench.machine.normals import cut_tails
@@ -358,7 +357,6 @@ class Smoothed(SmoothedClassifier):
                     taken.setdefault(index % size, number)
             filling = next(iter(taken.values()))  # of the other places; a model may fail on what is no image
             batch = torch.stack([samples[taken.get(place, filling)] for place in range(size)])
-            advance.steps += 1
             finite = torch.ones((), dtype=torch.bool, device=self.device)
             classes = self._answers(classify(batch), size, finite).tolist()
             if not finite:
@@ -432,7 +430,6 @@ class Smoothed(SmoothedClassifier):
         for size in sizes:
             while drawn < size:
                 if not len(answers):
-                    advance.steps += 1
                     noisy = next(batches)
                     logits = classify(noisy)
                     answers = self._answers(logits, len(noisy), finite)

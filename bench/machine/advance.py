@@ -11,7 +11,7 @@ class _Advance:
 
     def __init__(self) -> None:
         self.steps = 0
-        """Passes of a training and batches of a certification since the process began."""
+        """Forward passes of trainings and certifications since the process began."""
         self.apart = ""
         """What it does that has no steps and may take long: loading, compiling, …; empty at other times."""
 

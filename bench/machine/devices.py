@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from pathlib import Path
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from bench.machine.driver import MASK, driver_version
 from bench.machine.reasons import reason_of
 from results.errors import BenchError
 
-MASK = "CUDA_VISIBLE_DEVICES"
 NEEDED_DRIVERS = {11: "450", 12: "525", 13: "580"}
 """The oldest NVIDIA driver that runs programs of a major version of CUDA (NVIDIA, "Minor Version Compatibility")."""
 SIDE = 64
+
+logger = logging.getLogger("bench")
 
 
 class DeviceError(BenchError):
@@ -32,7 +35,15 @@ def own_device() -> torch.device:
         return torch.device("cuda")
     if is_given():
         raise DeviceError(unusable("torch finds no CUDA device", f"{MASK}= (empty) computes on the CPU"))
+    if MASK not in os.environ and driver_version():
+        _say_unused()
     return torch.device("cpu")
+
+
+@cache
+def _say_unused() -> None:
+    """Once: nobody was given an accelerator, and there may be one."""
+    logger.warning("computing on the CPU: torch finds no CUDA device, but %s (%s= says nothing of it)", drivers(), MASK)
 
 
 def is_given() -> bool:
@@ -106,22 +117,3 @@ def is_driver_too_old(found: str) -> bool:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")[:2] if part.isdigit()]
-
-
-def driver_version() -> str:
-    """Of the NVIDIA driver, as NVML or the kernel tells it; empty where there is none."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # no package, no library, no driver: NVML's errors have no common class with an import's
-        return _kernels_driver()
-
-
-def _kernels_driver() -> str:
-    try:
-        first = Path("/proc/driver/nvidia/version").read_text(encoding="ascii", errors="replace").splitlines()[0]
-    except (OSError, IndexError):
-        return ""
-    return next((word for word in first.split() if word[0].isdigit() and "." in word), "")

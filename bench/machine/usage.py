@@ -44,7 +44,8 @@ def _gpu() -> float | None:
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     if not hasattr(cuda, "is_initialized") or not cuda.is_initialized():
         return None
-    try:
-        return float(cuda.utilization()) / 100
-    except Exception:  # no nvidia-ml-py, or a driver that does not tell: NVML's errors have no common class
-        return None
+    from bench.machine.driver import ask_driver, identity_of
+
+    # By its identity, for NVML counts devices in another order, and those that are masked as well.
+    device = identity_of(sys.modules["torch"].device("cuda"))
+    return ask_driver(device, lambda nvml, handle: float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100)

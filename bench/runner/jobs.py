@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.machine.driver import MASK, driver_version
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
 from bench.runner.state import trial_task
 from bench.runner.trial_work import TrialWork
@@ -13,6 +16,8 @@ from bench.settings.trial import Trial
 from cluster import GroupSize, Job, run_jobs
 from results.store.folder import RunFolder, refresh
 from results.store.records import StateRecord
+
+logger = logging.getLogger("bench")
 
 
 def default_group(
@@ -34,6 +39,8 @@ def default_group(
     accelerators, cores = max((int(gpus), int(cpus)) for cpus, gpus in nodes)
     if gpus is None:
         gpus = float(accelerators > 0)
+        if not accelerators and MASK not in os.environ and (driver := driver_version()):
+            logger.warning("computing on CPUs: this machine has NVIDIA's driver %s, but Ray finds no GPU", driver)
     if workers is None:
         # On a part of a GPU trials are alone, side by side.
         each = sum(int(gpus) for _, gpus in nodes) // max(1, trials)

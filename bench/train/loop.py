@@ -121,6 +121,7 @@ def train(trial: Trial, run: RunFolder, teach: Teach | None = None) -> None:
         accelerator = make_accelerator(trial)
         train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
+        wait_for_all()  # who has them early would wait in a collective, which has a limit, for who fetches them
     _run_training(trial, run.trial(trial.trial_id), train_set, test_set, accelerator, teach)
 
 

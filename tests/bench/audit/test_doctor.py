@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import resource
 import shutil
@@ -187,8 +188,36 @@ def test_a_classifier_that_cannot_be_compiled_or_answers_otherwise(monkeypatch: 
     assert (found.verdict, "only 0.0% of its answers" in found.sentence) == ("wrong", True)
 
 
+def test_a_way_that_is_slower_than_the_usual_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    ways = [("resnet8", cuda, "bf16"), ("resnet8", cuda, "fp32"), ("tiny", cuda, "bf16"), ("tiny", cpu, "bf16")]
+    assert [checks_torch.expected_way(*way) for way in ways] == ["triton", "cudnn", "cudnn", "inductor"]
+
+    def compile_frozen(classify: engine.Classify, *_: object, **__: object) -> engine.Classify:
+        logging.getLogger("bench").info("certifying without our kernels: CompilationError: no ptxas")
+        return classify
+
+    monkeypatch.setattr(engine, "compile_frozen", compile_frozen)
+    monkeypatch.setattr(checks_torch, "expected_way", lambda *_: "triton")
+    [found] = checks_torch.check_compilation()
+    assert found.verdict == "slow"
+    assert (
+        "not by triton, which is faster: certifying without our kernels: CompilationError: no ptxas" in found.sentence
+    )
+
+
 def test_noise_is_that_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks_torch.check_noise().verdict == "right"
+    block = checks_torch.noise_block
+
+    def by_cpu(device: torch.device) -> torch.Tensor:
+        logging.getLogger("bench").warning("drawing noise on the CPU, since the accelerator's kernel failed: no gcc")
+        return block(device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks_torch, "noise_block", by_cpu)
+        found = checks_torch.check_noise()
+        assert (found.verdict, "kernel failed: no gcc" in found.sentence) == ("slow", True)
     monkeypatch.setattr(checks_torch, "NOISE_DIGEST", "0" * 64)
     assert checks_torch.check_noise().verdict == "wrong"
 

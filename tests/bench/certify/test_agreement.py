@@ -83,7 +83,42 @@ def test_where_the_first_compiles_one_who_cannot_refuses(
     assert work.shards_left(task) == [second]
     work.certify(task, second)
     assert engines(run, trial) == {"inductor"}
-    assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(engine="inductor")
+    assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(batch=64, engine="inductor")
+
+
+def crowded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Another worker, in whose memory no more images have room at once."""
+    forward = engine._InPrecision.forward
+
+    def full(self: Any, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(engine._InPrecision, "forward", full)
+    monkeypatch.setattr(shard, "last_model", shard._LastModel())
+
+
+def test_passes_are_as_large_as_the_first_can_and_who_cannot_refuses(
+    trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, batches = trial_task(trial, run, certify=True, shard_size=2), set()
+    with monkeypatch.context() as first_worker:
+        crowded(first_worker, 40)
+        first, second = work.shards_left(task)
+        work.certify(task, first)
+    with monkeypatch.context() as weaker:
+        crowded(weaker, 20)
+        for _ in range(2):  # it changes nothing for the others
+            with pytest.raises(ValueError, match=r"takes 16 images at once here, .* are of passes of 32"):
+                work.certify(task, second)
+        with pytest.raises(ValueError, match="of passes of 32"):
+            work.shards_left(task)
+    monkeypatch.setattr(shard, "last_model", shard._LastModel())
+    work.certify(task, second)
+    for file in run.trial(trial.trial_id).shard_files():
+        batches |= set(pq.read_table(file)["batch"].to_pylist())
+    assert batches == {32}
 
 
 def test_a_shard_after_which_the_classifier_answers_otherwise_is_not_written(

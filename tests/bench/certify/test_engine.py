@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.certify import engine
 from bench.certify.engine import COMPILE_FROM, ROUNDINGS, Engine, fold_batch_norm
 from bench.certify.noise import NoiseSamples
 from bench.certify.smoothing import Smoothed
@@ -142,6 +145,34 @@ def test_compiled_networks_of_the_same_layers_are_asked_by_turns(shared: bool) -
         for eager, fast in [*pairs, *pairs]:
             expected = eager(batch)
             assert torch.allclose(fast(batch), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_what_gives_other_logits_each_time_is_not_used() -> None:
+    calls = iter(range(100))
+    engine._refuse_chance(lambda images: 2 * images, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="other logits each time"):
+        engine._refuse_chance(lambda images: images + 1e-6 * next(calls), torch.zeros(2, 3))
+
+
+def test_an_accelerator_that_is_lost_decides_nothing_for_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is told, and the classifier is not taken for one that cannot be made fast."""
+
+    def lost(_: torch.device) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    monkeypatch.setattr(torch.cuda, "device_of", lambda _: nullcontext())
+    assert engine.compile_frozen(torch.nn.Identity(), torch.rand(1, 1), "fp32") is None  # a CPU is not asked
+    elsewhere = SimpleNamespace(device=torch.device("cuda"), clone=lambda: torch.rand(1, 1))
+    with pytest.raises(torch.AcceleratorError):
+        engine.compile_frozen(torch.nn.Identity(), elsewhere, "fp32")
+    opened = Engine(trained("tiny"), CPU, "fp32")
+    with pytest.raises(torch.AcceleratorError):
+        opened._captured("kernels", fails, torch.nn.Identity(), elsewhere)
 
 
 @pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")

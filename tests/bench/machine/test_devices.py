@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.audit import forecast
 from bench.certify.smoothing import Smoothed
-from bench.machine import devices, processes
+from bench.machine import devices, driver, processes
 from bench.machine.devices import DeviceError, fault_of, own_device, refuse_unusable
 from bench.train.loop import make_accelerator
 from tests.conftest import small_trial
@@ -101,13 +101,29 @@ def test_without_an_accelerator_the_processor_computes(mask: str | None, monkeyp
     assert own_device() == torch.device("cpu")
 
 
+@pytest.mark.parametrize(("mask", "driver", "lines"), [(None, "580.65", 1), ("", "580.65", 0), (None, "", 0)])
+def test_a_machine_with_a_driver_does_not_take_the_processor_without_a_word(
+    mask: str | None, driver: str, lines: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend(monkeypatch, count=0, driver=driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if mask is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+    devices._say_unused.cache_clear()
+    for _ in range(2):
+        assert own_device() == torch.device("cpu")
+    said = [line for line in caplog.messages if "computing on the CPU: torch finds no CUDA device" in line]
+    assert len(said) == lines
+    assert all("the NVIDIA driver is 580.65" in line for line in said)
+
+
 def test_the_driver_is_that_of_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     known = SimpleNamespace(nvmlInit=lambda: None, nvmlSystemGetDriverVersion=lambda: "570.1.2")
     monkeypatch.setitem(sys.modules, "pynvml", known)
-    assert devices.driver_version() == "570.1.2"
+    assert driver.driver_version() == "570.1.2"
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
-    monkeypatch.setattr(devices, "_kernels_driver", lambda: "")
-    assert devices.driver_version() == ""
+    monkeypatch.setattr(driver, "_kernels_driver", lambda: "")
+    assert driver.driver_version() == ""
     assert "no NVIDIA driver answers" in devices.drivers()
 
 

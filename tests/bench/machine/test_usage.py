@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from bench.certify import engine, shard
 from bench.certify.smoothing import Smoothed
+from bench.machine.randomness import Role
 from bench.machine.usage import usage
 from bench.train import loop
 from results.store.folder import RunFolder
@@ -31,6 +33,33 @@ def test_every_pass_of_a_training_and_every_batch_of_a_certification_is_a_step(t
     smoothed.certify(torch.rand(2, 3, 2, 2), CertifySettings(n0=64, n=640))
     assert usage()["steps"] - trained >= 2 * (1 + 640 // smoothed.engine.batch(torch.Size((3, 2, 2))))
     assert WorkerRecord.model_validate(usage())
+
+
+def test_every_pass_is_a_step_however_few_images_it_takes() -> None:
+    smoothed = Smoothed(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 0.5, 2, precision="fp32")
+    shape = torch.Size((3, 2, 2))
+    smoothed.engine.limit(8)
+    before, batch = usage()["steps"], smoothed.engine.batch(shape)
+    smoothed.class_counts(torch.rand(shape), batch, 0, Role.ESTIMATE, 0)
+    assert usage()["steps"] - before >= batch // 8
+
+
+def test_what_an_accelerator_is_at_is_asked_by_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its number, which is another to its driver where some are masked."""
+    assert usage()["gpu"] is None
+    busy = {"GPU-a": 73, "GPU-b": 0}
+    nvml = SimpleNamespace(
+        NVMLError=KeyError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=busy[handle]),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="a"))
+    assert usage()["gpu"] == 0.73
+    del busy["GPU-a"]
+    assert usage()["gpu"] is None
 
 
 def test_compiling_is_said_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:

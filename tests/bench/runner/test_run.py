@@ -127,6 +127,19 @@ def test_defaults_are_read_from_the_largest_node(
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
 
 
+def test_gpus_that_ray_does_not_find_are_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for driver, asked, nodes in [("", None, (2, 0)), ("580.65", 0.0, (2, 0)), ("580.65", None, (16, 1))]:
+        monkeypatch.setattr(jobs, "driver_version", lambda driver=driver: driver)
+        jobs.default_group(None, None, asked, [nodes], 12)
+    assert caplog.messages == []
+    monkeypatch.setattr(jobs, "driver_version", lambda: "580.65")
+    assert jobs.default_group(None, None, None, [(2, 0)], 12).gpus_per_worker == 0
+    assert caplog.messages == ["computing on CPUs: this machine has NVIDIA's driver 580.65, but Ray finds no GPU"]
+
+
 def test_parts_of_gpus_are_refused_for_several_workers() -> None:
     with pytest.raises(resources.ResourceError, match="must be 0 or 1"):
         jobs.default_group(2, None, 0.5, [(64, 8)], 12)
