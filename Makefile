@@ -29,10 +29,13 @@ test-all: install lint
 sample: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 -m sample
 
-# On a machine with a GPU; a torch that uses it, and not `.venv`, will do as well, also without Ray:
-# python -m pytest -m gpu tests/test_gpu.py
+# Whether a machine with a GPU may be trusted, and how fast it is; stops at what is wrong. A torch that uses the GPU, and
+# not `.venv`, will do as well, also without Ray: the same lines with `python -m bench` and `python -m pytest`.
 gpu: install
+	$(BIN)/bench doctor
 	$(BIN)/pytest -m gpu --durations 10 tests/test_gpu.py
+	$(BIN)/bench perf certify --model resnet110
+	$(BIN)/bench perf train
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -45,8 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests mean CPUs, on machines with a GPU as on others, but for those of GPUs (`make gpu`)."""
-    if config.getoption("markexpr") != "gpu" and Path("/dev/nvidiactl").exists():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.getoption("markexpr") != "gpu":
+        if Path("/dev/nvidiactl").exists():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("torch finds no GPU here, on which these tests are; bench doctor may say why")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,8 +35,10 @@ from bench.train.replay import Steps
 from methods import METHODS
 from results.store.description import add_trials
 from results.store.folder import RunFolder
+from results.store.records import TrainingRecord
 from results.store.settings import CertifySettings
 from tests.conftest import here, small_trial
+from tests.ranks import free_ports
 
 pytestmark = [
     pytest.mark.gpu,
@@ -201,6 +208,85 @@ def test_an_interrupted_training_continues_exactly(tmp_path: Path, monkeypatch: 
     loop.train(trial, runs[1])
     weights = [here(run.trial(trial.trial_id).model).read_bytes() for run in runs]
     assert weights[0] == weights[1]
+
+
+def bench(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def ends_well(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+
+
+def killed_once(process: subprocess.Popen[bytes], seen: Callable[[], object]) -> None:
+    """With all that it started, as soon as something is seen."""
+    while not seen() and process.poll() is None:
+        time.sleep(0.02)
+    assert seen(), process.communicate()[1].decode()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def certificates(run: RunFolder) -> pa.Table:
+    table = pq.read_table(here(run.certificates)).sort_by("index")
+    return table.drop_columns([name for name in table.column_names if "seconds" in name or "joules" in name])
+
+
+def test_a_trial_that_is_killed_in_each_stage_ends_as_one_beside_it_that_is_not(tmp_path: Path) -> None:
+    """In processes of their own, side by side on one GPU, in shards of other sizes and with nothing compiled yet."""
+    settings = {"epochs": 6, "decay_epochs": [4], "learning_rate": 0.05, "batch": 64, "images": 2000}
+    certify = {"n": COMPILE_FROM, "n0": 100, "images": 40}
+    trial = small_trial("consistency", model="resnet8", width=16, train=settings, certify=certify)
+    (tmp_path / "trial.json").write_text(trial.model_dump_json())
+    whole, killed = (RunFolder(tmp_path / name) for name in ("whole", "killed"))
+    command = ["trial", str(tmp_path / "trial.json"), "--out"]
+    beside = bench(*command, str(whole.path), "--shard-size", "4")
+    caches = {name: str(tmp_path / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    folder, again = killed.trial(trial.trial_id), [*command, str(killed.path), "--shard-size", "1"]
+    killed_once(bench(*again, **caches), folder.epochs.exists)
+    assert not folder.training.exists()
+    killed_once(bench(*again, **caches), folder.shard_files)
+    assert 0 < len(folder.shard_files()) < 40
+    for process in (bench(*again, **caches), beside):
+        ends_well(process)
+    assert here(folder.model).read_bytes() == here(whole.trial(trial.trial_id).model).read_bytes()
+    found = certificates(killed)
+    assert found.equals(certificates(whole))
+    assert set(found["device_kind"].to_pylist()) == {GPU.type}
+    ends_well(bench("verify", str(killed.path), "--images", "20"))
+    record = TrainingRecord.read(whole.trial(trial.trial_id).training)
+    assert record.memory_bytes is not None
+    assert record.reserved_bytes is not None
+    assert record.memory_bytes <= record.reserved_bytes <= (record.driver_bytes or record.reserved_bytes)
+    if record.train_joules is not None:
+        assert record.train_seconds is not None
+        assert 10 < record.train_joules / record.train_seconds < 2000  # watts, of the whole device
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_together_and_where_one_dies_the_other_ends(tmp_path: Path) -> None:
+    settings = {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 2000}
+    trial = small_trial("gaussian", model="resnet8", width=16, train=settings, certify={"n": COMPILE_FROM, "images": 8})
+    (tmp_path / "trial.json").write_text(trial.model_dump_json())
+    run = RunFolder(tmp_path / "run")
+    folder = run.trial(trial.trial_id)
+
+    def together() -> list[subprocess.Popen[bytes]]:
+        [port] = free_ports(1)
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = ["trial", str(tmp_path / "trial.json"), "--out", str(run.path)]
+        return [bench(*command, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)]
+
+    first, second = together()
+    killed_once(second, folder.epochs.exists)
+    _, said = first.communicate(timeout=400)  # a collective has five minutes
+    assert first.returncode not in (0, None), said.decode()
+    for process in together():
+        ends_well(process)
+    assert TrainingRecord.read(folder.training).workers == 2
+    ends_well(bench("verify", str(run.path), "--images", "8"))
 
 
 def test_a_process_with_a_gpu_that_is_not_there_refuses() -> None:
