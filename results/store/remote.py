@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSelector
 
 READ_ATTEMPTS = 20
-"""Of a file that is written anew while it is read; three where the store gives no answer."""
+"""Of a file that is written anew while it is read."""
+WAITS = (0.02, 0.1, 0.5, 1.0)
+"""Seconds before a store that gave no answer is asked again: one that is busy may have one by then."""
 
 
 class StorageError(OSError):
@@ -148,12 +151,15 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         """The whole file as it was at one instant."""
-        for attempt in range(READ_ATTEMPTS):
+        waits = iter(WAITS)
+        for _ in range(READ_ATTEMPTS):
             try:
                 content, size = self._read()
             except StorageError:
-                if attempt >= 2:
+                wait = next(waits, None)
+                if wait is None:
                     raise
+                time.sleep(wait)
             else:
                 if len(content) == size:
                     return content

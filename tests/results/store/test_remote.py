@@ -110,10 +110,35 @@ for number in range(80):
     time.sleep(time.perf_counter() - before)  # writing half of the time, however slow the machine
 """
     write_json(remote, {"number": ""})
-    writer = subprocess.Popen([sys.executable, "-c", program, str(remote)])
-    while writer.poll() is None:
-        assert remote.read_bytes().endswith(b'"\n}\n')
+    with subprocess.Popen([sys.executable, "-c", program, str(remote)]) as writer:
+        while writer.poll() is None:
+            assert remote.read_bytes().endswith(b'"\n}\n')
     assert writer.returncode == 0
+
+
+@pytest.mark.parametrize("failures", [4, 5])
+def test_a_store_that_is_busy_is_asked_again(
+    failures: int,
+    remote: RemotePath,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remote.write_bytes(b"content")
+    read, waits, left = RemotePath._read, [], iter(range(failures))
+
+    def busy(path: RemotePath) -> tuple[bytes, int]:
+        if next(left, None) is not None:
+            raise StorageError(f"{path}: SlowDown")
+        return read(path)
+
+    monkeypatch.setattr(RemotePath, "_read", busy)
+    monkeypatch.setattr("time.sleep", waits.append)
+    if failures == 4:
+        assert remote.read_bytes() == b"content"
+    else:
+        with pytest.raises(StorageError, match="SlowDown"):
+            remote.read_bytes()
+    assert sorted(waits) == waits
+    assert 1 < sum(waits) < 2
 
 
 @pytest.mark.parametrize(
