@@ -24,17 +24,8 @@ from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
 from bench.data import ImageSet, load_images, resolve_data
 from bench.data.known import KNOWN
-from bench.machine.devices import (
-    MASK,
-    driver_version,
-    drivers,
-    fault_of,
-    is_driver_too_old,
-    is_given,
-    needed_driver,
-    own_device,
-    unusable,
-)
+from bench.machine.devices import drivers, fault_of, is_driver_too_old, is_given, needed_driver, own_device, unusable
+from bench.machine.driver import MASK, driver_version
 from bench.machine.hardware import device_name, has_fast_bf16, resolve_precision
 from bench.machine.randomness import Role
 from bench.models.classifier import build_model

@@ -56,7 +56,8 @@ def test_work_without_a_step_for_two_minutes_is_still(worker: Watched) -> None:
 def test_a_process_that_hangs_while_it_prepares_is_stalled_and_one_that_has_no_room_is_not(
     worker: Watched, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    handle, killed = worker.handle, []
+    handle = worker.handle
+    killed: list[object] = []
 
     def get(ref: object, **_: float) -> dict[str, Any]:
         if ref == "started" or not there:

@@ -28,7 +28,6 @@ from bench.audit.forecast import Rates
 from bench.certify import engine
 from bench.cli import doctor as command
 from bench.data import DataError, ImageSet
-from bench.machine import devices
 from bench.machine.hardware import has_fast_bf16
 from tests.bench.cli.test_cli import bench
 from tests.bench.machine.test_devices import pretend
@@ -162,7 +161,7 @@ def test_what_may_be_wrong_with_a_driver(
 ) -> None:
     pretend(monkeypatch, count=0, driver=driver)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(checks_torch, "driver_version", devices.driver_version)
+    monkeypatch.setattr(checks_torch, "driver_version", lambda: driver)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if mask is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)

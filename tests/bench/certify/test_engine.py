@@ -160,14 +160,14 @@ def test_an_accelerator_that_is_lost_decides_nothing_for_the_trial(monkeypatch: 
     def lost(_: torch.device) -> None:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
-    def fails(*_: object) -> None:
+    def fails(*_: object) -> Any:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     monkeypatch.setattr(torch.cuda, "device_of", lambda _: nullcontext())
     assert engine.compile_frozen(torch.nn.Identity(), torch.rand(1, 1), "fp32") is None  # a CPU is not asked
-    elsewhere = SimpleNamespace(device=torch.device("cuda"), clone=lambda: torch.rand(1, 1))
+    elsewhere: Any = SimpleNamespace(device=torch.device("cuda"), clone=lambda: torch.rand(1, 1))
     with pytest.raises(torch.AcceleratorError):
         engine.compile_frozen(torch.nn.Identity(), elsewhere, "fp32")
     opened = Engine(trained("tiny"), CPU, "fp32")

@@ -123,7 +123,8 @@ def test_a_store_that_is_busy_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     remote.write_bytes(b"content")
-    read, waits, left = RemotePath._read, [], iter(range(failures))
+    read, left = RemotePath._read, iter(range(failures))
+    waits: list[float] = []
 
     def busy(path: RemotePath) -> tuple[bytes, int]:
         if next(left, None) is not None:
