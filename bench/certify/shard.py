@@ -125,10 +125,10 @@ def agreement(folder: TrialFolder) -> BatchRecord:
 def _agree(
     smoothed: SmoothedClassifier, settings: CertifiedTrial, run: RunFolder, *, most: bool = False
 ) -> BatchRecord:
-    """Classify as many samples at once, and by what, as was decided for all who certify the trial; with the number.
+    """Classify as many samples at once, and by what, as was decided for all who certify the trial: what that is.
 
     Args:
-        most: the number is not decided, but the most that it may be.
+        most: the number of samples is not decided yet, and may be smaller.
     """
     shape, engines = _shape(settings), smoothed.engines
     known = agreement(run.trial(settings.trial_id))
@@ -138,14 +138,17 @@ def _agree(
         if known.engine is not None:
             engine.settle(known.engine)
     found = min(engine.passes(shape) for engine in engines)
-    if known.batch is not None and found < known.batch and not most:
-        raise ModelError(
-            f"the model takes {found} images at once here, for want of memory, and other certificates of the trial are "
-            f"of passes of {known.batch}, whose roundings differ"
-        )
+    usual = engines[0].batch(shape)
+    if found < (decided := min(known.batch or usual, usual)):
+        if not most:
+            raise ModelError(
+                f"the model takes {found} images at once here, for want of memory, and other certificates of the trial "
+                f"are of passes of {decided}, whose roundings differ"
+            )
+        known = known.model_copy(update={"batch": found})
     for engine in engines:
         engine.limit(found)
-    return known.model_copy(update={"batch": found})
+    return known
 
 
 def _shape(settings: CertifiedTrial) -> torch.Size:

@@ -76,7 +76,7 @@ class TrialFolder:
 
     @property
     def batch(self) -> AnyPath:
-        """How noise samples are classified: written before the first shard."""
+        """How noise samples are classified; only where fewer at once than usual, or where compiling was decided on."""
         return self.path / "batch.json"
 
     @property

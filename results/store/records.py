@@ -176,7 +176,7 @@ class BatchRecord(FileRecord):
     """batch.json: how all who certify a trial classify noise samples."""
 
     batch: Positive | None = None
-    """Samples of a forward pass."""
+    """Samples of a forward pass, where they are fewer than usual."""
     engine: Literal["triton", "cudnn", "inductor", "eager"] | None = None
     """Of a classifier that is to be compiled: whether it was, where the certification began."""
 

@@ -83,7 +83,7 @@ def test_where_the_first_compiles_one_who_cannot_refuses(
     assert work.shards_left(task) == [second]
     work.certify(task, second)
     assert engines(run, trial) == {"inductor"}
-    assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(batch=64, engine="inductor")
+    assert BatchRecord.read(run.trial(trial.trial_id).batch) == BatchRecord(engine="inductor")
 
 
 def crowded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
@@ -119,6 +119,16 @@ def test_passes_are_as_large_as_the_first_can_and_who_cannot_refuses(
     for file in run.trial(trial.trial_id).shard_files():
         batches |= set(pq.read_table(file)["batch"].to_pylist())
     assert batches == {32}
+
+
+def test_who_alone_takes_fewer_than_usual_refuses(
+    trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = work.shards_left(trial_task(trial, run, certify=True, shard_size=2))
+    work.certify(trial_task(trial, run, certify=True, shard_size=2), first)
+    crowded(monkeypatch, 20)
+    with pytest.raises(ValueError, match=r"takes 16 images at once here, .* are of passes of 64"):
+        work.certify(trial_task(trial, run, certify=True, shard_size=2), second)
 
 
 def test_a_shard_after_which_the_classifier_answers_otherwise_is_not_written(
