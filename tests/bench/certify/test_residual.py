@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -54,27 +55,78 @@ def test_the_kernels_compute_what_the_network_does() -> None:
     assert result.stdout == "the same\n", result.stderr
 
 
-@pytest.mark.parametrize(("capability", "product"), [(80, "mma.sync"), (90, "wgmma.mma_async")])
-def test_lowered_for_a_gpu_the_taps_are_pipelined_into_matrix_units(capability: int, product: str) -> None:
+MOST_SHARED = 100_000
+"""Bytes of a multiprocessor's shared memory that every such GPU gives to one program."""
+
+
+def lowered(kernel: Any, types: dict[str, str], constants: dict[str, int], capability: int, **options: int) -> Any:
+    """The kernel for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from bench.certify.residual_kernels import OPTIONS, WARPS
+
+    pointers = [place for place, kind in enumerate(types.values()) if kind.startswith("*")]
+    source = ASTSource(
+        kernel,
+        types | dict.fromkeys(constants, "constexpr"),
+        constexprs=constants,
+        attrs={(place,): [["tt.divisibility", 16]] for place in pointers},  # as torch aligns them
+    )
+    options = {"num_warps": WARPS, **OPTIONS, **options}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize(
+    ("capability", "product", "has_before", "side", "width"),
+    [
+        (80, "mma.sync", 1, 16, 32),
+        (90, "wgmma.mma_async", 1, 16, 32),
+        (90, "wgmma.mma_async", 0, 32, 16),
+        (90, "wgmma.mma_async", 1, 8, 64),
+    ],
+)
+def test_lowered_for_a_gpu_the_taps_are_pipelined_into_matrix_units(
+    capability: int, product: str, has_before: int, side: int, width: int
+) -> None:
     from bench.certify import residual_kernels as kernels
 
     tensors = ("before", "features", "inside", "first", "weight", "bias")
     types = dict.fromkeys(tensors, "*bf16") | {"bias": "*fp32", "tiles": "i32", "convolutions": "i32"}
-    constants = {"has_before": 1, "side": 16, "width": 32, "images": 1, "block": 256, "pipelined": kernels.PIPELINED}
-    source = ASTSource(
-        kernels._stage_kernel,
-        types | dict.fromkeys(constants, "constexpr"),
-        constexprs=constants,
-        attrs={(place,): [["tt.divisibility", 16]] for place in range(len(tensors))},  # as torch aligns them
-    )
-    options = {"num_warps": kernels.WARPS, "num_stages": kernels.PIPELINED, **kernels.OPTIONS}
-    found = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    images, block = kernels.images_of_a_program(width, side), kernels.PIXELS[width]
+    constants = {"has_before": has_before, "side": side, "width": width, "images": images, "block": block}
+    constants["pipelined"] = kernels.PIPELINED
+    found = lowered(kernels._stage_kernel, types, constants, capability, num_stages=kernels.PIPELINED)
     assert product in found.asm["ptx"]
     assert "cp.async" in found.asm["ptx"]
-    assert found.metadata.shared < 100_000  # what every such GPU has
+    assert found.metadata.shared < MOST_SHARED
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_lowered_for_a_gpu_the_stem_is_one_product(width: int) -> None:
+    from bench.certify import residual_kernels as kernels
+
+    tensors = ("images", "mean", "std", "weight", "bias", "features")
+    types = dict.fromkeys(tensors, "*fp32") | {"weight": "*bf16", "features": "*bf16", "pixels": "i32"}
+    types |= {f"stride_{axis}": "i32" for axis in ("image", "channel", "row", "column")}
+    constants = {"side": 32, "channels": 3, "width": width, "rows": 32, "block": kernels.STEM_PIXELS}
+    found = lowered(kernels._stem_kernel, types, constants, 90)
+    assert any(product in found.asm["ptx"] for product in ("wgmma.mma_async", "mma.sync"))
+    assert found.metadata.shared < MOST_SHARED
+
+
+def test_a_pass_is_four_launches_however_deep_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the head: one for the stem, and one for each stage."""
+    from bench.certify import residual_kernels as kernels
+
+    launched: list[str] = []
+    for name in ("stem", "stage"):
+        monkeypatch.setattr(kernels, name, lambda *_, name=name: launched.append(name))
+    shape = torch.Size((3, 32, 32))
+    fast = in_kernels(build_model("resnet20", num_classes=10).eval(), shape, torch.float32)
+    with torch.inference_mode():
+        fast(torch.rand(2, *shape))
+    assert launched == ["stem", "stage", "stage", "stage"]
 
 
 def test_networks_that_the_kernels_do_not_take() -> None:
