@@ -82,7 +82,7 @@ class _Shards:
         except RayError as error:
             self.group.devices.note(worker, error)
             self._replace(worker)
-            self.failed_starts += (not worker.overdue or bool(worker.stalled)) and not worker.elastic
+            self.failed_starts += not worker.overdue and not worker.elastic
             if self.failed_starts == ATTEMPTS:
                 raise WorkFailed(f"a worker does not start: {reason(error)}") from None
 

@@ -65,7 +65,7 @@ class WorkerGroup:
             try:
                 worker.meet()
             except RayError as error:
-                if not worker.overdue or worker.stalled:
+                if not worker.overdue:
                     self.devices.note(worker, error)
                     raise
                 self.replace(worker)

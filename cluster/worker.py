@@ -146,7 +146,7 @@ class WorkerHandle:
     asked_at: float = field(default_factory=time.monotonic)
     """When the pulse that is awaited was asked for, or before that, the process (monotonic seconds)."""
     overdue: bool = False
-    """It was stopped because it did not start in time, or does not prepare for its work: then it counts as stalled."""
+    """It was stopped because its process was not there in time."""
     usage: dict[str, Any] = field(default_factory=dict)
     set_to_work_at: float = 0.0
     """When its training or shard began (monotonic seconds)."""
@@ -168,14 +168,9 @@ class WorkerHandle:
             RayError: it is not, and will not be; StalledError: it hung while it prepared.
         """
         try:
-            ray.get(self.started)
-        except RayTaskError:  # it is there, and cannot prepare for its work
+            self.result(self.started)
+        except (RayTaskError, StalledError):  # it is there, and cannot prepare for its work
             self.identity = ray.get(self.who)
-            raise
-        except RayError:
-            if self.stalled:
-                self.identity = ray.get(self.who)
-                raise StalledError(self.stalled) from None
             raise
         self.identity = ray.get(self.who)
         self.start_seconds = time.monotonic() - self.asked_at
@@ -221,11 +216,11 @@ class WorkerHandle:
         """Ask, or look for the answer. A process that has not answered for `stalled_after` seconds is killed."""
         now = time.monotonic()
         if self.identity is None:
-            if now - self.asked_at > START_PULSES * stalled_after and not self.overdue:
-                self.overdue = True
+            if now - self.asked_at > START_PULSES * stalled_after and not (self.overdue or self.stalled):
                 if self._process():  # its accelerator hangs, say
                     self.stop_as_stalled(f"it had not prepared for its work after {now - self.asked_at:.0f} s")
                 else:  # no room for it, say: its successor waits in its place
+                    self.overdue = True
                     self.stop()
         elif self.pulse is None:
             self.pulse, self.asked_at = self.actor.pulse.remote(usage), now

@@ -162,8 +162,8 @@ def _check_fast(name: str) -> Finding:
         return Finding("compilation", "wrong", sentence, "do not certify on this machine; tell us of it")
     expected = expected_way(name, device, precision)
     if kind != expected:
-        graphs, skipped = counters["stats"]["unique_graphs"], counters["inductor"]["cudagraph_skips"]
         if kind == "inductor":
+            graphs, skipped = counters["stats"]["unique_graphs"], counters["inductor"]["cudagraph_skips"]
             how += f" ({graphs} graphs, {skipped} of them not as a CUDA graph)"
         return Finding("compilation", "slow", f"{how}, and not by {expected}, which is faster: {'; '.join(failures)}")
     return Finding("compilation", "right", f"{how}: {same:.1%} of its answers are those of the same network before")

@@ -45,7 +45,7 @@ def medians(contestants: dict[str, Timed], rounds: int, device: torch.device) ->
     return {name: samples / median(seconds[name]) for name, (_, samples) in contestants.items()}
 
 
-def where(device: torch.device, rounds: int) -> dict[str, Any]:
+def conditions(device: torch.device, rounds: int) -> dict[str, Any]:
     """What the rates of a contest hold for."""
     threads = torch.get_num_threads()
     return {"device": device_name(device), "threads": threads, "torch": torch.__version__, "rounds": rounds}

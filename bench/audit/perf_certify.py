@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians, where
+from bench.audit.contest import DTYPES, Timed, conditions, forward_flops, layers_of, matrix_products, medians
 from bench.certify.engine import BATCH, COMPILE_FROM, compile_frozen
 from bench.certify.shard import OpenedModel, certified_rows
 from bench.certify.smoothing import Smoothed
@@ -129,7 +129,7 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
         "model": source.where,
         "plain": PLAIN,
         "image": f"3 x {size[0]} x {size[1]}",
-        **where(device, rounds),
+        **conditions(device, rounds),
         "engine": engine,
         "compile_seconds": compile_seconds,
         "passes": passes,
@@ -236,7 +236,7 @@ def measure_certify(
     return {
         "plain": PLAIN,
         **({"plain_bf16": "the same with a model in bf16, channels-last"} if beside else {}),
-        **where(device, rounds),
+        **conditions(device, rounds),
         "engine": engine,
         "compile_seconds": compile_seconds,
         "gigaflop_per_copy": flops / 1e9,

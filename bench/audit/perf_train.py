@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench.audit.contest import DTYPES, Timed, forward_flops, layers_of, matrix_products, medians, where
+from bench.audit.contest import DTYPES, Timed, conditions, forward_flops, layers_of, matrix_products, medians
 from bench.data import ImageSet, load_images
 from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, has_fast_bf16
@@ -67,7 +67,7 @@ def measure_training(model: str, *, rounds: int) -> dict[str, Any]:
     return {
         "model": f"{model}, batch {BATCH}",
         "published": f"fp32, NCHW, eager; torchvision's crop and flip in {LOADERS} processes",
-        **where(device, rounds),
+        **conditions(device, rounds),
         "gigaflop_per_image": flops / 1e9,
         "images_per_second": rates,
         "ratios": {

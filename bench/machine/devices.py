@@ -43,7 +43,7 @@ def own_device() -> torch.device:
 @cache
 def _say_unused() -> None:
     """Once: nobody was given an accelerator, and there may be one."""
-    logger.warning("computing on the CPU: torch finds no CUDA device, but %s (%s= says nothing of it)", drivers(), MASK)
+    logger.warning("computing on the CPU: torch finds no CUDA device, but %s (if that is meant: %s=)", drivers(), MASK)
 
 
 def is_given() -> bool:

@@ -72,7 +72,7 @@ def test_a_process_that_hangs_while_it_prepares_is_stalled_and_one_that_has_no_r
     assert killed == []
     worker.now += 1
     handle.take_pulse(dict, STALLED_AFTER)
-    assert (len(killed), handle.overdue) == (1, True)
+    assert (len(killed), handle.overdue, bool(handle.stalled)) == (1, not there, there)
     with pytest.raises(RayError) as raised:
         handle.meet()
     assert isinstance(raised.value, StalledError) is bool(handle.stalled) is there
