@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from bench.audit.finding import Finding
 from bench.machine.resources import usable_cores
-from results.store.description import PACKAGES
+from results.store.packages import PACKAGES
 
 PROGRAM = "smoothing-bench"
 SHARED = Path("/dev/shm")  # noqa: S108  # where Ray and NCCL put what processes share

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from bench.audit.contest import DTYPES, forward_flops, matrix_products
 from bench.audit.finding import Finding, Verdict
-from bench.audit.forecast import measure
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
 from bench.data import ImageSet, load_images, resolve_data
@@ -33,7 +31,6 @@ from bench.settings.trial import Trial
 from results.store.shards import evenly_spaced
 
 SHAPE = torch.Size((3, 32, 32))
-JOINS_WITHIN = timedelta(seconds=20)
 NOISE_DIGEST = "5e084b27cf0522c2031ab99427497133e325aec7692c3e11ade89a43fa13171a"
 """SHA-256 of `noise_block`, on every device."""
 NOISE_SAMPLES = 64
@@ -191,27 +188,6 @@ def check_noise() -> Finding:
     )
 
 
-def join_ranks(rank: int, address: str) -> Finding:
-    """One of two ranks: join, add up, and see that the sum is right. The other one runs beside."""
-    import torch.distributed as dist
-
-    apart = torch.cuda.is_available() and torch.cuda.device_count() > 1
-    device = torch.device("cuda", rank) if apart else torch.device("cpu")
-    backend = "nccl" if apart else "gloo"
-    if apart:
-        torch.cuda.set_device(device)
-    started = time.perf_counter()
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=2, timeout=JOINS_WITHIN)
-    total = torch.full((1024,), float(rank + 1), device=device)
-    dist.all_reduce(total)
-    right = bool((total.cpu() == 3).all())
-    seconds = time.perf_counter() - started
-    dist.destroy_process_group()
-    if not right:
-        return Finding("ranks", "wrong", f"two ranks by {backend} add 1 and 2 to {float(total[0]):g}")
-    return Finding("ranks", "right", f"two joined by {backend} and added up within {seconds:.1f} s")
-
-
 def check_data(data: str | None) -> list[Finding]:
     """Whether the images are there, and look like images with labels; nothing is downloaded."""
     name = data or "cifar10"
@@ -253,6 +229,8 @@ def _check_split(name: str, split: str, found: ImageSet) -> Finding:
 
 def check_rates() -> list[Finding]:
     """Training and certification, each for some seconds, beside matrix products and beside what we measured."""
+    from bench.audit.forecast import measure  # takes longer to import than all that the other checks need but torch
+
     device = own_device()
     precision = resolve_precision("auto", device)
     trial = Trial(name="gaussian", method="gaussian", sigma=0.25, model=MEASURED_NETWORK)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,15 @@ SECONDS = 120.0
 """Of all checks of this machine together."""
 LIMITS = {"devices": 40.0, "compilation": 75.0, "noise": 30.0, "ranks": 45.0, "data": 45.0, "rates": 60.0}
 """Seconds of each that runs in a process of its own; most of them are for torch's import on a slow machine."""
+COMPUTING = {
+    "devices": ("checks_torch", "check_devices"),
+    "compilation": ("checks_torch", "check_compilation"),
+    "noise": ("checks_torch", "check_noise"),
+    "ranks": ("checks_ranks", "join_ranks"),
+    "data": ("checks_torch", "check_data"),
+    "rates": ("checks_torch", "check_rates"),
+}
+"""The module and the function of each; torch comes with them."""
 NODES_WITHIN = 60.0
 """Seconds for the answers of a cluster's nodes; to join it takes as long at most."""
 LIKE_HERE = "install this program and what it needs there as here: counts depend on versions"
@@ -204,17 +214,8 @@ def _on_a_device(
 def _chosen(check: str) -> Callable[..., Finding | list[Finding]]:
     if check == "cluster":
         return _ask_cluster
-    from bench.audit import checks_torch
-
-    checks: dict[str, Callable[..., Finding | list[Finding]]] = {
-        "devices": checks_torch.check_devices,
-        "compilation": checks_torch.check_compilation,
-        "noise": checks_torch.check_noise,
-        "ranks": checks_torch.join_ranks,
-        "data": checks_torch.check_data,
-        "rates": checks_torch.check_rates,
-    }
-    return partial(_on_a_device, check, checks[check])
+    module, name = COMPUTING[check]
+    return partial(_on_a_device, check, getattr(import_module(f"bench.audit.{module}"), name))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from functools import cache
 from typing import Any
 
 import typer
@@ -25,13 +26,19 @@ from bench.cli.base import DEBUG, UserError, app, prepare_output, print_error
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
 
+@cache
+def _commands() -> Any:
+    """All of them; typer's own call would build them anew each time."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Entry point of the `bench` command."""
     prepare_output()
     debug = DEBUG in sys.argv
     sys.argv = [word for word in sys.argv if word != DEBUG]
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(_commands()(standalone_mode=False))
     except UserError as error:
         if debug:
             traceback.print_exception(error.__cause__ or error)  # with that of a model's or plugin's own code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,7 @@ def certify(
         from bench.data import dataset_name, resolve_data
         from bench.models.sources import joined
         from bench.settings.plugins import load_plugins
+        from results.store.description import check_room
 
         chosen = {
             "n0": n0,
@@ -138,6 +140,9 @@ def certify(
         else:
             _external(**general, name="model" if name is None else name, sigma=1.0 if sigma is None else sigma)
         load_plugins(plugin or ())
+        _refuse_unsaid(parts, data, denoiser)
+        if out is not None:
+            check_room(RunFolder(location(out)))
         sources = [_opened(part, denoiser) for part in parts]
         from bench.machine.processes import first_process_first
         from bench.runner.single import certify_source
@@ -184,7 +189,6 @@ def predict(
         general = {"name": "model", "seed": seed, "certify": {"precision": precision, "images": images}}
         parts = _parts(model, classifier or [], selector, sigma)
         _external(**general, sigma=1.0 if sigma is None else sigma)  # before the model is opened
-        from bench.audit.predict import predict_source
         from bench.certify.smoothing import check_prediction
         from bench.data import load_images, resolve_data
         from bench.models.sources import joined
@@ -192,7 +196,10 @@ def predict(
 
         check_prediction(n, alpha)
         load_plugins(plugin or ())
+        _refuse_unsaid(parts, data, denoiser)
         sources = [_opened(part, denoiser) for part in parts]
+        from bench.audit.predict import predict_source
+
         parts, data = _known(parts, sources, data, denoiser)
         stated = [part.stated(source.weights) for part, source in zip(parts, sources, strict=True)]
         settings: ExternalTrial | ComposedTrial
@@ -212,6 +219,34 @@ def predict(
         console.print(f"{name.replace('_', ' ')}: {share:.1%}", highlight=False)
 
 
+def _refuse_unsaid(parts: list[_Part], data: str | None, denoiser: str | None) -> None:
+    """Before a model is opened, which takes torch and the user's own code.
+
+    Raises:
+        UserError: σ or the data is not given, and a model's name says that it is of no training of this program.
+        DataError: the data is not there.
+    """
+    from bench.data import refuse_missing
+    from bench.models.shelf import is_on_shelf
+    from bench.models.sources import is_factory
+
+    for part in parts:
+        if denoiser is not None and part.sigma is None:
+            raise UserError(f"{part.needs_sigma()} with --denoiser, which it tells the noise to remove")
+    foreign = [part for part in parts if is_on_shelf(part.model) or is_factory(part.model)]
+    _refuse_unknown(foreign, data if len(foreign) == len(parts) else "")
+    if data is not None:
+        refuse_missing(data)
+
+
+def _refuse_unknown(parts: list[_Part], data: str | None) -> None:
+    """Raise UserError where σ or the data of models from elsewhere was not given."""
+    needed = [part.needs_sigma() for part in parts if part.sigma is None]
+    if needed or data is None:
+        what = needed[0] if needed else "--data: must be given"
+        raise UserError(f"{what} for a model that was not trained by this program")
+
+
 def _known(
     parts: list[_Part], sources: list[Source], data: str | None, denoiser: str | None
 ) -> tuple[list[_Part], str]:
@@ -222,18 +257,14 @@ def _known(
     """
     data = next((source.trial.data for source in sources if source.trial), None) if data is None else data
     parts = [part.of(source, denoiser) for part, source in zip(parts, sources, strict=True)]
-    needed = [part.needs_sigma() for part in parts if part.sigma is None]
-    if needed or data is None:
-        what = needed[0] if needed else "--data: must be given"
-        raise UserError(f"{what} for a model that was not trained by this program")
+    _refuse_unknown(parts, data)
+    assert data is not None
     return parts, data
 
 
 def _opened(part: _Part, denoiser: str | None) -> Source:
     from bench.models.sources import open_model
 
-    if denoiser is not None and part.sigma is None:
-        raise UserError(f"{part.needs_sigma()} with --denoiser, which it tells the noise to remove")
     return open_model(part.model, denoiser, part.sigma)
 
 
@@ -338,9 +369,12 @@ def verify(
     """Certify random rows of a run again from the stored weights and compare the counts."""
     with user_errors():
         folder = merged_run(run)
+        from bench.data import refuse_missing
         from bench.settings.plugins import load_plugins
 
         load_plugins(plugin or ())
+        if data is not None:
+            refuse_missing(data)
         from bench.audit.verify import outcomes, verify_run
 
         seed = secrets.randbits(31) if seed is None else seed
@@ -371,9 +405,12 @@ def attack(
     """Attack the smoothed models (PGD over the noise): no certified image may fall inside its radius."""
     with user_errors():
         folder = merged_run(run)
+        from bench.data import refuse_missing
         from bench.settings.plugins import load_plugins
 
         load_plugins(plugin or ())
+        if data is not None:
+            refuse_missing(data)
         from bench.audit.attack import Attack, attack_run
 
         inside, accuracy, power = attack_run(
@@ -426,13 +463,19 @@ def perf_certify(
 ) -> None:
     """Certification beside a plain loop written from CERTIFY: same model, same machine, one run."""
     from bench.models.shelf import is_on_shelf, shelf_name
+    from bench.models.sources import named_trial
     from bench.settings.registries import check_network
 
     with user_errors():
         if is_on_shelf(model):
             shelf_name(model)
-        elif "/" not in model:
-            check_network(model)  # refuses a wrong name before torch is imported
+        elif "/" in model:
+            named_trial(model)
+        else:
+            check_network(model)
+        if sigma is not None and not 0 < sigma < math.inf:
+            raise UserError(f"--sigma {sigma:g}: must be above 0")
+        # All of these are refused before torch is imported.
         from bench.audit.perf_certify import measure
 
         if not as_json:

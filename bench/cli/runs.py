@@ -77,14 +77,16 @@ def run(
 
 
 def _print_forecast(options: RunOptions, *, as_json: bool) -> None:
-    from bench.audit.forecast import forecast
     from bench.runner.display import duration
     from bench.runner.expected import in_words, record_of
     from bench.runner.grid import trials_of
 
+    trials = trials_of(options)[0]
     if not as_json:
         console.print("counting passes, and measuring their speed for some seconds …")
-    found = forecast(trials_of(options)[0], options.workers, options.cpus_per_worker)
+    from bench.audit.forecast import forecast  # with torch
+
+    found = forecast(trials, options.workers, options.cpus_per_worker)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -254,13 +256,17 @@ def trial(
     plugin: PluginOption = None,
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""
+    from bench.data import refuse_missing
     from bench.settings.grid import read_trial
     from bench.settings.plugins import load_plugins
+    from results.store.description import check_room
 
     with stopped_in_order(), user_errors():
         load_plugins(plugin or ())
         chosen = read_trial(location(settings), beacon)
         folder = RunFolder(location(out))
+        check_room(folder)
+        refuse_missing(chosen.data)
         from bench.runner.single import run_single  # with torch
 
         if run_single(chosen, folder, shard_size):

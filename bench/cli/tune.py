@@ -60,24 +60,33 @@ def tune(
         asked = TuneOptions.of(budget=budget, held_out=held_out, n=n, seed=seed, parallel=parallel)
         options = RunOptions.of(**given, **({"out": out} if out else {}))
         _ = options.opened  # what can be refused at once is, before torch is imported
-        from bench.audit.search import training_cost
-        from bench.runner.tuning import searches_of, tune_grid
+        from bench.runner.tuning import folder_of, searches_of, tune_grid
+        from results.store.description import check_room
 
-        searches = searches_of(options, asked, training_cost)
-        if dry_run or not quiet:
-            _print_forecast(searches, options.opened[0].methods, as_json=as_json)
         if not dry_run:
+            check_room(folder_of(options), fresh=options.fresh)  # before data is downloaded
+        searches = searches_of(options, asked, _training_cost)
+        methods = options.opened[0].methods
+        if dry_run:
+            _print_forecast(searches, methods, as_json=as_json)
+        else:
             tuned = tune_grid(
                 options,
                 asked,
                 searches,
                 address=address,
                 allow_unauthenticated=allow_unauthenticated,
-                audience=_Terminal(quiet=quiet, as_json=as_json),
+                audience=_Terminal(methods, quiet=quiet, as_json=as_json),
             )
             failed = bool(tuned.failed)
             _print_chosen(tuned, quiet=quiet, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
+
+
+def _training_cost(trial: Trial) -> float:
+    from bench.audit.search import training_cost  # with torch
+
+    return training_cost(trial)
 
 
 def _print_forecast(searches: list[Search], methods: list[str], *, as_json: bool) -> None:
@@ -202,10 +211,14 @@ def _number(value: Any, error: Any = None) -> str:
 
 
 class _Terminal:
-    """The `bench.runner.grid.Audience` before a screen."""
+    """The `bench.runner.tuning.TuneAudience` before a screen."""
 
-    def __init__(self, *, quiet: bool, as_json: bool) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    def __init__(self, methods: list[str], *, quiet: bool, as_json: bool) -> None:
+        self.methods, self.quiet, self.as_json = methods, quiet, as_json
+
+    def plans(self, searches: list[Search]) -> None:
+        if not self.quiet:
+            _print_forecast(searches, self.methods, as_json=False)
 
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
         if not self.quiet:

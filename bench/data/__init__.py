@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import load_folder, name_of_folder, split_crop
+from bench.data.files import existing, load_folder, name_of_folder, split_crop
 from bench.data.held_out import held_out_of, name_of, name_of_whole, parts_of, split_in_two
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.known import KNOWN, name_in
@@ -32,6 +32,7 @@ __all__ = [
     "dataset_name",
     "held_out_of",
     "load_images",
+    "refuse_missing",
     "resolve_data",
     "split_name",
 ]
@@ -52,13 +53,24 @@ def resolve_data(data: str) -> str:
     if parts := parts_of(data):
         return held_out_of(resolve_data(parts[1]), parts[0])
     if data in KNOWN:  # workers are told where it is, for ./data is another folder to them
-        from bench.data.downloaded import find, given_place  # torchvision takes seconds to import
+        from bench.data.downloaded import find, given_place
 
         return str(find(data, given_place() or Path("data")))
     if data in DATASETS:
         return data
     folder, crop = split_crop(data)
     return f"{location(folder)}#{crop.short},{crop.side}" if crop else str(location(folder))
+
+
+def refuse_missing(data: str) -> None:
+    """Raise DataError for a folder of this machine that is not there; whatever else is wrong with the data is found
+    when it is read."""
+    if parts := parts_of(data):
+        data = parts[1]
+    if data not in DATASETS:
+        place = location(split_crop(data)[0])
+        if not isinstance(place, RemotePath):
+            existing(place)
 
 
 def dataset_name(data: str) -> str:

@@ -187,7 +187,7 @@ def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> st
     """
     data, crop = split_crop(data)
     place = location(data)
-    folder = fetched(place) if isinstance(place, RemotePath) else _existing(place)
+    folder = fetched(place) if isinstance(place, RemotePath) else existing(place)
     if known := name_in(folder, splits):
         _refuse_crop(known, crop)
         return known
@@ -221,7 +221,7 @@ def load_folder(
     Raises:
         DataError: neither layout is found, several are, or a file is not readable as images of one size with labels.
     """
-    folder = _existing(folder)
+    folder = existing(folder)
     files = _files_of(folder, split)
     if not files:
         raise _nothing(folder, split)
@@ -244,7 +244,12 @@ def _refuse_crop(known: str, crop: Crop | None) -> None:
         raise DataError(f"{known}: is not cropped: leave out #{crop.short},{crop.side}")
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """The folder.
+
+    Raises:
+        DataError: it is none.
+    """
     if not folder.is_dir():
         raise DataError(
             f"data {str(folder)!r} is not a folder; allowed: {', '.join(DATASETS)}, or a folder of images (one of your "

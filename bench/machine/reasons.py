@@ -1,8 +1,8 @@
-"""One line for an error of a library."""
+"""One line for an error of a library. Without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
-import torch
+import sys
 
 
 def reason_of(error: BaseException) -> str:
@@ -21,4 +21,6 @@ def reason_of(error: BaseException) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the accelerator's or the machine's, did not suffice."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # whose error it can be once it is imported
+    of_torch = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_torch or isinstance(error, MemoryError) or "can't allocate memory" in str(error)

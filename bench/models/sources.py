@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.machine.reasons import reason_of
 from bench.models.shelf import (
     SHELVES,
     ShelfName,
@@ -110,13 +111,28 @@ def open_model(text: str, denoiser: str | None = None, sigma: float | None = Non
     if denoiser is not None:
         if sigma is None:
             raise SourceError(f"{denoiser}: a denoiser needs to be told sigma, the noise that it is to remove")
+        _ = shelf_name(denoiser) if is_denoiser_on_shelf(denoiser) else factory_name(denoiser)
         return _behind(denoiser, sigma, open_model(text))
     if is_denoiser_on_shelf(text):
         raise SourceError(f"{text}: is a denoiser, which stands before a model: give it as --denoiser")
     if is_on_shelf(text):
         return _from_shelf(shelf_name(text))
-    if ":" in text and "/" not in text:
+    if is_factory(text):
         return _from_factory(text)
+    return from_trial(*named_trial(text))
+
+
+def is_factory(text: str) -> bool:
+    """Whether a text that names nothing off the shelf has the form of MODULE:FACTORY; else it is RUN/TRIAL."""
+    return ":" in text and "/" not in text
+
+
+def named_trial(text: str) -> tuple[RunFolder, str]:
+    """The run and the id of the trial that RUN/TRIAL names.
+
+    Raises:
+        SourceError: there is no such run, or not one such trial in it.
+    """
     path = location(text)
     run = RunFolder(path.parent.parent if path.parent.name == "trials" else path.parent)
     if not run.description.exists():
@@ -124,7 +140,7 @@ def open_model(text: str, denoiser: str | None = None, sigma: float | None = Non
         raise SourceError(
             f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json, or one of {shelves}"
         )
-    return from_trial(run, _trial_named(run, path.name))
+    return run, _trial_named(run, path.name)
 
 
 def joined(parts: Sequence[Source], name: str, weights: str) -> Source:
@@ -188,7 +204,7 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma:
         return _behind(denoiser, sigma, _named_source(classifier, record, factories, sigma))
     if is_on_shelf(text):
         return _from_shelf(shelf_name(_moved(text, factories)))
-    if ":" in text and "/" not in text:
+    if is_factory(text):
         if text not in factories:
             raise SourceError(f"{record}: names code, {text}: give --model {text} to have it run")
         return _from_factory(text)
@@ -244,17 +260,19 @@ def _trial_named(run: RunFolder, name: str) -> str:
 
 
 def _from_factory(text: str) -> Source:
-    from torch import nn
-
-    from bench.machine.reasons import reason_of
-    from bench.models.checkpoint import digest_of
-    from bench.models.external import ModelError, frozen, guarded
-
     module, _, factory = text.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module), factory)
+    except (Exception, SystemExit) as error:  # a user's own code may raise anything
+        raise SourceError(f"{text}: {reason_of(error)}") from error
+    from torch import nn
+
+    from bench.models.checkpoint import digest_of
+    from bench.models.external import ModelError, frozen, guarded
+
+    try:
         model = made if isinstance(made, nn.Module) else made()
     except (Exception, SystemExit) as error:  # a user's own code may raise anything
         raise SourceError(f"{text}: {reason_of(error)}") from error
@@ -271,7 +289,6 @@ def _from_factory(text: str) -> Source:
 
 def _from_shelf(name: ShelfName) -> Source:
     """A model of another package, with what has to happen to images behind the noise."""
-    from bench.machine.reasons import reason_of
     from bench.models.checkpoint import digest_of
     from bench.models.external import frozen
     from bench.models.packages import from_timm, from_torchvision, from_transformers
@@ -318,7 +335,6 @@ def _behind(text: str, sigma: float, classifier: Source) -> Source:
 
 def _denoiser(text: str, sigma: float) -> tuple[nn.Module, str, str]:
     """A denoiser for noise of σ; what finds it again; and the SHA-256 of its weights."""
-    from bench.machine.reasons import reason_of
     from bench.models.checkpoint import digest_of
     from bench.models.denoisers import OneShot, Plain, from_diffusers, schedule
     from bench.models.external import frozen

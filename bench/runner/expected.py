@@ -1,12 +1,14 @@
 """What a run is expected to cost, asked before it begins of a process of its own: torch stays out of the one that
-waits."""
+waits, and is imported there while this one starts Ray."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from bench.runner.display import duration
@@ -16,17 +18,35 @@ from results.store.records import ForecastRecord, TrialForecast
 BUSY = 0.15
 """Of a machine's cores: what others take beyond that is told."""
 FULL = 0.9
+ONCE_TOLD = """
+import sys, bench.audit.forecast
+from bench.cli import main
+if sys.stdin.readline():
+    main()
+"""
+"""The command line, once it is told to begin by a line."""
 PATIENCE = 300.0
 """Seconds in which the answer must come."""
 
 
-def ask(options: RunOptions) -> ForecastRecord | None:
-    """What `bench run --dry-run` says of the same options. None where it says nothing: the run goes on without, and
-    finds out itself what it costs."""
-    command = [sys.executable, "-m", "bench", "run", *options.arguments(), "--dry-run", "--json"]
+@contextmanager
+def asking(options: RunOptions) -> Iterator[Callable[[], ForecastRecord | None]]:
+    """What gives the answer of `bench run --dry-run` to the same options, which is measured when it is called: nothing
+    else should compute then. It gives None where there is no answer: the run goes on without, and finds out itself what
+    it costs."""
+    command = [sys.executable, "-c", ONCE_TOLD, "run", *options.arguments(), "--dry-run", "--json"]
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as asked:  # its output is small and comes at its end
+        try:
+            yield partial(_answer, asked)
+        finally:
+            asked.kill()
+
+
+def _answer(asked: subprocess.Popen[str]) -> ForecastRecord | None:
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)  # noqa: S603
-        return record_of(json.loads(found.stdout))
+        return record_of(json.loads(asked.communicate("\n", timeout=PATIENCE)[0]))
     except (subprocess.SubprocessError, OSError, ValueError, KeyError):
         return None
 

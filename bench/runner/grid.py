@@ -6,12 +6,12 @@ run = run_grid("smoke", out="runs/smoke", set=["certify.n=200"], quiet=True)
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
-from bench.runner.stages import unfinished
+from bench.runner.stages import everything, unfinished
 from bench.settings.options import RunOptions
 from bench.settings.registries import check_network
 from results.report.update import Report, update_report
@@ -104,37 +104,42 @@ def finish_grid(
 ) -> Finished:
     """As `run_grid`; raises nothing where trials fail."""
     _, plugins = options.opened
-    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     stall_seconds()
     folder = options.folder
-    trials, loaded, dataset = trials_of(options)
 
     from bench.data.thumbnails import keep_thumbnails
-    from results.store.description import RunError, add_trials, make_room
+    from results.store.description import RunError, add_trials, check_room
     from results.store.lock import RunLock, end_command
     from results.store.records import GroupRecord
+
+    check_room(folder, fresh=options.fresh)  # before data is downloaded
+    trials, loaded, dataset = trials_of(options)
 
     failed: dict[str, str] = {}
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
-        make_room(folder, fresh=options.fresh)
-        if folder.search.exists():
+        check_room(folder, fresh=options.fresh)
+        if folder.search.exists() and not options.fresh:
             raise RunError(f"{folder.path} holds a search, not a run: give --out another folder")
-        left = unfinished(trials, folder)
+        left = everything(trials) if options.fresh else unfinished(trials, folder)
         size: GroupSize | None = None
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
-            from bench.runner.expected import ask, in_words
+            from bench.runner.expected import asking, in_words
             from bench.runner.jobs import default_group, run_trials
             from cluster import connected, node_resources
 
-            # What is measured of this machine tells nothing of a cluster; and Ray, which starts next, would disturb it.
-            forecast = ask(options) if address is None and audience.asks_for_cost() else None
-            joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
-            stack.enter_context(joining)
+            # What is measured of this machine tells nothing of a cluster.
+            wanted = address is None and audience.asks_for_cost()
+            with asking(options) if wanted else nullcontext() as answer:
+                joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
+                stack.enter_context(joining)
+                forecast = answer() if answer else None
             size = default_group(
                 options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources(), len(left)
             )
+        if options.fresh:
+            folder.clear()
         details: dict[str, Any] = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
         add_trials(folder, trials, grid=loaded.model_dump(), **details)
         if left or not folder.thumbnails.exists():
@@ -164,8 +169,9 @@ def trials_of(options: RunOptions) -> tuple[list[Trial], Grid, str]:
     """The trials of a run, its grid with the data where every worker finds it, and the name of the data.
 
     Raises:
-        BenchError: as `RunOptions.opened`; or the data is wrong or too little.
+        BenchError: as `RunOptions.opened`; workers cannot have such parts of GPUs; or the data is wrong or too little.
     """
+    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     grid, dataset = _with_data(options.opened[0])
     return grid.trials(dataset), grid, dataset
 

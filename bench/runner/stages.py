@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -63,19 +63,28 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
     Of what is finished the state is removed, which a command leaves that is killed right after the last shard.
     """
     trained = {trial.trial_id: repair(trial, run) for trial in trials}
-    wanted = {trial.trial_id: (trial, True) for trial in trials}
-    for trial in trials:
-        # a teacher is not needed any more once the trial is trained
-        for needed in trial.members if trained[trial.trial_id] else trial.needed:
-            wanted.setdefault(needed.trial_id, (needed, False))
     found = {}
-    for name, (trial, certify) in wanted.items():
+    for name, (trial, certify) in _with_needed(trials, trained).items():
         done = trained[name] if name in trained else repair(trial, run)
         if done and not (certify and images_left(trial, run)):
             run.trial(name).state.unlink(missing_ok=True)
         else:
             found[name] = (trial, certify)
     return found
+
+
+def everything(trials: Sequence[Trial]) -> dict[str, tuple[Trial, bool]]:
+    """As `unfinished`, of a run that has nothing yet."""
+    return _with_needed(trials, {})
+
+
+def _with_needed(trials: Sequence[Trial], trained: Mapping[str, bool]) -> dict[str, tuple[Trial, bool]]:
+    wanted = {trial.trial_id: (trial, True) for trial in trials}
+    for trial in trials:
+        # a teacher is not needed any more once the trial is trained
+        for needed in trial.members if trained.get(trial.trial_id) else trial.needed:
+            wanted.setdefault(needed.trial_id, (needed, False))
+    return wanted
 
 
 def images_left(trial: CertifiedTrial, run: RunFolder) -> list[int]:

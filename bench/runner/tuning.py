@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -30,7 +30,7 @@ from bench.settings.plugins import Plugin
 from bench.settings.registries import check_network
 from bench.settings.trial import Trial
 from bench.settings.tuning import Space, TuneOptions, tuned_grid, with_options
-from results.store.description import RunError, add_trials, make_room
+from results.store.description import RunError, add_trials, check_room
 from results.store.folder import RunFolder, refresh, write_text
 from results.store.merge import merge_shards
 from results.store.record import explain
@@ -181,14 +181,22 @@ class Tuned:
     """Trials that failed for what happened around them, each with the reason: the same command tries them again."""
 
 
+class TuneAudience(Audience, Protocol):
+    """Who is told how a search goes."""
+
+    def plans(self, searches: list[Search]) -> None:
+        """These are wanted; nothing has started yet."""
+
+
 def searches_of(options: RunOptions, tune: TuneOptions, cost: Cost) -> list[Search]:
     """The searches of a grid: one for each of its rows whose method has something to search, at each σ, with the first
     seed.
 
     Raises:
-        BenchError: as `RunOptions.opened`; the data is wrong or too little; nothing is to be searched; the budget is
-            too small for one training to come to its end.
+        BenchError: as `RunOptions.opened`; workers cannot have such parts of GPUs; the data is wrong or too little;
+            nothing is to be searched; the budget is too small for one training to come to its end.
     """
+    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     grid = options.opened[0]
     data = held_out_of(resolve_data(grid.data), tune.held_out)
     check_network(grid.model, grid.width, count_channels(data))
@@ -236,7 +244,7 @@ def tune_grid(
     *,
     address: str | None,
     allow_unauthenticated: bool,
-    audience: Audience,
+    audience: TuneAudience,
 ) -> Tuned:
     """Do what is left of the searches, and write search.parquet and, once all have ended, tuned.toml.
 
@@ -246,14 +254,16 @@ def tune_grid(
     from results.store.lock import RunLock, end_command
 
     grid, plugins = options.opened
-    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
     stall_seconds()
     folder = folder_of(options)
     failed: dict[str, str] = {}
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
-        make_room(folder, fresh=options.fresh)
+        check_room(folder, fresh=options.fresh)
+        if options.fresh:
+            folder.clear()
         _refuse_run(folder)
+        audience.plans(searches)
         add_trials(folder, [], grid=grid.model_dump())
         going = _Going(searches, folder, options.shard_size, plugins, _description(tune))
         jobs = going.begin()

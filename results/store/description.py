@@ -15,6 +15,7 @@ from typing import Any
 from results.errors import BenchError, StoreError
 from results.printable import as_utf8, shortened
 from results.store.folder import AnyPath, RunFolder, remove_leftovers
+from results.store.packages import PACKAGES
 from results.store.records import RunRecord
 from results.store.secrecy import masked
 from results.store.settings import AnyTrial, read_trial_settings
@@ -22,18 +23,17 @@ from results.store.settings import AnyTrial, read_trial_settings
 log = logging.getLogger(__name__)
 SHOWN = 3
 """Settings in which two trials differ that a message names."""
-PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")
 
 
 class RunError(BenchError):
     """A run that cannot start; the message is one sentence for the user."""
 
 
-def make_room(run: RunFolder, *, fresh: bool) -> None:
+def check_room(run: RunFolder, *, fresh: bool = False) -> None:
     """See that the folder is that of a run, or empty.
 
     Args:
-        fresh: delete the run that it holds.
+        fresh: what it holds is to be deleted.
 
     Raises:
         RunError: it holds something else.
@@ -43,7 +43,6 @@ def make_room(run: RunFolder, *, fresh: bool) -> None:
         return
     if run.has_contents() and not run.description.exists():
         raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
-    run.clear()
 
 
 def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = True, **details: Any) -> None:

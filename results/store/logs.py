@@ -27,7 +27,7 @@ from scipy.special import ndtr
 from results.bounds.radius import largest_radius
 from results.errors import BenchError, StoreError
 from results.printable import as_utf8, shortened
-from results.store.description import RunError, add_trials, differing, make_room
+from results.store.description import RunError, add_trials, check_room, differing
 from results.store.folder import AnyPath, RunFolder, refuse_devices
 from results.store.lock import RunLock
 from results.store.records import RunRecord, TrainingRecord
@@ -177,7 +177,7 @@ class _Importing:
 def _importing(run: RunFolder) -> Iterator[_Importing]:
     """Lock the run, and have run.json name at the end what was added."""
     with RunLock(run):
-        make_room(run, fresh=False)
+        check_room(run)
         listed = RunRecord.read(run.description).trials if run.description.exists() else []
         importing = _Importing(run, {name: read_trial_settings(run.trial(name).settings) for name in listed})
         try:

@@ -8,7 +8,6 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from random import Random
@@ -127,7 +126,6 @@ def small_work() -> Iterator[None]:
     with (
         patch("results.analysis.statistics.RESAMPLES", 50),
         patch("results.report.write.figures_of", lambda *_: iter(())),
-        patch("typer.main.get_command", cache(typer.main.get_command)),  # which builds all commands for every call
         patch("os.fsync"),
     ):
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import logging
@@ -22,7 +23,7 @@ import psutil
 import pytest
 import torch
 
-from bench.audit import checks_machine, checks_torch, doctor
+from bench.audit import checks_machine, checks_ranks, checks_torch, doctor, forecast
 from bench.audit.finding import Finding, guarded
 from bench.audit.forecast import Rates
 from bench.certify import engine
@@ -31,6 +32,7 @@ from bench.data import DataError, ImageSet
 from bench.machine.hardware import has_fast_bf16
 from tests.bench.cli.test_cli import bench
 from tests.bench.machine.test_devices import pretend
+from tests.test_imports import imported_names
 
 DISK = SimpleNamespace(f_frsize=4096, f_blocks=10**6, f_bfree=10, f_bavail=10)
 
@@ -43,9 +45,32 @@ def only(found: Finding | list[Finding]) -> Finding:
 # --- what needs no torch --------------------------------------------------------------------------------------------
 
 
-def test_it_starts_without_torch_and_ray() -> None:
-    program = "import sys, bench.audit.doctor\nassert not {'torch', 'ray'} & sys.modules.keys()"
+def test_it_starts_and_refuses_without_what_takes_long_to_import() -> None:
+    program = """
+import sys
+from bench.audit import doctor
+try:
+    doctor._chosen("no such check")
+except KeyError:
+    assert not {"torch", "ray", "pydantic", "pyarrow"} & sys.modules.keys()
+else:
+    raise AssertionError
+"""
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_each_check_is_chosen_and_imports_little_but_torch() -> None:
+    assert doctor.COMPUTING.keys() == doctor.LIMITS.keys()
+    assert all(callable(doctor._chosen(check)) for check in doctor.LIMITS)
+    tops = {
+        module: {
+            name for node in ast.parse(Path(str(module.__file__)).read_text()).body for name in imported_names(node)
+        }
+        for module in (checks_ranks, checks_torch)
+    }
+    ours = {name for name in tops[checks_ranks] if name.split(".")[0] not in {"torch", *sys.stdlib_module_names}}
+    assert ours == {"bench.audit.finding.Finding"}
+    assert not any(name.startswith("bench.audit.forecast") for name in tops[checks_torch])
 
 
 def test_this_machine_can_compile() -> None:
@@ -258,7 +283,7 @@ def test_data_that_cannot_be_right(
 
 def test_rates_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = Rates(train=100.0, attack=1.0, survey=1.0, certify=1000.0, activation_bytes=1, model_bytes=1)
-    monkeypatch.setattr(checks_torch, "measure", lambda *_: rates)
+    monkeypatch.setattr(forecast, "measure", lambda *_: rates)
     monkeypatch.setattr(checks_torch, "_matrix_rate", lambda *_: 4e11)
     monkeypatch.setattr(checks_torch, "device_name", lambda _: "a machine")
     certify, train = checks_torch.check_rates()

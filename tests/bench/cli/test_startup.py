@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.data.known import KNOWN
 from bench.runner import work
 from bench.runner.state import trial_task
 from results.store.description import add_trials
 from results.store.folder import RunFolder, listing, location
 from results.store.merge import merge_run
+from tests.bench.data.originals import drawn, write_original
 from tests.conftest import here, small_trial, trial_ids
 from tests.s3 import bucket, s3_server  # noqa: F401
 
@@ -44,6 +46,14 @@ write.figures_of = lambda *of: islice(figures_of(*of), 1)
 """Before the program: its reports have the first of their figures alone, which take longer than all the rest."""
 
 
+KNOWING = """
+from dataclasses import replace
+from bench.data.known import KNOWN
+KNOWN["cifar10"] = replace(KNOWN["cifar10"], files={!r}, names={!r})
+"""
+"""Before the program: a small CIFAR-10 is the real one."""
+
+
 def run_in_turn(*commands: list[str], before: str = "") -> tuple[list[int], float, float]:
     """Exit statuses; seconds of a processor and peak megabytes of the one process that ran them."""
     result = subprocess.run(
@@ -72,42 +82,84 @@ def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> N
     assert here(fake_run.page).exists()
 
 
-def test_refusals_need_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_refusals_need_neither_torch_nor_ray(
+    tmp_path: Path, fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge_run(fake_run)
+    merged, foreign, nowhere = str(fake_run.path), tmp_path / "foreign", str(tmp_path / "nowhere")
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
     (tmp_path / "wrong.toml").write_text(
         'methods = ["generalised_ld"]\nsigmas = [0.5]\n[rows.generalised_ld]\noptions = {strength = -1}\n'
     )
-    (tmp_path / "trial.json").write_text("{}")
-    (tmp_path / "thesis.tex").touch()
-    smoke = ["run", "--grid", "smoke"]
+    (tmp_path / "wrong.json").write_text("{}")
+    (tmp_path / "trial.json").write_text(small_trial().model_dump_json())
+    (tmp_path / "lost.json").write_text(small_trial().model_copy(update={"data": nowhere}).model_dump_json())
+    cifar = str(write_original("cifar10", tmp_path / "data", drawn("cifar10"), monkeypatch))
+    files = KNOWN["cifar10"].files, KNOWN["cifar10"].names
+    smoke, tune = ["run", "--grid", "smoke"], ["tune", "--grid", "smoke", "--budget", "999"]
+    model = ["--model", "json:nothing", "--sigma", ".5"]
+    made = sorted(tmp_path.rglob("*"))
     commands = [
         ["run", "--grid", "smok"],
         ["run", "--grid", str(tmp_path / "wrong.toml")],
         [*smoke, "--methods", "macr"],
         [*smoke, "--set", "model=resnet21"],
-        [*smoke, "--set", "train.images=99999"],
         [*smoke, "--sigmas", "a"],
-        [*smoke, "--data", str(tmp_path / "nowhere")],
-        [*smoke, "--gpus-per-worker", "2"],
-        [*smoke, "--out", str(tmp_path)],
+        [*smoke, "--out", str(foreign)],
+        *(
+            [*command, *wrong]
+            for command in (smoke, [*smoke, "--dry-run"])
+            for wrong in (
+                ["--set", "train.images=99999"],
+                ["--data", cifar, "--set", "train.images=31"],
+                ["--data", nowhere],
+                ["--gpus-per-worker", "2"],
+            )
+        ),
         ["submit", "--grid", "smok", "--out", "/run"],
         ["tune", "--grid", "smok", "--budget", "9"],
         ["tune", "--grid", "smoke"],
         ["tune", "--grid", "smoke", "--budget", "0"],
-        ["tune", "--grid", "smoke", "--budget", "9", "--held-out", "1"],
-        ["trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")],
+        [*tune, "--held-out", "1"],
+        [*tune, "--held-out", "30", "--data", cifar],
+        [*tune, "--data", nowhere],
+        [*tune, "--gpus-per-worker", "2"],
+        [*tune, "--n", "5"],
+        [*tune, "--methods", "gaussian"],
+        [*tune, "--out", str(foreign)],
+        ["trial", str(tmp_path / "wrong.json"), "--out", str(tmp_path / "run")],
+        ["trial", str(tmp_path / "lost.json"), "--out", str(tmp_path / "run")],
+        ["trial", str(tmp_path / "trial.json"), "--out", str(foreign)],
         ["certify", "--model", "a:b", "--alpha", "1"],
         ["certify", "--model", str(tmp_path / "none")],
-        ["verify", str(tmp_path)],
-        ["attack", str(tmp_path)],
+        ["certify", "--model", f"{merged}/none"],
+        ["certify", *model],
+        ["certify", "--model", "json:nothing", "--data", "synthetic"],
+        ["certify", *model, "--data", "synthetic"],
+        ["certify", *model, "--data", nowhere],
+        ["certify", *model, "--data", "synthetic", "--out", str(foreign)],
+        ["certify", *model, "--data", "synthetic", "--denoiser", "nonsense"],
+        ["predict", *model],
+        ["predict", *model, "--data", "synthetic"],
+        ["predict", *model, "--data", "synthetic", "--alpha", "2"],
+        ["predict", *model, "--data", "synthetic", "--n", "5"],
+        ["predict", *model, "--data", nowhere],
+        ["verify", str(foreign)],
+        ["verify", merged, "--data", nowhere],
+        ["attack", str(foreign)],
+        ["attack", merged, "--data", nowhere],
         ["perf", "certify", "--model", "resnet21"],
-        ["status", str(tmp_path)],
-        ["report", str(tmp_path)],
+        ["perf", "certify", "--model", f"{merged}/none"],
+        ["perf", "certify", "--sigma", "0"],
+        ["status", str(foreign)],
+        ["report", str(foreign)],
         ["import", str(tmp_path / "none"), "--method", "a", "--sigma", "1", "--out", str(tmp_path / "run")],
-        ["compare", str(tmp_path)],
+        ["compare", str(foreign)],
     ]
-    ended, _, _ = run_in_turn(*commands)
+    ended, _, _ = run_in_turn(*commands, before=KNOWING.format(*files))
     assert ended == [2] * len(commands)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex", "trial.json", "wrong.toml"]
+    assert sorted(tmp_path.rglob("*")) == made
 
 
 @pytest.mark.parametrize("command", ["--help", "grids", "run --grid smok"])

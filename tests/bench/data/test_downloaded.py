@@ -13,12 +13,13 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 from bench.data import DataError, count_channels, count_images, dataset_name, load_images, resolve_data
-from bench.data.known import CHECKSUMS, IDX, KNOWN
+from bench.data.known import IDX, KNOWN
 from bench.settings.normalisation import CIFAR10 as CIFAR10_NORMALISATION
 from bench.settings.normalisation import Normalisation
 from bench.settings.registries import DATASETS
-from tests.bench.data.originals import COUNTS, drawn, fetch_by_hand, write_original
+from tests.bench.data.originals import COUNTS, IN_IDX, drawn, fetch_by_hand, write_original
 
+IDX_FILES = [file for pair in IDX.values() for file in pair]
 NAMES = sorted(KNOWN)
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -55,7 +56,7 @@ def test_a_known_set_is_what_its_files_say(name: str, folder: Path) -> None:
             assert found.labels.tolist() == labels.tolist()
             assert found.labels.dtype == np.int64
         assert count_images(name, split) == COUNTS[split]
-    assert count_channels(name) == (1 if name in ("mnist", "fashion_mnist") else 3)
+    assert count_channels(name) == (1 if name in IN_IDX else 3)
 
 
 @each
@@ -100,8 +101,8 @@ def test_offline_it_is_said_where_to_put_what(name: str, tmp_path: Path) -> None
         "cifar10": f"put the python version's folder cifar-10-batches-py into {tmp_path} (or set",
         "cifar100": f"put the python version's folder cifar-100-python into {tmp_path} (or set",
         "svhn": f"put train_32x32.mat, test_32x32.mat into {tmp_path}/svhn (or set",
-        "mnist": f"put {'.gz, '.join(IDX)}.gz into {tmp_path}/MNIST/raw (or set",
-        "fashion_mnist": f"put {'.gz, '.join(IDX)}.gz into {tmp_path}/FashionMNIST/raw (or set",
+        "mnist": f"put {'.gz, '.join(IDX_FILES)}.gz into {tmp_path}/MNIST/raw (or set",
+        "fashion_mnist": f"put {'.gz, '.join(IDX_FILES)}.gz into {tmp_path}/FashionMNIST/raw (or set",
     }[name]
     for attempt in (lambda: load_images(name, "train"), lambda: resolve_data(name)):
         with pytest.raises(DataError) as refused:
@@ -128,7 +129,7 @@ def test_what_was_fetched_by_hand_is_put_in_place(
     [
         *(("cifar100", file) for file in ("train", "test", "meta")),
         *(("svhn", file) for file in ("train_32x32.mat", "test_32x32.mat")),
-        *((name, f"raw/{file}") for name in ("mnist", "fashion_mnist") for file in IDX),
+        *((name, f"raw/{file}") for name in IN_IDX for file in IDX_FILES),
     ],
 )
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
@@ -146,7 +147,7 @@ def test_a_damaged_file_is_told(name: str, file: str, damage: str, folder: Path)
         _ = [load_images(name, split) for split in COUNTS]
 
 
-@pytest.mark.parametrize("name", sorted(CHECKSUMS))
+@pytest.mark.parametrize("name", IN_IDX)
 @pytest.mark.parametrize("kept", ["*.gz", "*ubyte"])
 def test_packed_or_unpacked_will_do_in_raw_or_not(name: str, kept: str, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
@@ -158,9 +159,9 @@ def test_packed_or_unpacked_will_do_in_raw_or_not(name: str, kept: str, folder: 
 
 
 def test_mnist_and_fashion_mnist_have_files_of_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = {name: write_original(name, tmp_path, drawn(name), monkeypatch) for name in CHECKSUMS}
+    folders = {name: write_original(name, tmp_path, drawn(name), monkeypatch) for name in IN_IDX}
     assert [dataset_name(str(folder)) for folder in folders.values()] == list(folders)
-    for file in IDX:  # of a third set in the same form
+    for file in IDX_FILES:  # of a third set in the same form
         for path in folders["mnist"].glob(f"raw/{file}*"):
             path.unlink()
         (folders["mnist"] / f"raw/{file}.gz").write_bytes(gzip.compress(b"of KMNIST"))
@@ -181,8 +182,13 @@ def test_the_names_are_those_that_are_registered() -> None:
         known = KNOWN[name]
         if name.startswith("cifar"):
             assert (known.folder, known.archives) == (kind.base_folder, (kind.filename,))
+            assert known.files == {split: tuple(map(tuple, getattr(kind, f"{split}_list"))) for split in COUNTS}
+            assert known.names == (kind.meta["filename"], kind.meta["md5"])
         elif name == "svhn":
-            assert known.archives == tuple(kind.split_list[split][1] for split in ("train", "test"))
+            assert known.archives == tuple(kind.split_list[split][1] for split in COUNTS)
+            assert known.files == {split: (tuple(kind.split_list[split][1:]),) for split in COUNTS}
         else:
             assert known.archives == tuple(file for file, _ in kind.resources)
             assert known.place == f"{kind.__name__}/raw"
+            assert {split: tuple(file for file, _ in files) for split, files in known.files.items()} == IDX
+    assert KNOWN["fashion_mnist"].classes == tuple(FashionMNIST.classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from bench.cli.base import PlainConsole
-from bench.runner import display
-from bench.runner.expected import ask, in_words, record_of
+from bench.runner import display, expected
+from bench.runner.expected import asking, in_words, record_of
 from bench.runner.grid import _Notebook
 from bench.runner.progress import RunProgress, TrialProgress, read_progress, seconds_left
 from bench.settings.options import RunOptions
@@ -127,11 +128,16 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def ask(**options: Any) -> ForecastRecord | None:
+    with asking(RunOptions.of(grid="smoke", **options)) as answer:
+        return answer()
+
+
 def test_an_answer_that_does_not_come_is_none(interpreter: Path) -> None:
-    assert ask(RunOptions.of(grid="smoke")) is None
+    assert ask() is None
     for text in ("nonsense", "{}"):
         interpreter.write_text(f"#!/bin/sh\necho '{text}'\n")
-        assert ask(RunOptions.of(grid="smoke")) is None
+        assert ask() is None
 
 
 def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp_path: Path) -> None:
@@ -145,11 +151,24 @@ def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp
         "others": None,
     }
     (tmp_path / "found.json").write_text(json.dumps(found))
-    interpreter.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\ncat {tmp_path}/found.json\n')
-    assert ask(RunOptions.of(grid="smoke", sigmas=[0.5], set=["certify.n=40"])) == record_of(found)
+    interpreter.write_text(f'#!/bin/sh\nread told\nshift 2\necho "$@" > {tmp_path}/asked\ncat {tmp_path}/found.json\n')
+    assert ask(sigmas=[0.5], set=["certify.n=40"]) == record_of(found)
     words = (tmp_path / "asked").read_text().split()
-    assert words == ["-m", "bench", "run", "--grid=smoke", "--sigmas=0.5", "--set=certify.n=40", "--dry-run", "--json"]
+    assert words == ["run", "--grid=smoke", "--sigmas=0.5", "--set=certify.n=40", "--dry-run", "--json"]
     assert record_of(found).trials["a"].certify_seconds == 2.0
+
+
+def test_nothing_is_measured_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray starts in the meantime. And whoever does not ask after all waits for nothing."""
+    told, mark = expected.ONCE_TOLD, tmp_path / "began"
+    assert told.index("import sys, bench.audit.forecast") < told.index("readline") < told.index("main()")
+    program = told.replace("bench.audit.forecast", "json").replace("    main()", f"    open({str(mark)!r}, 'w')")
+    monkeypatch.setattr(expected, "ONCE_TOLD", program)
+    with asking(RunOptions.of(grid="smoke")):
+        time.sleep(1)
+        assert not mark.exists()
+    assert ask() is None
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("where", ["pipe", "notebook"])

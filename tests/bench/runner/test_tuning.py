@@ -22,9 +22,9 @@ import cluster
 from bench.audit.search import training_cost
 from bench.data import DataError, dataset_name, load_images
 from bench.runner import rungs, work
-from bench.runner.grid import Audience, run_grid
+from bench.runner.grid import run_grid
 from bench.runner.state import note, trial_task
-from bench.runner.tuning import Search, Tuned, searches_of, tune_grid
+from bench.runner.tuning import Search, TuneAudience, Tuned, searches_of, tune_grid
 from bench.settings.grid import GridError, load_grid
 from bench.settings.options import RunOptions
 from bench.settings.trial import Trial
@@ -49,7 +49,10 @@ rows.consistency.options = {{ strength = {{ "0.25" = 2.0, "0.5" = 1.0, "1.0" = 4
 """
 
 
-class Nobody(Audience):
+class Nobody(TuneAudience):
+    def plans(self, _: list[Search]) -> None:
+        pass
+
     def begins(self, *_: object) -> None:
         pass
 

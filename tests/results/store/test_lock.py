@@ -19,11 +19,13 @@ from results.store.lock import LockedError, RunLock, end_command, holder
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 HOLD = """
-import sys
+import socket, sys
 import results.store.lock
 from results.store.folder import RunFolder, location
 from results.store.lock import RunLock
 results.store.lock.BEAT_SECONDS = 0.5
+if len(sys.argv) > 2:
+    results.store.lock.machine, socket.gethostname = lambda: "0" * 12, lambda: sys.argv[2]
 with RunLock(RunFolder(location(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
@@ -39,12 +41,12 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def elsewhere(run: RunFolder) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts processes that hold the lock until their input ends."""
+    """Starts processes that hold the lock until their input ends, on this machine or, by what they say, on another."""
     processes = []
 
-    def start() -> subprocess.Popen[str]:
+    def start(*host: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD, str(run.path), *host], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         processes.append(process)
         assert process.stdout
@@ -117,10 +119,9 @@ def test_one_of_another_machine_is_dead_when_it_no_longer_renews(
 
 
 def test_one_of_another_machine_that_renews_keeps_the_run(
-    run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]
+    run: RunFolder, elsewhere: Callable[[str], subprocess.Popen[str]]
 ) -> None:
-    elsewhere()  # it renews twice a second, and takes no notice of what its claim says
-    from_another_machine(run)
+    elsewhere("far-away")  # it renews twice a second
     with pytest.raises(LockedError, match="on far-away"):
         RunLock(run).__enter__()
     found = holder(run)
@@ -128,19 +129,45 @@ def test_one_of_another_machine_that_renews_keeps_the_run(
     assert not found.dead
 
 
-def test_a_removed_claim_is_noticed_and_never_made_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_renews_several_times_before_it_is_taken_for_dead() -> None:
+    assert results.store.lock.STALE_SECONDS >= 5 * results.store.lock.BEAT_SECONDS
+
+
+def test_a_claim_is_of_a_process_and_not_of_its_number(run: RunFolder) -> None:
+    """Another process may have the number of a dead one."""
+    with RunLock(run):
+        [(claim, _)] = run.claims("run")
+        content = json.loads(claim.read_bytes())
+    claim.write_bytes(json.dumps(content | {"started": content["started"] - 1}).encode())
+    found = holder(run)
+    assert found
+    assert found.dead
+    before = time.monotonic()
+    with RunLock(run):
+        assert time.monotonic() - before < results.store.lock.STALE_SECONDS / 2
+
+
+@pytest.fixture
+def renewing(monkeypatch: pytest.MonkeyPatch) -> threading.Lock:
+    """Held while a claim is renewed, every tenth of a second: a store cannot tell that a file went while it was written
+    anew."""
     monkeypatch.setattr(results.store.lock, "BEAT_SECONDS", 0.1)
-    noticed, renewing, renew = threading.Event(), threading.Lock(), results.store.lock._renew
+    held, renew = threading.Lock(), results.store.lock._renew
 
     def renew_alone(claim: AnyPath) -> bool:
-        with renewing:
+        with held:
             return renew(claim)
 
     monkeypatch.setattr(results.store.lock, "_renew", renew_alone)
+    return held
+
+
+def test_a_removed_claim_is_noticed_and_never_made_again(run: RunFolder, renewing: threading.Lock) -> None:
+    noticed = threading.Event()
     with RunLock(run, on_lost=noticed.set) as lock:
         [(claim, _)] = run.claims("run")
         assert not noticed.wait(0.5)
-        with renewing:  # a store cannot tell that a file went while it was written anew
+        with renewing:
             claim.unlink()
         assert noticed.wait(60)
         assert lock.lost
@@ -224,11 +251,7 @@ def test_secrets_of_the_command_line_are_not_written(run: RunFolder, monkeypatch
     assert "aws_secret_key=***" in text
 
 
-def test_a_command_whose_run_was_taken_over_ends_in_order_and_says_so(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results.store.lock, "BEAT_SECONDS", 0.1)
-
+def test_a_command_whose_run_was_taken_over_ends_in_order_and_says_so(run: RunFolder, renewing: threading.Lock) -> None:
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -238,7 +261,8 @@ def test_a_command_whose_run_was_taken_over_ends_in_order_and_says_so(
             pytest.raises(LockedError, match="was taken over by another command"),
             RunLock(run, on_lost=end_command),
         ):
-            run.claims("run")[0][0].unlink()
+            with renewing:
+                run.claims("run")[0][0].unlink()
             time.sleep(60)
     finally:
         signal.signal(signal.SIGTERM, before)
