@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 import bench
+from bench.audit.verify import verify_run
 from results import read_run
 from results.store.folder import RunFolder
+from tests.bench.cli.test_startup import ONE_FIGURE
 
 GRID = """
 methods = ["generalised_ld", "ensemble", "consistency", "gaussian"]
@@ -38,11 +40,14 @@ STOPPED = "Stopped. Everything finished is kept; the same command goes on from t
 SAME = ["method", "index", "label", "predicted", "radius", "counts", "checkpoint_sha256"]
 
 
-def command(folder: Path, *options: str) -> list[str]:
+BENCH = ["-m", "bench"]
+WITH_ONE_FIGURE = ["-c", f"{ONE_FIGURE}from bench.cli import main\nmain()"]
+
+
+def command(folder: Path, *options: str, program: list[str] = BENCH) -> list[str]:
     return [
         sys.executable,
-        "-m",
-        "bench",
+        *program,
         "run",
         "--grid",
         str(folder / "grid.toml"),
@@ -52,8 +57,9 @@ def command(folder: Path, *options: str) -> list[str]:
     ]
 
 
-def bench_run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=300, check=False)
+def bench_run(folder: Path, *options: str, program: list[str] = BENCH) -> subprocess.CompletedProcess[str]:
+    started = command(folder, *options, program=program)
+    return subprocess.run(started, capture_output=True, text=True, timeout=300, check=False)
 
 
 def certificates(folder: Path) -> pd.DataFrame:
@@ -68,10 +74,11 @@ FEWER = GRID.replace(', "gaussian"', "")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the grid and its undisturbed run, by two workers in shards of eight."""
+    """A folder with the grid and its undisturbed run, by two workers in shards of eight, with the first figure alone;
+    slow tests have the others drawn."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "grid.toml").write_text(FEWER)
-    result = bench_run(folder, "--workers", "2", "--shard-size", "8")
+    result = bench_run(folder, "--workers", "2", "--shard-size", "8", program=WITH_ONE_FIGURE)
     assert result.returncode == 0, result.stderr
     assert "Certified accuracy (%)" in result.stdout
     assert "Cost of training" in result.stdout
@@ -97,11 +104,21 @@ def test_a_run_has_every_trial_and_file(finished: Path) -> None:
     assert ensemble["memory_bytes"] > 2 * ensemble["member_memory_bytes"]
 
 
+def test_each_of_two_workers_certifies_as_one_process_does(finished: Path) -> None:
+    found = verify_run(RunFolder(finished / "run"), 30, seed=0)
+    assert {verdict.outcome for verdict in found.verdicts} == {"identical"}
+
+
 def test_the_same_command_again_repeats_nothing(finished: Path) -> None:
-    shards = {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")}
+    done = {
+        path: path.stat().st_mtime_ns
+        for kind in ("shards/*", "training.json", "model.safetensors")
+        for path in finished.rglob(kind)
+    }
     result = bench_run(finished, "--workers", "2")
     assert result.returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("shards/*")} == shards
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(finished.rglob("shards/*"))) == sum(path.parent.name == "shards" for path in done)
 
 
 @pytest.mark.slow  # without Ray: test_trained.py

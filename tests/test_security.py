@@ -50,8 +50,8 @@ DANGEROUS_CALLS = {
 }  # fmt: skip
 # They import what the user or this program itself names, never what a file does.
 IMPORTERS = {
-    "bench/__init__.py", "bench/audit/doctor.py", "bench/cli/submit.py", "bench/models/sources.py", "bench/settings/plugins.py",
-    "cluster/worker.py", "methods/registry.py", "results/__init__.py",
+    "bench/__init__.py", "bench/audit/doctor.py", "bench/cli/submit.py", "bench/models/sources.py",
+    "bench/settings/plugins.py", "cluster/worker.py", "methods/registry.py", "results/__init__.py",
 }  # fmt: skip
 
 

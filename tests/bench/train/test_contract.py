@@ -34,6 +34,8 @@ from results.store.folder import RunFolder, TrialFolder, read_json
 from results.store.records import RunRecord
 from tests.conftest import here, small_trial
 
+pytestmark = pytest.mark.usefixtures("_fewer_test_images")
+
 FIELD: dict[str, dict[str, Any]] = {
     "stability": {},
     "smoothadv": {"copies": 2, "steps": 2, "radius": 0.5},
@@ -248,6 +250,34 @@ def test_a_survey_is_cut_over_the_ranks_and_each_image_keeps_its_noise() -> None
     assert survey(trial, 3, 7, model, few, pair[1]).sum() + survey(trial, 3, 7, model, few, pair[0]).sum() == 7
 
 
+class Watched(nn.Module):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images.clone())
+        return torch.eye(10)[:1].expand(len(images), 10)
+
+
+def test_an_evaluation_is_cut_over_the_ranks_and_each_image_keeps_its_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loop.EVALUATION_BATCH, "cpu", 20)
+    images = load_images("synthetic", "test").evenly(50)
+    data = torch.from_numpy(images.images), torch.from_numpy(images.labels)
+    ranks: list[Any] = [Accelerator(cpu=True), Rank(0), Rank(1)]
+    models = [Watched() for _ in ranks]
+    alone, *parts = (
+        loop.noisy_accuracy(small_trial(), 3, model, data, rank) for model, rank in zip(models, ranks, strict=True)
+    )
+    whole, first, second = (model.shown for model in models)
+    assert [len(batch) for batch in whole] == [20, 20, 10]
+    assert all(map(torch.equal, whole, [first[0], second[0], first[1]]))
+    assert not any(torch.equal(batch, data[0][: len(batch)].float() / 255) for batch in whole)
+    assert alone == pytest.approx(sum(parts)) == float((data[1] == 0).double().mean())
+
+
 # --- the teacher ----------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +321,15 @@ def test_votes_are_kept_with_the_teacher_and_asked_once(tmp_path: Path, monkeypa
     assert torch.equal(again["memory.votes"], counts)
     assert sorted(asked[3:]) == [list(range(50, 100)), list(range(100, 120))]
 
+    for file in files:  # by two ranks, each its part
+        file.unlink()
+    ranks: list[Any] = [Rank(0), Rank(1)]
+    images = load_images("synthetic", "train").evenly(120)
+    parts = [votes.teacher_votes(third, RunFolder(tmp_path), images, rank).votes for rank in ranks]
+    assert [int((part.sum(dim=1) > 0).sum()) for part in parts] != [0, 120]
+    assert torch.equal(sum(parts, torch.zeros_like(counts)), counts)
+    assert len(asked) == 8
+
 
 def test_who_needs_a_teacher_is_charged_with_it(tmp_path: Path) -> None:
     trial = field_trial("cat_rs", train=TWO)
@@ -323,7 +362,10 @@ def test_a_teacher_is_wanted_until_the_trial_is_trained(tmp_path: Path) -> None:
     assert not is_trained(trial.teacher, run)
 
 
-def test_a_trial_with_a_teacher_runs_alone_from_its_beginning_to_its_rows(tmp_path: Path) -> None:
+def test_a_trial_with_a_teacher_runs_alone_from_its_beginning_to_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "load_images", load_images)  # which certification has as well
     trial = field_trial("cat_rs", train=TWO)
     run = RunFolder(tmp_path / "run")
     assert run_single(trial, run, 5)
