@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc
 
 from results.analysis.groups import SAME, Group, refuse_twins, trained_models
 from results.analysis.metrics import RADII
@@ -27,6 +28,10 @@ METHOD = (
     "McNemar's exact test and Newcombe's interval. Intervals (95 %) and p-values: uncertainty of the test images, not "
     "of training."
 )
+OF_TRIALS = ("trial_id", "method", "sigma", "seed", "members", *SAME)
+"""Columns of trials that a comparison needs; `members` may be lacking."""
+OF_CERTIFICATES = ("trial_id", "index", "label", "correct", "radius", "estimator")
+"""Columns of certificates that it needs."""
 
 
 class CompareError(BenchError):
@@ -68,13 +73,11 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
         CompareError: an unknown method, nothing to compare, or as `check_comparable`.
         BenchError: two trials of one method, σ and seed.
     """
-    from statsmodels.stats.multitest import multipletests  # a second to import
-
     refuse_twins(run.trials)
     wanted = known_methods(run, methods)
-    certificates = dict(list(run.certificates.groupby("trial_id", sort=False)))
+    certificates = dict(list(run.certificates[[*OF_CERTIFICATES]].groupby("trial_id", sort=False)))
     rows: list[dict[str, object]] = []
-    for (sigma, seed), cell in run.trials.groupby(["sigma", "seed"]):
+    for (sigma, seed), cell in run.trials.filter(items=OF_TRIALS).groupby(["sigma", "seed"]):
         trials = [trial for method in wanted for trial in cell[cell["method"] == method].to_dict("records")]
         for first, second in combinations(trials, 2):
             one, other = certificates[first["trial_id"]], certificates[second["trial_id"]]
@@ -86,7 +89,7 @@ def compare(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
         raise CompareError("there are no two methods with the same σ and training seed")
     table = pd.DataFrame(rows)
     primary = table.loc[table["endpoint"] == "primary", "p_value"]
-    corrected = pd.Series(multipletests(primary.fillna(1.0), method="holm")[1], primary.index)
+    corrected = pd.Series(holm(primary.fillna(1.0)), primary.index)
     return table.assign(p_holm=corrected.where(primary.notna()))
 
 
@@ -135,11 +138,11 @@ def _sigmas(groups: Sequence[Group]) -> list[float]:
 
 def _alike(groups: list[Group]) -> list[Group]:
     """Those that compare with the first."""
-    first, found = groups[0], []
-    for group in groups:
+    trials = [own.trials.head(1).filter(items=OF_TRIALS).to_dict("records")[0] for own in groups]
+    found = []
+    for group, trial in zip(groups, trials, strict=True):
         with suppress(CompareError):
-            [one], [other] = (own.trials.head(1).to_dict("records") for own in (first, group))
-            check_comparable(one, other, first.seeds[0], group.seeds[0])
+            check_comparable(trials[0], trial, groups[0].seeds[0], group.seeds[0])
             found.append(group)
     return found
 
@@ -176,7 +179,7 @@ def check_comparable(
     for name in SAME:
         if first[name] != second[name]:
             raise CompareError(f"{pair}: {name} is {first[name]} for one and {second[name]} for the other")
-    left, right = one.sort_values("index"), other.sort_values("index")
+    left, right = (rows[["index", "label", "estimator"]].sort_values("index") for rows in (one, other))
     if left["index"].tolist() != right["index"].tolist():
         raise CompareError(f"{pair}: their test images are different ones")
     if left["label"].tolist() != right["label"].tolist():
@@ -184,6 +187,38 @@ def check_comparable(
     kinds = {left["estimator"].iloc[0], right["estimator"].iloc[0]}
     if len(kinds) > 1 and kinds != {"fixed", "imported"}:  # a log is of as many samples for every image
         raise CompareError(f"{pair}: their estimators are {' and '.join(sorted(kinds))}")
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """p-values corrected for their number m (Holm 1979, Scandinavian Journal of Statistics 6, 65): the k-th smallest
+    times m − k + 1, at least those before it and at most 1.
+
+    Args:
+        p_values: (m,), none of them NaN.
+
+    Returns:
+        (m,), in the same order.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    return corrected
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided p-value of McNemar's exact test (1947, Psychometrika 12, 153): twice the probability that of the
+    images that count for one of two alone, so few or fewer count for the same one, if each is as likely to count for
+    either; at most 1.
+
+    Args:
+        only_first: images that count for the first alone.
+        only_second: for the second alone.
+    """
+    fewer, more = sorted((only_first, only_second))
+    if more - fewer <= 1:
+        return 1.0  # and not the rounding of it
+    return 2 * float(betainc(more, fewer + 1, 0.5))  # the binomial distribution function, to more digits than bdtr
 
 
 def newcombe(both: int, only_first: int, only_second: int, neither: int) -> Interval:
@@ -245,8 +280,6 @@ def _acr(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, o
 
 
 def _accuracy(radius: float, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, object]:
-    from statsmodels.stats.contingency_tables import mcnemar
-
     both, only_first = int((first & second).sum()), int((first & ~second).sum())
     only_second, neither = int((~first & second).sum()), int((~first & ~second).sum())
     discordant = only_first + only_second
@@ -263,7 +296,5 @@ def _accuracy(radius: float, first: NDArray[np.bool_], second: NDArray[np.bool_]
         "only_first": only_first,
         "only_second": only_second,
         "effect": only_first / discordant - 0.5 if discordant else 0.0,
-        "p_value": min(1.0, float(mcnemar([[both, only_first], [only_second, neither]], exact=True).pvalue))
-        if discordant
-        else 1.0,
+        "p_value": mcnemar(only_first, only_second),
     }

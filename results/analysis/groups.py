@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Group:
     certificates: pd.DataFrame
     trials: pd.DataFrame
 
-    @property
+    @cached_property
     def seeds(self) -> list[pd.DataFrame]:
         """The certificates of each trial, in the order of the run."""
         return [rows for _, rows in self.certificates.groupby("trial_id", sort=False)]
@@ -47,8 +48,8 @@ SAME = ("dataset", "images", "n", "n0", "alpha")
 """Columns of trials that must agree before their certificates are put together or compared."""
 
 
-def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER) -> list[Group]:
-    """The groups of a run, by σ; within it in the given order of methods, then in the run's own.
+def certified_groups(run: Run) -> list[Group]:
+    """The groups of a run, `in_order` of the thesis's table of certified accuracy.
 
     Raises:
         BenchError: two trials of one method, σ and seed; seeds of a method with other images, n, n0, alpha or
@@ -56,7 +57,6 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
     """
     trials = run.trials
     refuse_twins(trials)
-    methods = list(dict.fromkeys([*order, *trials["method"]]))
     names = trials.groupby("title")["method"].nunique()
     certificates = dict(list(run.certificates.groupby(["sigma", "method"], sort=False)))
     groups = []
@@ -72,6 +72,12 @@ def certified_groups(run: Run, order: tuple[str, ...] = published.ACCURACY_ORDER
         group = Group(sigma, method, shown, certificates[sigma, method], rows)
         _refuse_unlike_seeds(group)
         groups.append(group)
+    return in_order(groups, trials, published.ACCURACY_ORDER)
+
+
+def in_order(groups: Iterable[Group], trials: pd.DataFrame, order: tuple[str, ...]) -> list[Group]:
+    """Groups by σ; within it in the given order of methods, then in that of the trials."""
+    methods = list(dict.fromkeys([*order, *trials["method"]]))
     return sorted(groups, key=lambda group: (group.sigma, methods.index(group.method)))
 
 

@@ -40,7 +40,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from results.analysis.comparison import check_comparable, known_methods
+from results.analysis.comparison import OF_CERTIFICATES, OF_TRIALS, check_comparable, holm, known_methods
 from results.analysis.groups import refuse_twins, trained_models
 from results.analysis.metrics import RADII
 from results.analysis.statistics import CONFIDENCE, NO_SPREAD, Interval
@@ -146,13 +146,11 @@ def compare_seeds(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
         CompareError: an unknown method, or trials that no paired statistic compares.
         BenchError: two trials of one method, σ and seed.
     """
-    from statsmodels.stats.multitest import multipletests  # a second to import
-
     refuse_twins(run.trials)
     wanted = known_methods(run, methods)
-    certificates = dict(list(run.certificates.groupby("trial_id", sort=False)))
+    certificates = dict(list(run.certificates[[*OF_CERTIFICATES]].groupby("trial_id", sort=False)))
     rows: list[dict[str, Any]] = []
-    for sigma, cell in run.trials.groupby("sigma"):
+    for sigma, cell in run.trials.filter(items=OF_TRIALS).groupby("sigma"):
         by_method = {method: _by_seed(cell[cell["method"] == method]) for method in wanted}
         for first, second in combinations(wanted, 2):
             shared = [seed for seed in by_method[first] if seed in by_method[second]]
@@ -171,7 +169,7 @@ def compare_seeds(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     primary = table.loc[table["endpoint"] == "primary", "p_value"].astype(float)
     if primary.empty:
         return table
-    corrected = pd.Series(multipletests(primary.fillna(1.0), method="holm")[1], primary.index)
+    corrected = pd.Series(holm(primary.fillna(1.0)), primary.index)
     return table.assign(p_holm=corrected.where(primary.notna()))
 
 

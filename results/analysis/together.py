@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 import pandas as pd
+from scipy.special import bdtr
 
 from results.bounds.anytime import Design, anytime_bound
 from results.bounds.composition import composed_row
@@ -17,9 +20,7 @@ CONFIDENCE = 0.95
 def false_at_most(certificates: int, alpha: float) -> int:
     """How many of so many certificates are false at most, with probability `CONFIDENCE`: the quantile of
     Binomial(certificates, alpha), since each has noise of its own and is false with probability at most alpha."""
-    from scipy.stats import binom  # not above: it takes a second to import
-
-    return int(binom.ppf(CONFIDENCE, certificates, alpha))
+    return bisect_left(range(certificates + 1), CONFIDENCE, key=lambda false: float(bdtr(false, certificates, alpha)))
 
 
 def holding_together(certificates: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

@@ -44,11 +44,9 @@ def debited(p_lower: ArrayLike, sigma: ArrayLike, pixels: ArrayLike) -> tuple[ND
         positive: an image without a radius is not certified.
     """
     p_lower, sigma, pixels = np.broadcast_arrays(*(np.asarray(given, np.float64) for given in (p_lower, sigma, pixels)))
-    sound = np.isfinite(pixels)
-    numbers = np.where(sound, pixels, 0.0)
-    bound = np.maximum(p_lower - np.vectorize(distance)(numbers, sigma), 0.0)
-    radius = certified_radius(bound, sigma) - np.vectorize(lattice_debit)(numbers)
-    return bound, np.maximum(radius, 0.0)
+    of_bound, of_radius = _debits(sigma, pixels)
+    bound = np.maximum(p_lower - of_bound, 0.0)
+    return bound, np.maximum(certified_radius(bound, sigma) - of_radius, 0.0)
 
 
 def debited_two_sided(
@@ -57,10 +55,18 @@ def debited_two_sided(
     """`two_sided_radius` with the debits of `debited`: the noise's distance from both bounds, the lattice's off the
     radius, 0 where that is not positive. Arguments as for the two."""
     sigma, pixels = np.broadcast_arrays(np.asarray(sigma, np.float64), np.asarray(pixels, np.float64))
-    numbers = np.where(np.isfinite(pixels), pixels, 0.0)
-    radius = two_sided_radius(counts, selected, alpha, sigma, np.vectorize(distance)(numbers, sigma))
-    left: NDArray[np.float64] = np.maximum(radius - np.vectorize(lattice_debit)(numbers), 0.0)
+    of_bound, of_radius = _debits(sigma, pixels)
+    left: NDArray[np.float64] = np.maximum(two_sided_radius(counts, selected, alpha, sigma, of_bound) - of_radius, 0.0)
     return left
+
+
+def _debits(sigma: NDArray[np.float64], pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of bounds and of radii, both of the shape that the arguments have; 0 where pixels are NaN."""
+    sound = np.isfinite(pixels)
+    if not sound.any():  # as usual, and once for each certificate
+        return np.zeros(pixels.shape), np.zeros(pixels.shape)
+    numbers = np.where(sound, pixels, 0.0)
+    return np.vectorize(distance)(numbers, sigma), np.vectorize(lattice_debit)(numbers)
 
 
 def is_certified(p_lower: ArrayLike, radius: ArrayLike, pixels: ArrayLike | None) -> NDArray[np.bool_]:

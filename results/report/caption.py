@@ -15,6 +15,8 @@ FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid 
 """Estimators that draw fewer than n samples, in words."""
 USUAL_WIDTH = 16
 """Channels of a CIFAR ResNet's first layer as published, which goes without saying."""
+MEASURED = ("lattice_pixels", "estimator", "device", "precision", "engine")
+"""Columns of certificates that say how they were measured."""
 
 
 def caption(run: Run) -> list[str]:
@@ -22,12 +24,12 @@ def caption(run: Run) -> list[str]:
     imported = run.certificates["estimator"] == "imported"
     sentences = []
     if not imported.all():
-        names = set(run.certificates["trial_id"][~imported])
-        sentences.append(_measured(run.trials[run.trials["trial_id"].isin(names)], run.certificates[~imported]))
+        measured = run.certificates[["trial_id", *MEASURED]][~imported]
+        names = measured["trial_id"].unique()
+        sentences.append(_measured(run.trials[run.trials["trial_id"].isin(names)], measured))
     if imported.any():
-        sentences.append(
-            _imported(run.trials[run.trials["trial_id"].isin(set(run.certificates["trial_id"][imported]))])
-        )
+        names = run.certificates["trial_id"][imported].unique()
+        sentences.append(_imported(run.trials[run.trials["trial_id"].isin(names)]))
     reasons = not_comparable(run.trials)
     if reasons:
         sentences.append(f"Not comparable with the published numbers: {'; '.join(reasons)}.")
@@ -67,7 +69,7 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
     sound = certificates["lattice_pixels"].notna()
     arithmetic = " with sound arithmetic" if sound.all() else " with sound arithmetic in part" if sound.any() else ""
-    kinds = set(certificates["estimator"])
+    kinds = set(certificates["estimator"].unique())
     at_most = " or ".join(words for kind, words in FEWER.items() if kind in kinds)
     at_most = f" at most ({at_most})" if at_most else ""
     return (
@@ -123,9 +125,10 @@ def _labels(trials: pd.DataFrame) -> str:
 def _shared_models(trials: pd.DataFrame) -> list[str]:
     """Which rows of a table have a trained model in common, such as an ensemble and the method of its members."""
     sigmas: dict[tuple[str, str], list[float]] = {}
-    for sigma in sorted(trials["sigma"].unique()):
+    known = trials.filter(items=["sigma", "method", "trial_id", "members"])
+    for sigma in sorted(known["sigma"].unique()):
         models: dict[str, set[str]] = {}
-        for trial in trials[trials["sigma"] == sigma].to_dict("records"):
+        for trial in known[known["sigma"] == sigma].to_dict("records"):
             models.setdefault(trial["method"], set()).update(trained_models(trial))
         for first, second in combinations(models, 2):
             if models[first] & models[second]:

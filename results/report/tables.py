@@ -13,7 +13,7 @@ from results.analysis.base import CLEAN, NOISY, base_accuracy, has_base_answers,
 from results.analysis.budget import BUDGETS, MOST, at_budget
 from results.analysis.convergence import LEVEL, common_level, epochs_to_level, final_accuracies
 from results.analysis.envelope import envelopes
-from results.analysis.groups import SAME, Group, certified_groups, of_published_data
+from results.analysis.groups import SAME, Group, in_order, of_published_data
 from results.analysis.metrics import (
     RADII,
     average_certified_radius,
@@ -25,7 +25,8 @@ from results.analysis.statistics import Interval, accuracy_interval, acr_interva
 from results.analysis.together import CONFIDENCE, false_at_most, holding_together
 from results.bounds.radius import largest_radius
 from results.printable import PER_INPUT, named_sigma
-from results.report.caption import caption, distinct, not_comparable
+from results.report.caption import distinct, not_comparable
+from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row, rivals
 from results.store.run import Run
 
@@ -77,25 +78,25 @@ Numbers = dict[published.Key, dict[str, float]]
 Sizes = dict[published.Key, int]
 
 
-def tables_of(run: Run, source: str | None = None) -> Iterable[ResultTable]:
+def tables_of(run: Run | Subject, source: str | None = None) -> Iterable[ResultTable]:
     """The tables that a run has data for. Arguments and errors as for `table_certified_accuracy`."""
-    yield table_certified_accuracy(run, source)
-    if run.certificates[CLEAN].notna().any():
-        yield table_base_accuracy(run)
-    groups = certified_groups(run)
-    if envelopes(groups):
-        yield table_envelope(run)
-    if any(len(group.trials) > 1 for group in groups):
-        yield table_seeds(run)
-    if run.trials["train_seconds"].notna().any():
-        yield table_cost(run, source)
-    if run.certificates["count_top"].notna().any():
-        yield table_beyond_acr(run)
-    if can_compare_training(run):
-        yield table_convergence(run)
+    subject = Subject.of(run)
+    yield table_certified_accuracy(subject, source)
+    if subject.run.certificates[CLEAN].notna().any():
+        yield table_base_accuracy(subject)
+    if envelopes(subject.groups):
+        yield table_envelope(subject)
+    if any(len(group.trials) > 1 for group in subject.groups):
+        yield table_seeds(subject)
+    if subject.run.trials["train_seconds"].notna().any():
+        yield table_cost(subject, source)
+    if subject.run.certificates["count_top"].notna().any():
+        yield table_beyond_acr(subject)
+    if can_compare_training(subject.run):
+        yield table_convergence(subject)
 
 
-def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable:
+def table_certified_accuracy(run: Run | Subject, source: str | None = None) -> ResultTable:
     """Certified accuracy (percent) and ACR of every method and σ, with intervals; several seeds are averaged.
 
     Args:
@@ -110,8 +111,8 @@ def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
     reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
     sizes = published.image_counts(source or "thesis")
-    groups = certified_groups(run)
-    rows = [_accuracy_row(group, reference, sizes) for group in groups]
+    subject = Subject.of(run)
+    rows = [_accuracy_row(group, reference, sizes) for group in subject.groups]
     if source is not None:
         rows = sorted([*rows, *_published_alone(rows, reference)], key=lambda row: row.sigma)
     return ResultTable(
@@ -119,19 +120,19 @@ def table_certified_accuracy(run: Run, source: str | None = None) -> ResultTable
         "Certified accuracy (%) and average certified radius (ACR)",
         columns,
         rows,
-        caption(run),
+        subject.caption,
         [
             "As Table 5.1 of the thesis.",
             INTERVALS,
-            *_false_sentences(groups),
-            *_limits(groups),
+            *_false_sentences(subject.groups),
+            *_limits(subject.groups),
             *_published_sentence(rows, origin, origin.setting),
         ],
         [*origin.notes] if any(row.published for row in rows) else [],
     )
 
 
-def table_base_accuracy(run: Run) -> ResultTable:
+def table_base_accuracy(run: Run | Subject) -> ResultTable:
     """Accuracy of the base classifier without noise and on one noise sample of each image, beside the smoothed one's.
 
     Args:
@@ -140,8 +141,8 @@ def table_base_accuracy(run: Run) -> ResultTable:
     Raises:
         ValueError: as `certified_groups`.
     """
-    rows = []
-    for group in certified_groups(run):
+    subject, rows = Subject.of(run), []
+    for group in subject.groups:
         if not has_base_answers(group.certificates):
             continue
         right = group.certificates.assign(radius=0.0)
@@ -163,13 +164,13 @@ def table_base_accuracy(run: Run) -> ResultTable:
         "Accuracy of the base classifier",
         columns,
         rows,
-        caption(run),
+        subject.caption,
         [BASE, "Intervals: 95\u00a0%, for the uncertainty of the test images (Wilson)."],
-        warnings=suspicions(run.certificates),
+        warnings=suspicions(subject.run.certificates),
     )
 
 
-def table_envelope(run: Run) -> ResultTable:
+def table_envelope(run: Run | Subject) -> ResultTable:
     """The best of several σ: certified accuracy (percent) of each method at each radius, and which σ has it.
 
     Args:
@@ -179,8 +180,8 @@ def table_envelope(run: Run) -> ResultTable:
         ValueError: as `certified_groups`.
     """
     radii = (0.0, *RADII, *FURTHER)
-    rows = []
-    for found in envelopes(certified_groups(run)):
+    subject, rows = Subject.of(run), []
+    for found in envelopes(subject.groups):
         best = [values.tolist() for values in found.best(radii)]
         at = {f"r{radius:.2f}": (100 * share, sigma) for radius, share, sigma in zip(radii, *best, strict=True)}
         rows.append(
@@ -199,10 +200,10 @@ def table_envelope(run: Run) -> ResultTable:
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", on_terminal=False) for radius in further]
     title = "The best of several σ: certified accuracy (%)"
-    return ResultTable("best_of_sigma", title, columns, rows, caption(run), [ENVELOPE])
+    return ResultTable("best_of_sigma", title, columns, rows, subject.caption, [ENVELOPE])
 
 
-def table_seeds(run: Run) -> ResultTable:
+def table_seeds(run: Run | Subject) -> ResultTable:
     """How far ACR, certified accuracy and the radii of single images move between seeds.
 
     Args:
@@ -211,8 +212,8 @@ def table_seeds(run: Run) -> ResultTable:
     Raises:
         ValueError: as `certified_groups`.
     """
-    rows = []
-    for group in certified_groups(run):
+    subject, rows = Subject.of(run), []
+    for group in subject.groups:
         if len(group.seeds) < 2:
             continue
         measured = {"seeds": float(len(group.seeds))} | _spread_of_radii(group)
@@ -237,7 +238,7 @@ def table_seeds(run: Run) -> ResultTable:
                 Column(f"{key}_{end}", f"ACC {radius:.2f} {end}", 1, on_terminal=False) for end in ("lowest", "highest")
             ]
     title = "How far certificates move between seeds"
-    return ResultTable("seeds", title, columns, rows, caption(run), [SEEDS])
+    return ResultTable("seeds", title, columns, rows, subject.caption, [SEEDS])
 
 
 def _of_each_seed(group: Group) -> dict[str, list[float]]:
@@ -259,7 +260,7 @@ def _spread_of_radii(group: Group) -> dict[str, float]:
     return found
 
 
-def table_cost(run: Run, source: str | None = None) -> ResultTable:
+def table_cost(run: Run | Subject, source: str | None = None) -> ResultTable:
     """ACR, accuracy and what training and certification cost, at σ = .25 or the smallest σ of the run; of the models
     that were trained in it.
 
@@ -270,23 +271,24 @@ def table_cost(run: Run, source: str | None = None) -> ResultTable:
     Raises:
         ValueError: an unknown source; or as `certified_groups`.
     """
-    run = _trained_here(run)
-    sigma = 0.25 if (run.trials["sigma"] == 0.25).any() else run.trials["sigma"].min()
+    subject = _trained_here(Subject.of(run))
+    trials = subject.run.trials
+    sigma = 0.25 if (trials["sigma"] == 0.25).any() else trials["sigma"].min()
     origin, reference = published.find_source(source or "thesis"), published.costs(source or "thesis")
     sizes = published.image_counts(source or "thesis")
-    groups = certified_groups(run, published.COST_ORDER)
+    groups = in_order(subject.groups, trials, published.COST_ORDER)
     rows = [_cost_row(group, reference, sizes) for group in groups if group.sigma == sigma]
-    columns = _cost_columns(run, rows)
+    columns = _cost_columns(trials, rows)
     of_thesis = origin.short == "thesis"
     return ResultTable(
         "cost",
         f"Cost of training and certification at {named_sigma(sigma)}",
         columns,
         rows,
-        caption(run),
+        subject.caption,
         [
             "As Table 5.2 of the thesis.",
-            *_cost_sentences(run, columns),
+            *_cost_sentences(trials, columns),
             INTERVALS,
             *_false_sentences(groups),
             *_published_sentence(rows, origin, "Table 5.2" if of_thesis else origin.setting),
@@ -295,7 +297,7 @@ def table_cost(run: Run, source: str | None = None) -> ResultTable:
     )
 
 
-def table_beyond_acr(run: Run) -> ResultTable:
+def table_beyond_acr(run: Run | Subject) -> ResultTable:
     """ACR with fewer samples and the ranking at each budget, and how probable the right class is: ACR alone can be
     raised on easy images at the cost of the others (Sun et al. 2025).
 
@@ -305,7 +307,8 @@ def table_beyond_acr(run: Run) -> ResultTable:
     Raises:
         ValueError: as `certified_groups`.
     """
-    groups = [group for group in certified_groups(run) if group.certificates["count_top"].notna().all()]
+    subject = Subject.of(run)
+    groups = [group for group in subject.groups if group.certificates["count_top"].notna().all()]
     own = {int(n) for group in groups for n in group.trials["n"]}
     budgets = sorted(own | {n for n in BUDGETS if n < max(own)})
     columns = []
@@ -339,7 +342,7 @@ def table_beyond_acr(run: Run) -> ResultTable:
         title,
         columns,
         rows,
-        caption(run),
+        subject.caption,
         [BEYOND_ACR, *([SOFT] if soft else []), *_false_sentences(groups)],
     )
 
@@ -351,7 +354,7 @@ def can_compare_training(run: Run) -> bool:
     return bool(rows.duplicated(["sigma", "dataset"]).any())
 
 
-def table_convergence(run: Run) -> ResultTable:
+def table_convergence(run: Run | Subject) -> ResultTable:
     """How fast training converges: epochs to a level of accuracy that the rows at a σ have in common.
 
     Args:
@@ -360,8 +363,8 @@ def table_convergence(run: Run) -> ResultTable:
     Raises:
         ValueError: as `certified_groups`.
     """
-    rows = []
-    for (sigma, dataset), groups in _trained_together(certified_groups(run), run.epochs).items():
+    subject, rows = Subject.of(run), []
+    for (sigma, dataset), groups in _trained_together(subject.groups, subject.run.epochs).items():
         level = common_level([epochs for _, epochs in groups])
         for group, epochs in groups:
             seeds = {
@@ -382,7 +385,7 @@ def table_convergence(run: Run) -> ResultTable:
         Column("epochs_to_level", "epochs to level", int(any(row.seeds for row in rows)), "min", absent=NOT_REACHED),
     ]
     title = f"Convergence: epochs to {LEVEL:.0%} of the best final accuracy".replace("%", "\u00a0%")
-    return ResultTable("convergence", title, columns, rows, caption(run), [CONVERGENCE])
+    return ResultTable("convergence", title, columns, rows, subject.caption, [CONVERGENCE])
 
 
 def _trained_together(
@@ -408,14 +411,16 @@ def _published_alone(rows: list[Row], reference: Numbers) -> list[Row]:
     ]
 
 
-def _trained_here(run: Run) -> Run:
-    """The run without trials whose models were trained elsewhere: nobody knows what those cost."""
-    trials = run.trials[run.trials["train_seconds"].notna()]
-    rows = run.certificates["trial_id"].isin(trials["trial_id"])
-    return replace(run, trials=trials, certificates=run.certificates[rows])
+def _trained_here(subject: Subject) -> Subject:
+    """Without trials whose models were trained elsewhere: nobody knows what those cost."""
+    run, known = subject.run, subject.run.trials["train_seconds"].notna()
+    if known.all():
+        return subject
+    rows = run.certificates["trial_id"].isin(run.trials["trial_id"][known])
+    return Subject(replace(run, trials=run.trials[known], certificates=run.certificates[rows]))
 
 
-def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
+def _cost_columns(trials: pd.DataFrame, rows: list[Row]) -> list[Column]:
     """Those of which a row has a number, measured or published."""
     columns = [
         Column("acr", "ACR", 3, "max"),
@@ -428,21 +433,21 @@ def _cost_columns(run: Run, rows: list[Row]) -> list[Column]:
         Column("certify_hours", "Certification", None, "", "h", on_terminal=False),
         Column("train_rate", "train", None, "max", "/s"),
         Column("certify_rate", "certify", None, "max", "/s"),
-        Column("worker_hours", _hours(run), None, "min"),
+        Column("worker_hours", _hours(trials), None, "min"),
         Column("energy_kwh", "Energy", None, "min", "kWh"),
     ]
     return [column for column in columns if any(column.key in row.measured | row.published for row in rows)]
 
 
-def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
+def _cost_sentences(trials: pd.DataFrame, columns: list[Column]) -> list[str]:
     """What the columns of costs are, and of whom."""
     kinds = {
         "accelerator": "peak that torch allocated on accelerators (what it reserved and what the driver counts, which "
         "is more, is in training.json)",
         "resident": "peak resident memory of the training processes, which includes the libraries they load",
     }
-    memory = " and ".join(kinds[kind] for kind in run.trials["memory_kind"].dropna().unique()) or "of an unknown kind"
-    workers = distinct(run.trials["workers"])
+    memory = " and ".join(kinds[kind] for kind in trials["memory_kind"].dropna().unique()) or "of an unknown kind"
+    workers = distinct(trials["workers"])
     sentences = [
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
         *_size_sentence(columns),
@@ -450,7 +455,7 @@ def _cost_sentences(run: Run, columns: list[Column]) -> list[str]:
         "device would take for all test images; fewer where more of them are misclassified, for which nothing is "
         "estimated.",
         "Train and certify: noise samples per second, of all workers in training and of one in certification.",
-        f"{_hours(run)}: training and certification, summed over workers.",
+        f"{_hours(trials)}: training and certification, summed over workers.",
     ]
     if any(column.key == "energy_kwh" for column in columns):
         sentences.append(
@@ -468,8 +473,8 @@ def _size_sentence(columns: list[Column]) -> list[str]:
     ]
 
 
-def _hours(run: Run) -> str:
-    return "Accelerator hours" if (run.trials["memory_kind"] == "accelerator").all() else "Worker hours"
+def _hours(trials: pd.DataFrame) -> str:
+    return "Accelerator hours" if (trials["memory_kind"] == "accelerator").all() else "Worker hours"
 
 
 def _rank(rows: list[Row], budgets: list[int]) -> None:

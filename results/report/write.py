@@ -7,6 +7,7 @@ from results.report.figures import drawn, figures_of, save_figure
 from results.report.figures.style import words_of
 from results.report.formats import to_csv, to_latex, to_markdown
 from results.report.page import Picture, write_page
+from results.report.subject import Subject
 from results.report.table import ResultTable
 from results.report.tables import tables_of
 from results.store.folder import RunFolder, listing, remove_leftovers, write_text
@@ -38,7 +39,8 @@ def write_report(folder: RunFolder, source: str | None = None, *, places: bool =
     if run.trials.empty:
         missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
         raise BenchError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
-    tables, figures = list(tables_of(run, source)), list(figures_of(run, source or "thesis"))
+    subject = Subject(run)
+    tables, figures = list(tables_of(subject, source)), list(figures_of(run, source or "thesis"))
     for place in (folder.path, folder.tables, folder.figures):
         remove_leftovers(place)
     files = {name: drawn(figure) for name, figure in figures}
@@ -48,7 +50,7 @@ def write_report(folder: RunFolder, source: str | None = None, *, places: bool =
         if name in WITHOUT_CHART
     ]
     # What can still be refused comes before the first file is written.
-    write_page(run, tables, read_thumbnails(folder.path), folder.page, pictures, places=places)
+    write_page(subject, tables, read_thumbnails(folder.path), folder.page, pictures, places=places)
     for table in tables:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             write_text(folder.tables / f"{table.name}.{suffix}", text)

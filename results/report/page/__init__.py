@@ -16,13 +16,13 @@ from importlib import resources
 
 import pandas as pd
 
-from results.analysis.groups import certified_groups
 from results.report.page.charts import charts, methods
 from results.report.page.content import Content
 from results.report.page.images import packed_images
 from results.report.page.settings import environment, grids, settings
 from results.report.page.thumbnails import sprite_sheets
 from results.report.page.words import caveats, summary, table_content
+from results.report.subject import Subject
 from results.report.table import ResultTable
 from results.store.folder import AnyPath, write_text
 from results.store.run import Run
@@ -70,7 +70,7 @@ class Picture:
 
 
 def write_page(
-    run: Run,
+    run: Run | Subject,
     tables: list[ResultTable],
     thumbnails: pd.DataFrame,
     path: AnyPath,
@@ -83,7 +83,7 @@ def write_page(
 
 
 def page_parts(
-    run: Run,
+    run: Run | Subject,
     tables: list[ResultTable],
     thumbnails: pd.DataFrame,
     pictures: Sequence[Picture] = (),
@@ -102,13 +102,14 @@ def page_parts(
     Raises:
         ValueError: as `certified_groups`.
     """
-    groups = certified_groups(run)
+    subject = Subject.of(run)
+    run, groups = subject.run, subject.groups
     packed, images = packed_images(run, groups)
     sheets, tiles = sprite_sheets(thumbnails, images)
     files = {f"picture-{place}": picture.png for place, picture in enumerate(pictures)}
     content: Content = {
         "progress": None,
-        "summary": summary(run, groups, tables),
+        "summary": summary(subject, tables),
         "tables": [table_content(table) for table in tables if table.rows],
         "methods": methods(run, groups),
         "charts": charts(run, groups, tables),
@@ -118,7 +119,7 @@ def page_parts(
         "settings": settings(groups, places=places),
         "grids": grids(run, places=places),
         "environment": environment(run, places=places),
-        "caveats": caveats(run),
+        "caveats": caveats(subject),
     }
     blocks = {"certificates": packed, **sheets, **files}
     return Parts(

@@ -6,11 +6,11 @@ import math
 
 from results.analysis.base import suspicions
 from results.analysis.comparison import Lead, leads
-from results.analysis.groups import Group
 from results.printable import named_sigma, sigma_text
 from results.report import formats
-from results.report.caption import caption, distinct, networks
+from results.report.caption import distinct, networks
 from results.report.page.content import Best, Cell, Summary, TableContent
+from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row
 from results.store.run import Run
 
@@ -88,8 +88,9 @@ def _grouped(count: int) -> str:
     return f"{count:,}".replace(",", "\u00a0")
 
 
-def summary(run: Run, groups: list[Group], tables: list[ResultTable]) -> Summary:
+def summary(subject: Subject, tables: list[ResultTable]) -> Summary:
     """Who is best in two sentences, facts by name, and the largest ACR at each σ."""
+    run = subject.run
     trials, certificates = run.trials, run.certificates
     if trials.empty:
         said = ["No trial is finished yet."]
@@ -109,15 +110,16 @@ def summary(run: Run, groups: list[Group], tables: list[ResultTable]) -> Summary
     }
     return {
         "title": page_title(run),
-        "verdict": verdict(leads(groups)),
+        "verdict": verdict(leads(subject.groups)),
         "facts": list(facts.items()),
         "best": _best(tables),
-        "caption": caption(run),
+        "caption": subject.caption,
     }
 
 
-def caveats(run: Run) -> list[str]:
+def caveats(subject: Subject) -> list[str]:
     """What the numbers do not say."""
+    run = subject.run
     if run.trials.empty:
         return []
     wrong = (run.trials["images"] * run.trials["alpha"]).max()
@@ -136,7 +138,7 @@ def caveats(run: Run) -> list[str]:
             "Imported certificates are of other programs' logs: their radii are rounded, their counts unknown, and "
             "their n and alpha are as stated for them."
         )
-    return [*sentences, *suspicions(run.certificates), *caption(run)]
+    return [*sentences, *suspicions(run.certificates), *subject.caption]
 
 
 def _cell(table: ResultTable, row: Row, column: Column) -> Cell:

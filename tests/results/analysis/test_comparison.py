@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, ttest_rel
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+from statsmodels.stats.multitest import multipletests
 
 from results import compare, read_run
-from results.analysis.comparison import CompareError, newcombe
+from results.analysis.comparison import CompareError, holm, mcnemar, newcombe
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
 from results.store.run import Run
@@ -57,6 +59,19 @@ def test_mcnemar_and_its_effect_by_hand() -> None:
     assert row["lower"] < 0.2 < row["upper"]
 
 
+def test_mcnemar_is_that_of_statsmodels_and_scipy() -> None:
+    few = [(first, second) for first in range(25) for second in range(25)]
+    many = [(0, 300), (300, 0), (4, 400), (120, 180), (499, 500), (500, 500), (501, 499), (2400, 2600), (5000, 5200)]
+    for first, second in (*few, *many):
+        found = mcnemar(first, second)
+        theirs = mcnemar_of_statsmodels([[7, first], [second, 7]], exact=True).pvalue
+        assert found == pytest.approx(theirs, rel=1e-12, abs=1e-300)
+        if first + second:
+            assert found == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-12, abs=1e-300)
+        if abs(first - second) <= 1:
+            assert found == 1
+
+
 def test_the_sign_flips_of_acr_agree_with_a_paired_t_test_where_both_hold() -> None:
     random = np.random.default_rng(0)
     first = random.uniform(0.6, 0.9, 2000)
@@ -90,6 +105,13 @@ def test_equal_methods_do_not_differ_and_are_rarely_told_apart() -> None:
     p_values = table.loc[table["quantity"] == "acr", "p_value"]
     assert len(p_values) == 100
     assert 1 <= (p_values < 0.05).sum() <= 12  # 5 % of 100, by almost two standard errors and by three
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 200])
+def test_holm_is_that_of_statsmodels(count: int) -> None:
+    random = np.random.default_rng(count)
+    for p_values in (random.random(count), random.random(count) ** 9, random.choice([1e-4, 0.02, 1.0], count)):
+        assert holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
 
 
 def test_holm_by_hand_over_the_primary_endpoint_of_the_whole_output(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import beta, norm
+from scipy.stats import beta, binom, norm
 
 from results.analysis.together import false_at_most, holding_together
 from results.bounds.anytime import Design, anytime_bound
@@ -16,6 +16,12 @@ def test_of_ten_thousand_certificates_fifteen_may_be_false() -> None:
     assert false_at_most(1, 0.001) == 0
     draws = np.random.default_rng(0).binomial(10_000, 0.001, 200_000)
     assert (draws <= 15).mean() >= 0.95 > (draws <= 14).mean()
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.01, 0.05, 0.3, 0.5, 0.9, 0.999])
+def test_the_most_that_are_false_is_the_quantile_of_scipy(alpha: float) -> None:
+    for certificates in (*range(1, 60), 500, 1000, 9_999, 10_000, 50_000, 10**6):
+        assert false_at_most(certificates, alpha) == binom.ppf(0.95, certificates, alpha)
 
 
 TRIALS = pd.DataFrame({"trial_id": ["t"], "n": [100_000]})

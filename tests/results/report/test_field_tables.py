@@ -18,6 +18,7 @@ from results.report.figures.curves import figure_certified_accuracy, figure_enve
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.page.charts import charts
 from results.report.page.words import caveats, table_content
+from results.report.subject import Subject
 from results.report.tables import table_base_accuracy, table_certified_accuracy, table_envelope, table_seeds, tables_of
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
@@ -83,7 +84,8 @@ def test_what_the_accuracies_give_away_is_said_in_every_form(run: Run) -> None:
     table = table_base_accuracy(wrong)
     assert len(table.warnings) == 4
     assert "not trained with this noise" in table.warnings[0]
-    for text in (to_markdown(table), to_latex(table), " ".join(table_content(table)["caption"]), *[caveats(wrong)[4]]):
+    on_page = [" ".join(table_content(table)["caption"]), caveats(Subject(wrong))[4]]
+    for text in (to_markdown(table), to_latex(table), *on_page):
         assert "the base classifier is right on 100.0" in text
 
 

@@ -26,6 +26,7 @@ from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
 from results.report.page.images import STATUSES
 from results.report.page.words import summary
+from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row
 from results.report.tables import table_certified_accuracy, tables_of
 from results.store.records import RunRecord
@@ -83,8 +84,11 @@ def thumbnails(images: int, dataset: str = "cifar10") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=THUMBNAILS.names)
 
 
-def write(run: Run, path: Path, pictures: pd.DataFrame = NO_THUMBNAILS) -> Path:
-    write_page(run, list(tables_of(run)), pictures, path)
+def write(
+    run: Run, path: Path, pictures: pd.DataFrame = NO_THUMBNAILS, tables: list[ResultTable] | None = None
+) -> Path:
+    """A page with all tables of the run, or with those given: to make them takes longer than all the rest."""
+    write_page(run, list(tables_of(run)) if tables is None else tables, pictures, path)
     return path
 
 
@@ -199,7 +203,8 @@ class Parts(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.feed(path.read_text(encoding="utf-8"))
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -230,13 +235,13 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Parts:
     """Of that run."""
-    return Parts(write(run, tmp_path_factory.mktemp("page") / "report.html"))
+    return Parts(write(run, tmp_path_factory.mktemp("page") / "report.html", thumbnails(3)))
 
 
 def test_packed_certificates_are_those_of_the_run(tmp_path: Path) -> None:
     whole = random_run(imported=(("log", 0.25, 0),))
     run = replace(whole, certificates=whole.certificates.drop(index=5))  # one trial lacks an image
-    parts = Parts(write(run, tmp_path / "report.html"))
+    parts = Parts(write(run, tmp_path / "report.html", tables=[]))
     packed = gzip.decompress(base64.b64decode(parts.data("certificates")))
 
     def array(place: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -285,30 +290,26 @@ def test_the_step_of_radii_is_round_and_fine_enough(largest: float) -> None:
 
 def test_text_of_the_run_stays_text(tmp_path: Path) -> None:
     run = random_run(title=HOSTILE, dataset=HOSTILE, command=HOSTILE)
-    path = write(run, tmp_path / "report.html", thumbnails(4, HOSTILE))
-    parts, text = Parts(path), path.read_text(encoding="utf-8")
+    parts = Parts(write(run, tmp_path / "report.html", thumbnails(4, HOSTILE)))
     assert not any(tag == "img" for tag, _ in parts.tags)
     assert not any(name.startswith("on") for _, attributes in parts.tags for name in attributes)
-    assert text.count("<script") == text.count("</script>") == len(parts.scripts)
+    assert parts.text.count("<script") == parts.text.count("</script>") == len(parts.scripts)
     assert not any("\u2028" in script for _, script in parts.scripts)
     assert parts.content["tables"][0]["rows"][0]["title"] == HOSTILE
     assert parts.content["images"][0]["name"] == HOSTILE
 
 
-def test_nothing_is_loaded_and_no_other_script_may_run(tmp_path: Path) -> None:
-    parts = Parts(write(random_run(), tmp_path / "report.html", thumbnails(3)))
-    for _, attributes in parts.tags:
+def test_nothing_is_loaded_and_no_other_script_may_run(page: Parts) -> None:
+    for _, attributes in page.tags:
         for name in ("src", "href", "srcset", "action"):
             assert (attributes.get(name) or "#").startswith(("#", "data:,"))
-    [policy] = [
-        meta["content"] or "" for tag, meta in parts.tags if meta.get("http-equiv") == "Content-Security-Policy"
-    ]
+    [policy] = [meta["content"] or "" for tag, meta in page.tags if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")
-    running = [text for attributes, text in parts.scripts if "type" not in attributes]
+    running = [text for attributes, text in page.scripts if "type" not in attributes]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in running]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     assert f"script-src {allowed};" in policy
-    assert "@import" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in page.text
 
 
 def test_equal_runs_give_equal_pages(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_page_is_small(tmp_path: Path) -> None:
 
 def test_tiles_hold_the_thumbnails(tmp_path: Path) -> None:
     count = 1100  # more than a sheet
-    parts = Parts(write(random_run(), tmp_path / "report.html", thumbnails(count)))
+    parts = Parts(write(random_run(), tmp_path / "report.html", thumbnails(count), tables=[]))
     tiles = parts.content["tiles"]["cifar10"]
     assert tiles["index"] == [3 * place for place in range(count)]
     sheets = [Image.open(io.BytesIO(base64.b64decode(parts.data(name)))) for name in tiles["sheets"]]
@@ -356,7 +357,7 @@ def test_pages_of_runs_that_lack_things(tmp_path: Path) -> None:
 
 
 def test_settings_say_what_differs_and_whose_it_is(tmp_path: Path) -> None:
-    content = Parts(write(random_run(title="First"), tmp_path / "report.html")).content["settings"]
+    content = Parts(write(random_run(title="First"), tmp_path / "report.html", tables=[])).content["settings"]
     assert content["shared"] == [["dataset", "cifar10"]]
     assert content["differing"] == [{"key": "options.of", "values": [["First", "First"], ["Gaussian", "Gaussian"]]}]
 
@@ -383,7 +384,7 @@ def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
     acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
     rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
     table = ResultTable("certified_accuracy", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
-    assert [best["title"] for best in summary(random_run(), [], [table])["best"]] == ["b"]
+    assert [best["title"] for best in summary(Subject(random_run()), [table])["best"]] == ["b"]
 
 
 def with_radii(run: Run, method: str, sigma: float, factor: float) -> Run:
@@ -396,7 +397,7 @@ def with_radii(run: Run, method: str, sigma: float, factor: float) -> Run:
 def test_two_sentences_say_who_is_best_by_how_much_and_whether_by_chance() -> None:
     run = random_run(200, cells=tuple(cell for cell in CELLS if cell[2] == 0))
     run = with_radii(run, "generalised_ld", 0.25, 3.0)
-    first, second = summary(run, certified_groups(run), [])["verdict"]
+    first, second = summary(Subject(run), [])["verdict"]
     acrs = {(group.sigma, group.title): average_certified_radius(group.certificates) for group in certified_groups(run)}
     assert acrs[0.25, "Ours"] > 2 * acrs[0.25, "Gaussian"]
     ahead = acrs[0.25, "Ours"] - acrs[0.25, "Gaussian"]
@@ -414,7 +415,7 @@ def test_two_sentences_say_who_is_best_by_how_much_and_whether_by_chance() -> No
         assert abs(lead.difference) == pytest.approx(abs(row["difference"]))
     both = replace(run, certificates=run.certificates[run.certificates["method"] == "gaussian"])
     both = replace(both, trials=both.trials[both.trials["method"] == "gaussian"])
-    [alone] = summary(both, certified_groups(both), [])["verdict"]
+    [alone] = summary(Subject(both), [])["verdict"]
     assert alone.startswith("At σ = 0.25 Gaussian is alone, with ACR")
 
 
@@ -447,8 +448,14 @@ def test_equal_methods_are_told_apart_by_chance_in_one_of_twenty_pages() -> None
 def test_published_points_of_another_setting_are_greyed_with_the_reason(run: Run, page: Parts, tmp_path: Path) -> None:
     grey = page.content["charts"]["certified"][0]["lines"]
     assert all(line["apart"] == ["the network is not ResNet-110"] for line in grey if line["points"])
+
+    def certified(run: Run) -> list[dict[str, Any]]:
+        path = write(run, tmp_path / "report.html", tables=[table_certified_accuracy(run)])
+        lines: list[dict[str, Any]] = Parts(path).content["charts"]["certified"][0]["lines"]
+        return lines
+
     same = replace(run, trials=run.trials.assign(model="resnet110"))
-    lines = Parts(write(same, tmp_path / "same.html")).content["charts"]["certified"][0]["lines"]
+    lines = certified(same)
     assert [line["points"] for line in lines] == [line["points"] for line in grey]
     assert any(line["points"] for line in lines)
     assert all(line["apart"] == [] for line in lines)
@@ -457,8 +464,5 @@ def test_published_points_of_another_setting_are_greyed_with_the_reason(run: Run
         certificates=same.certificates.assign(dataset="cifar10-jpeg@1"),
         trials=same.trials.assign(dataset="cifar10-jpeg@1", n=1000),
     )
-    [reasons] = {
-        tuple(line["apart"])
-        for line in Parts(write(copy, tmp_path / "copy.html")).content["charts"]["certified"][0]["lines"]
-    }
+    [reasons] = {tuple(line["apart"]) for line in certified(copy)}
     assert len(reasons) == 2

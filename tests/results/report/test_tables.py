@@ -4,6 +4,7 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from rich.console import Console
 import results
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
+from results.report import subject
 from results.report.caption import not_comparable
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
@@ -203,6 +205,25 @@ def test_a_report_written_again_is_the_same_to_the_last_byte(fake_run: RunFolder
         return found | {"page": fake_run.page.read_bytes()}
 
     assert written() == written()
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_a_report_finds_its_rows_and_its_caption_once(fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge_run(fake_run)
+    names = ("certified_groups", "caption")
+    asked = {name: MagicMock(wraps=getattr(subject, name)) for name in names}
+    for name in names:
+        monkeypatch.setattr(subject, name, asked[name])
+    assert len(write_report(fake_run)) > 3
+    assert [asked[name].call_count for name in names] == [1, 1]
+
+
+def test_a_table_among_others_is_the_same_as_alone(run: Run) -> None:
+    trials = run.trials.assign(train_seconds=run.trials["train_seconds"].mask(run.trials["method"] == "gaussian"))
+    for each in (run, replace(run, trials=trials)):
+        among = {table.name: repr(table) for table in tables_of(each)}
+        alone = [table_certified_accuracy(each), table_cost(each), table_beyond_acr(each)]
+        assert [among[table.name] for table in alone] == [repr(table) for table in alone]
 
 
 def in_their_setting(run: Run) -> Run:

@@ -16,7 +16,7 @@ import pytest
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.store.folder import RunFolder
 from results.store.schema import CERTIFICATES, EPOCHS, TRIALS
-from tests.conftest import fake_row, fake_training, here, small_trial
+from tests.conftest import fake_row, fake_training, here, small_trial, write_fake_run
 
 IMAGES, N = 10_000, 100_000
 
@@ -104,6 +104,30 @@ print(*(name for name in set(sys.modules) - before if name.partition(".")[0] not
     imported = result.stdout.split()
     assert "results" in imported
     assert {name.partition(".")[0] for name in imported} <= {"results", "pydantic", "annotated_types", "rich"}
+
+
+def test_report_and_compare_import_no_statistics_that_take_long(tmp_path: Path) -> None:
+    """scipy.stats and statsmodels take longer than all that is computed of a small run."""
+    trials = [small_trial(method, seed=seed) for method in ("gaussian", "macer") for seed in (0, 1)]
+    program = """
+import sys
+from bench.cli import main
+from results.report import write
+write.figures_of = lambda *of: ()
+for command in ("report", "compare"):
+    sys.argv = ["bench", command, sys.argv[-1]]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+assert not {"scipy.stats", "statsmodels"} & sys.modules.keys()
+"""
+    folder = write_fake_run(tmp_path / "run", trials)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(folder.path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "over 2 seeds" in result.stdout
 
 
 def processor_seconds() -> float:
