@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -41,6 +42,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         help="of what tests draw: inputs, faults and their moments, points and noise; the same every time if not given",
     )
+
+
+ENVIRONMENT = re.compile(
+    r"BENCH_.*|(FORCE|NO)_COLOR|PY_COLORS|COLORTERM|COLUMNS|LINES|TERM|TERMINAL_WIDTH|TTY_.*|GITHUB_ACTIONS|"
+    r"(HTTP|HTTPS|ALL|NO)_PROXY",
+    re.IGNORECASE,
+)
+"""Variables that change what commands print and whom they ask."""
+
+
+def pytest_sessionstart() -> None:
+    """Tests, and the processes they start, see nothing of how they were called; pytest's own output does."""
+    for name in filter(ENVIRONMENT.fullmatch, list(os.environ)):
+        del os.environ[name]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -320,6 +335,22 @@ def written_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake_run(written_run: Path, tmp_path: Path) -> RunFolder:
     """Two methods at two σ, merged by nobody yet."""
     return RunFolder(shutil.copytree(written_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def _fewer_test_images() -> Iterator[None]:
+    """For small trainings that are not certified: to test a model on all 500 after each epoch takes a fifth of them."""
+    from bench.data import ImageSet, Split
+    from bench.train import loop
+
+    load_images = loop.load_images  # type: ignore[attr-defined]  # where it is looked up
+
+    def fewer(data: str, split: Split, dataset: str = "") -> ImageSet:
+        return load_images(data, split, dataset).evenly(100 if split == "test" else None)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(loop, "load_images", fewer)
+        yield
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from pathlib import Path
 before, program, said, *sys.argv[1:] = sys.argv[1:]
 names = {"__name__": "__main__"}
 exec(before, names)
+from tests.ranks import free_ports
+[os.environ["MASTER_PORT"]] = free_ports(1)  # now, lest it is another's when the group forms
 ranks = []
 for rank in range(2):
     if not (pid := os.fork()):
@@ -42,8 +44,7 @@ def free_ports(count: int) -> list[str]:
 def said_by_two_ranks(before: str, program: str, *arguments: str) -> list[str]:
     """What each of two processes printed that ran the program, as ranks of one group; both ended well. What comes
     before is done once for both: imports that take seconds."""
-    [port] = free_ports(1)
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as said:
         ended = subprocess.run(
             [sys.executable, "-c", FORK, before, program, said, *arguments],

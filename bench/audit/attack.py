@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bench.audit.verify import open_certified, rows_with_a_model
 from bench.certify.engine import Engine
-from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, SmoothedClassifier, check_prediction
+from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Smoothed, SmoothedClassifier
 from bench.data import StoredImages, load_images
 from bench.machine.normals import NormalStream
 from bench.machine.randomness import Role
 from bench.models.external import guarded
 from bench.models.sources import Source
 from results.analysis.metrics import RADII
+from results.bounds.prediction import check_prediction
 from results.store.folder import RunFolder
 from results.store.settings import CertifiedTrial, CertifySettings
 

@@ -25,7 +25,6 @@ from bench.certify.smoothing import (
     Draw,
     Smoothed,
     SmoothedClassifier,
-    check_prediction,
     planned_samples,
 )
 from bench.machine.randomness import Role, derived_seed
@@ -33,6 +32,7 @@ from bench.models.classifier import kind_of
 from bench.models.sources import Source
 from results.bounds import shares
 from results.bounds.composition import Estimate, composed, passes
+from results.bounds.prediction import check_prediction, fair_coin_p_value
 from results.errors import BenchError
 from results.store.settings import CertifiedTrial, CertifySettings, ComposedTrial, Composition, not_composed
 
@@ -226,12 +226,10 @@ class MultiScaleSmoothed(ComposedSmoothed):
         """PREDICT for one image that may lie outside [0, 1], such as an attacked one. It abstains at the first scale of
         which its samples do not tell whether a class has more than 1/2 (two-sided binomial test at alpha divided by the
         number of scales)."""
-        from scipy.stats import binomtest  # not above: it takes longer to import than all the rest
-
         check_prediction(n, alpha / len(self.parts))
         for place, scale in enumerate(self.parts):
             top, classes = scale.class_counts(image, n, _part_seed(seed, place), Role.PREDICT, index).max(dim=0)
-            if binomtest(int(top), n, 0.5).pvalue > alpha / len(self.parts):
+            if fair_coin_p_value(int(top), n) > alpha / len(self.parts):
                 return ABSTAIN
             if int(top) > n / 2:
                 return int(classes)

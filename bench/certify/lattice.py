@@ -18,6 +18,11 @@ from results.bounds.lattice import STEPS, H, most_steps
 
 BITS = 160
 """Behind the point of the integers with which thresholds are computed, before they are rounded down to 64."""
+UPPER = 18
+"""Bits of a word by which the thresholds near it are looked up, in a table of 2 MB."""
+LOWER = 64 - UPPER
+AT_ONCE = 2**19
+"""Words that are looked up at a time, which bounds the memory for it."""
 
 
 class LatticeSamples:
@@ -30,7 +35,7 @@ class LatticeSamples:
     def __init__(self, sigma: float, device: torch.device) -> None:
         self.sigma = sigma
         self.device = device
-        self._thresholds = torch.from_numpy(thresholds(sigma))
+        self._guide = guide(sigma)
         self._most = most_steps(sigma)
 
     def batches(self, image: Tensor, batch: int, seed: int, role: Role, index: int) -> Iterator[Tensor]:
@@ -42,14 +47,60 @@ class LatticeSamples:
             generator = Philox(key=key)
             generator.advance(number * batch * words // 4)
             drawn = generator.random_raw(batch * words).reshape(batch, words)[:, : place.numel()]
-            steps = torch.searchsorted(self._thresholds, signed(np.ascontiguousarray(drawn)), right=True) - self._most
-            noisy = ((place.flatten() + steps).float() * H).view(batch, *place.shape)
+            steps = self._guide.count(signed(np.ascontiguousarray(drawn)))
+            noisy = ((place.flatten() - self._most + steps).float() * H).view(batch, *place.shape)
             layout = torch.channels_last if image.ndim == 3 else torch.contiguous_format
             yield noisy.to(self.device).contiguous(memory_format=layout)
 
     def itself(self, image: Tensor) -> Tensor:
         """Q(x), float32: the image without noise, as the classifier would see it."""
         return (on_lattice(image.cpu()).float() * H).to(self.device)
+
+
+class Guide:
+    """How many thresholds are at or below a word, as `torch.searchsorted` says, in a fifth of its time.
+
+    A table says how many are below all words with the same `UPPER` bits. Where at most one is among these, it is
+    compared with the word, and that is all. In the tails, where few words are, there are more, and they are searched.
+    (On a GPU that would wait until it is known how many words these are. Noise is drawn on the CPU.)
+    """
+
+    def __init__(self, thresholds: Tensor) -> None:
+        """
+        Args:
+            thresholds: at least one, int64, ascending.
+        """
+        middle = 2 ** (UPPER - 1)
+        among = torch.bincount((thresholds >> LOWER) + middle, minlength=2**UPPER)
+        crowded = among > 1
+        crowded[[0, -1]] = True  # one on each side, for those that follow
+        self._thresholds = thresholds
+        # Above all thresholds it is the last one that is compared, and found below as it is.
+        self._below = (among.cumsum(0) - among).clamp_(max=len(thresholds) - 1)
+        self._least = (int(crowded[:middle].nonzero()[-1]) + 1 - middle) << LOWER
+        self._beyond = int(crowded[middle:].nonzero()[0]) << LOWER
+
+    def count(self, words: Tensor) -> Tensor:
+        """The number for each word: (rows, numbers), int32.
+
+        Args:
+            words: (rows, numbers), int64, where the thresholds are.
+        """
+        found = torch.empty_like(words, dtype=torch.int32)
+        rows = max(1, AT_ONCE // max(1, words.shape[1]))
+        for some, into in zip(words.split(rows), found.split(rows), strict=True):
+            # By rows, which gather shares among cores; of a single dimension it uses one core, as index_select does.
+            below = self._below.expand(len(some), -1).gather(1, (some >> LOWER).add_(2 ** (UPPER - 1)))
+            torch.add(below, self._thresholds.expand(len(some), -1).gather(1, below) <= some, out=into)
+            tails = (some < self._least).logical_or_(some >= self._beyond).nonzero(as_tuple=True)
+            into[tails] = torch.searchsorted(self._thresholds, some[tails], right=True, out_int32=True)
+        return found
+
+
+@lru_cache(maxsize=8)
+def guide(sigma: float) -> Guide:
+    """To the thresholds of this σ."""
+    return Guide(torch.from_numpy(thresholds(sigma)))
 
 
 def on_lattice(image: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from bench.models.classifier import Classifier
 from bench.models.external import ModelError, allowed_precision
 from results.bounds.anytime import Design, anytime_bound, look_sizes, may_stop
 from results.bounds.lattice import debited, is_certified
+from results.bounds.prediction import check_prediction, fair_coin_p_value
 from results.bounds.radius import certifying_count, lower_confidence_bound
 from results.bounds.soft import expected_softmax_bound
 from results.bounds.two_stage import sufficient_samples
@@ -294,12 +295,10 @@ class Smoothed(SmoothedClassifier):
 
     def predict_moved(self, image: Tensor, *, n: int, seed: int, index: int, alpha: float = PREDICT_ALPHA) -> int:
         """PREDICT for one image that may lie outside [0, 1], such as an attacked one."""
-        from scipy.stats import binomtest
-
         check_prediction(n, alpha)
         top, classes = self.class_counts(image, n, seed, Role.PREDICT, index).topk(2)
         first, second = top.tolist()
-        sure = binomtest(first, first + second, 0.5).pvalue <= alpha
+        sure = fair_coin_p_value(first, first + second) <= alpha
         return int(classes[0]) if sure else ABSTAIN
 
     def class_counts(
@@ -467,17 +466,6 @@ def planned_samples(selection: Tensor, settings: CertifySettings) -> int:
     if settings.estimator == "two-stage":
         return sufficient_samples(int(selection.max()), settings.n0, settings.n, settings.alpha)
     return settings.n
-
-
-def check_prediction(n: int, alpha: float) -> None:
-    """Raise BenchError where PREDICT with n samples is not possible, or abstains whatever the samples say."""
-    if n < 1 or not 0 < alpha < 1:
-        raise BenchError(f"n = {n} must be at least 1 and alpha = {alpha} between 0 and 1")
-    if 2 * 0.5**n > alpha:  # the p-value of n samples that all agree
-        raise BenchError(
-            f"n = {n} with alpha = {alpha:g}: abstains on every image, even one on which all samples agree; n must be "
-            f"at least {1 + math.ceil(-math.log2(alpha))}"
-        )
 
 
 def check_tails(numbers: int, settings: CertifySettings) -> None:

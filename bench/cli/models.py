@@ -189,10 +189,10 @@ def predict(
         general = {"name": "model", "seed": seed, "certify": {"precision": precision, "images": images}}
         parts = _parts(model, classifier or [], selector, sigma)
         _external(**general, sigma=1.0 if sigma is None else sigma)  # before the model is opened
-        from bench.certify.smoothing import check_prediction
         from bench.data import load_images, resolve_data
         from bench.models.sources import joined
         from bench.settings.plugins import load_plugins
+        from results.bounds.prediction import check_prediction
 
         check_prediction(n, alpha)
         load_plugins(plugin or ())

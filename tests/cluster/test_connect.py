@@ -217,6 +217,7 @@ def test_a_token_is_made_once_for_its_owner_alone(home: Path, monkeypatch: pytes
 
 LOOK_AROUND = """
 import json, psutil
+from contextlib import suppress
 import ray  # first, as in a notebook that has its own use for it: it reads then whether there are tokens
 from cluster import connected
 from cluster.authentication import check_head
@@ -230,12 +231,11 @@ with connected(None, cores=1):
     worker = Worker.remote()
     assert ray.get(worker.alive.remote())
     head = ray.get_runtime_context().gcs_address
-    sockets = [
-        (process.name(), connection.laddr.ip)
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
-        for connection in process.net_connections("inet")
-        if connection.status == "LISTEN"
-    ]
+    sockets = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            listening = [each for each in process.net_connections("inet") if each.status == "LISTEN"]
+            sockets += [(process.name(), connection.laddr.ip) for connection in listening]
     print(json.dumps({"sockets": sockets, "authenticated": check_head(head, allow_unauthenticated=True)}))
 """
 

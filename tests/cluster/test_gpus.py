@@ -23,14 +23,14 @@ def masks(folder: Path) -> set[str]:
 def test_a_worker_that_cannot_use_its_gpu_ends_the_run_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")  # the GPUs of this machine, if it has any, stay hidden
     with (
         local_cluster(cpus=1, gpus=1),
         pytest.raises(
             RunFailedError,
-            match=r"no room is left: GPU 0 of .*: it failed 2 times, at last with .*: an accelerator was given to this "
-            r"process \(CUDA_VISIBLE_DEVICES=0\) and cannot be used: torch finds no CUDA device; .*, and torch .*; "
-            "--gpus-per-worker 0 computes on the CPU",
+            match=r"no room is left: GPU 99 of .*: it failed 2 times, at last with .*: an accelerator was given to "
+            r"this process \(CUDA_VISIBLE_DEVICES=99\) and cannot be used: torch finds no CUDA device; .*, and torch .*"
+            "; --gpus-per-worker 0 computes on the CPU",
         ),
     ):
         bench.run_grid("smoke", out=tmp_path / "run", methods=["gaussian"], sigmas=[0.25], workers=1, quiet=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.audit import doctor
+from bench.audit import checks_machine, doctor
 from bench.audit.finding import Finding
 from cluster.nodes import ask_nodes  # before ray, whose environment it sets
 from tests.cluster.local import local_cluster
@@ -44,7 +44,16 @@ def test_answers_come_from_other_processes_and_failures_are_told() -> None:
     assert (nothing, why) == (None, "no answer in 1 s")
 
 
-def test_the_doctor_asks_each_node() -> None:
+def examined_without_haste() -> list[Finding]:
+    """What a node is asked, with limits that a machine keeps on which much else runs."""
+    checks_machine.LEAST_MEMORY, checks_machine.COMPILES_WITHIN = 0, 150.0
+    doctor.LIMITS["devices"] = 150.0
+    return doctor.examine_node()
+
+
+def test_the_doctor_asks_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "NODES_WITHIN", 400.0)
+    monkeypatch.setattr(doctor, "examine_node", examined_without_haste)
     cluster, *found = doctor._ask_cluster("auto", allow_unauthenticated=False)
     assert (cluster.verdict, "1 node" in cluster.sentence) == ("right", True)
     assert found

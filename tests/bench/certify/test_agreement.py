@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,26 @@ from results.store.records import BatchRecord
 from tests.conftest import small_trial
 
 
-@pytest.fixture
-def trial(monkeypatch: pytest.MonkeyPatch) -> Trial:
-    for module in (engine, shard):
-        monkeypatch.setattr(module, "COMPILE_FROM", 40)
+@pytest.fixture(scope="module")
+def trial() -> Trial:
     return small_trial(certify={"n": 40, "n0": 10, "images": 4, "precision": "fp32"})
 
 
+@pytest.fixture(scope="module")
+def trained(trial: Trial, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every `run` is a copy of."""
+    path = tmp_path_factory.mktemp("trained")
+    add_trials(RunFolder(path), [trial])
+    work.train_trial(trial_task(trial, RunFolder(path), certify=True, shard_size=2))
+    return path
+
+
 @pytest.fixture
-def run(trial: Trial, tmp_path: Path) -> RunFolder:
-    run = RunFolder(tmp_path)
-    add_trials(run, [trial])
-    work.train_trial(trial_task(trial, run, certify=True, shard_size=2))
-    return run
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run in which the trial is trained, and is to be compiled."""
+    for module in (engine, shard):
+        monkeypatch.setattr(module, "COMPILE_FROM", 40)
+    return RunFolder(shutil.copytree(trained, tmp_path / "run"))
 
 
 def here(monkeypatch: pytest.MonkeyPatch, *, compiles: bool) -> list[int]:
@@ -95,8 +103,8 @@ def crowded(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, images)
 
+    here(monkeypatch, compiles=True)
     monkeypatch.setattr(engine._InPrecision, "forward", full)
-    monkeypatch.setattr(shard, "last_model", shard._LastModel())
 
 
 def test_passes_are_as_large_as_the_first_can_and_who_cannot_refuses(
@@ -114,7 +122,7 @@ def test_passes_are_as_large_as_the_first_can_and_who_cannot_refuses(
                 work.certify(task, second)
         with pytest.raises(ValueError, match="of passes of 32"):
             work.shards_left(task)
-    monkeypatch.setattr(shard, "last_model", shard._LastModel())
+    here(monkeypatch, compiles=True)
     work.certify(task, second)
     for file in run.trial(trial.trial_id).shard_files():
         batches |= set(pq.read_table(file)["batch"].to_pylist())
@@ -124,6 +132,7 @@ def test_passes_are_as_large_as_the_first_can_and_who_cannot_refuses(
 def test_who_alone_takes_fewer_than_usual_refuses(
     trial: Trial, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    here(monkeypatch, compiles=True)
     first, second = work.shards_left(trial_task(trial, run, certify=True, shard_size=2))
     work.certify(trial_task(trial, run, certify=True, shard_size=2), first)
     crowded(monkeypatch, 20)

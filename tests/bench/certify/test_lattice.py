@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bench.audit.independent import audit
 from bench.audit.verify import verify_run
-from bench.certify.lattice import LatticeSamples, on_lattice, thresholds
+from bench.certify import lattice
+from bench.certify.lattice import LOWER, UPPER, Guide, LatticeSamples, guide, on_lattice, signed, thresholds
 from bench.certify.smoothing import Smoothed, check_tails
 from bench.machine.randomness import Role
 from bench.runner.single import run_single
@@ -146,6 +147,42 @@ def test_thresholds_are_those_of_the_rounded_gaussian(sigma: float, every: int) 
     expected = ndtr((np.arange(-most, most) + 0.5) * H / sigma)
     assert np.allclose(probabilities, expected, rtol=1e-12, atol=1e-19)
     assert all(low + high == 2**64 - 1 for low, high in zip(words, reversed(words), strict=True))  # symmetric
+
+
+def words_to_find(thresholds: Tensor) -> Tensor:
+    """Random ones, each threshold and those beside it, the first and the last of each bucket, and the ends."""
+    limits = torch.iinfo(torch.int64)
+    at = thresholds.clamp(limits.min + 1, limits.max - 1)
+    starts = torch.arange(-(2 ** (UPPER - 1)), 2 ** (UPPER - 1)) << LOWER
+    drawn = signed(np.random.Philox(key=7).random_raw(300_000))
+    ends = torch.tensor([limits.min, limits.min + 1, -1, 0, 1, limits.max - 1, limits.max])
+    return torch.cat([at - 1, at, at + 1, starts, starts + (2**LOWER - 1), drawn, ends])
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 0.12, 0.25, 0.5, 1.0])  # the first has two thresholds
+def test_the_guide_finds_what_a_search_finds(sigma: float) -> None:
+    ascending = torch.from_numpy(thresholds(sigma))
+    words = words_to_find(ascending)
+    expected = torch.searchsorted(ascending, words, right=True, out_int32=True)
+    assert torch.equal(guide(sigma).count(words[None])[0], expected)
+
+
+def test_the_guide_finds_it_among_any_thresholds() -> None:
+    """One, equal ones, and several in every bucket."""
+    drawn = signed(np.random.Philox(key=9).random_raw(2 ** (UPPER + 2))).sort().values
+    for ascending in (torch.tensor([3]), torch.tensor([-5, -5, 0, 3]), drawn):
+        words = words_to_find(ascending)
+        expected = torch.searchsorted(ascending, words, right=True, out_int32=True)
+        assert torch.equal(Guide(ascending).count(words[None])[0], expected)
+
+
+def test_the_guide_counts_in_rows_whatever_is_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = signed(np.random.Philox(key=8).random_raw(7000)).view(70, 100)
+    expected = torch.searchsorted(torch.from_numpy(thresholds(0.25)), words, right=True, out_int32=True)
+    for at_once in (1, 250, 10**6):
+        monkeypatch.setattr(lattice, "AT_ONCE", at_once)
+        assert torch.equal(guide(0.25).count(words), expected)
+        assert torch.equal(guide(0.25).count(words[:, 1:]), expected[:, 1:])
 
 
 def test_noise_is_gaussian_to_what_a_sample_shows() -> None:

@@ -167,6 +167,7 @@ class Ordered(nn.Module):
 """
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_the_order_of_the_labels_is_said_and_must_be_the_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,8 @@ def test_the_error_of_one_rank_arrives_while_the_others_wait_for_it(tmp_path: Pa
     assert failed == {"job": "the loss became nan in epoch 0"}
     state = tmp_path / "state.json"
     assert json.loads(state.read_text()) == {"state": "failed", "error": "the loss became nan in epoch 0"}
-    assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 10
+    # Who waited for the other to take leave would do so for 20 s, or for a collective for 5 minutes.
+    assert state.stat().st_mtime - (tmp_path / "raised").stat().st_mtime < 19
 
 
 IMPORTS = """
@@ -35,17 +36,17 @@ import torch
 from bench.machine import processes
 """
 WAITING = """
-processes.COLLECTIVES_WITHIN = timedelta(seconds=2)
+processes.COLLECTIVES_WITHIN = timedelta(seconds=8)  # the group, too, has to form within it
 first = processes.join_group().is_main_process
 ended = Path(sys.argv[1], "ended")
 
 def look():
-    time.sleep(3)
+    time.sleep(9)
     return "found"
 
 assert processes.agreed(look) == "found"
 if first:
-    time.sleep(3)
+    time.sleep(9)
 processes.wait_for_all()
 while first and not ended.exists():
     time.sleep(0.1)

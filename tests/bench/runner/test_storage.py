@@ -18,6 +18,8 @@ from results.store.schema import EPOCHS, SPECTRA, read_table
 from tests.conftest import small_trial
 from tests.s3 import bucket, s3_server  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("_fewer_test_images")
+
 EPOCH_COUNT = 3
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from results.report.figures.illustrations import figure_class_overlap
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from tests.bench.runner.test_watch import finish, run, served  # noqa: F401
@@ -28,7 +29,13 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-def test_the_page_follows_the_run(browser: Browser, run: RunFolder) -> None:  # noqa: F811
+def test_the_page_follows_the_run(
+    browser: Browser,
+    run: RunFolder,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = [("class_overlap", figure_class_overlap())]  # of those that the page shows as pictures
+    monkeypatch.setattr("results.report.write.figures_of", lambda *_: one)
     faults: list[str] = []
     with served(run) as server:
         page = browser.new_page()
