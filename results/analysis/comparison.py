@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc
 
 from results.analysis.groups import SAME, Group, refuse_twins, trained_models
 from results.analysis.metrics import RADII
 from results.analysis.permutation import sign_flip_test
 from results.analysis.statistics import NO_SPREAD, Interval, per_image, wilson
+from results.bounds.prediction import fair_coin_p_value
 from results.errors import BenchError
 from results.printable import named_sigma
 from results.store.run import Run
@@ -215,10 +215,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_first: images that count for the first alone.
         only_second: for the second alone.
     """
-    fewer, more = sorted((only_first, only_second))
-    if more - fewer <= 1:
-        return 1.0  # and not the rounding of it
-    return 2 * float(betainc(more, fewer + 1, 0.5))  # the binomial distribution function, to more digits than bdtr
+    return fair_coin_p_value(only_first, only_first + only_second)
 
 
 def newcombe(both: int, only_first: int, only_second: int, neither: int) -> Interval:

@@ -26,8 +26,8 @@ def fair_coin_p_value(count: int, n: int) -> float:
 
     Args:
         count: from 0 to n.
-        n: at least 1.
     """
     more = max(count, n - count)
-    # P(at least that many), to more digits than bdtrc; where n is even and count half of it, twice that is above 1.
-    return min(1.0, 2 * float(betainc(more, n - more + 1, 0.5)))
+    if 2 * more - n <= 1:
+        return 1.0  # and not the rounding of it
+    return 2 * float(betainc(more, n - more + 1, 0.5))  # P(at least that many), to more digits than bdtrc
