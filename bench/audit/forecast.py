@@ -31,7 +31,7 @@ from methods import TrainingStep
 from results.analysis.power import Detectable, detectable
 from results.store.shards import evenly_spaced
 
-SECONDS = 4.0
+SECONDS = 2.0
 """Of all measurements of a network together."""
 START_SECONDS, TRIAL_SECONDS, REPORT_SECONDS, REPORT_SECONDS_OF_A_ROW = 11.0, 1.0, 6.0, 1.2e-4
 """Until the first trial trains; of each trial, besides its passes; of the report, and for each of its certificates.
@@ -90,13 +90,19 @@ class Rates:
     """Parameters, their gradients and momentum."""
 
 
-def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | None = None) -> dict[str, Any]:
+def forecast(
+    trials: Sequence[Trial],
+    workers: int | None = None,
+    cpus: float | None = None,
+    ready: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
     """Every trial of a grid, and every member and teacher that only others need, with passes, memory and time on this
     machine, all of it computing and nothing else. What a run has already is not looked at.
 
     Args:
         workers: of a trial, on CPUs; two where not given.
         cpus: of a worker; its share of the cores where not given.
+        ready: called once, when all is there that the measurement of the first network needs; it may wait.
 
     Raises:
         DataError: as `bench.data.load_images`.
@@ -116,13 +122,19 @@ def forecast(trials: Sequence[Trial], workers: int | None = None, cpus: float | 
     asked: set[tuple[str, int]] = set()
     found = []
     others = _Others(cores)
+    company = Company(at_once * together, threads)
+    if device.type == "cpu":  # its first passes import and make what others find; a GPU's would be compiled twice
+        first = next(iter(wanted.values()))[0]
+        images = load_images(first.data, "train", first.dataset).evenly(first.train.images)
+        measure(first, images, device, 0.0, company)
+    ready()
     for trial, certify in wanted.values():
         train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
         key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
         if key not in rates:
             with others:
-                rates[key] = measure(trial, train_set, device, SECONDS, Company(at_once * together, threads))
+                rates[key] = measure(trial, train_set, device, SECONDS, company)
         passes = count_passes(trial, len(train_set), len(test_set), certify=certify)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)

@@ -32,7 +32,7 @@ class SearchForecast:
         self._rates: dict[tuple[str, int, str, str], Rates] = {}
 
     def seconds(self, trials: Sequence[Trial], cost: float) -> float:
-        """Of a search; measures a network that it has not measured before, for some ten seconds.
+        """Of a search; measures a network that it has not measured before, for some seconds.
 
         Args:
             trials: its rungs, of one method at one σ.

@@ -94,7 +94,7 @@ def _print_forecast(searches: list[Search], methods: list[str], *, as_json: bool
     from bench.runner.display import duration
 
     if not as_json:
-        console.print("counting passes, and measuring their speed for some ten seconds …")
+        console.print("counting passes, and measuring their speed for some seconds …")
     machine, found = SearchForecast(), []
     for search in searches:
         plan = search.plan()

@@ -19,22 +19,25 @@ BUSY = 0.15
 """Of a machine's cores: what others take beyond that is told."""
 FULL = 0.9
 ONCE_TOLD = """
-import sys, bench.audit.forecast
-from bench.cli import main
-if sys.stdin.readline():
-    main()
+import json, sys
+from bench.audit.forecast import forecast
+from bench.runner.grid import trials_of
+from bench.settings.options import RunOptions
+options = RunOptions.model_validate_json(sys.argv[1])
+trials, _, _ = trials_of(options)
+print(json.dumps(forecast(trials, options.workers, options.cpus_per_worker, ready=sys.stdin.readline)))
 """
-"""The command line, once it is told to begin by a line."""
+"""What is asked of the process: to measure once it is told to by a line."""
 PATIENCE = 300.0
 """Seconds in which the answer must come."""
 
 
 @contextmanager
 def asking(options: RunOptions) -> Iterator[Callable[[], ForecastRecord | None]]:
-    """What gives the answer of `bench run --dry-run` to the same options, which is measured when it is called: nothing
-    else should compute then. It gives None where there is no answer: the run goes on without, and finds out itself what
-    it costs."""
-    command = [sys.executable, "-c", ONCE_TOLD, "run", *options.arguments(), "--dry-run", "--json"]
+    """What gives the forecast of `bench run --dry-run` for the same options, which is measured when it is called:
+    nothing else should compute then. It gives None where there is no answer: the run goes on without, and finds out
+    itself what it costs."""
+    command = [sys.executable, "-c", ONCE_TOLD, options.model_dump_json()]
     with subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as asked:  # its output is small and comes at its end

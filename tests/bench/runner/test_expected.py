@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from bench.runner.expected import asking, in_words, record_of
 from bench.runner.grid import _Notebook
 from bench.runner.progress import RunProgress, TrialProgress, read_progress, seconds_left
 from bench.settings.options import RunOptions
+from bench.settings.trial import Trial
 from results.store.folder import RunFolder
 from results.store.records import ForecastRecord, TrialForecast
 from tests.conftest import trial_ids
@@ -140,7 +141,9 @@ def test_an_answer_that_does_not_come_is_none(interpreter: Path) -> None:
         assert ask() is None
 
 
-def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp_path: Path) -> None:
+def test_the_forecast_of_the_same_options_is_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     each = {"trial_id": "a", "train_seconds": 1.0, "certify_seconds": 2.0, "seconds": 3.0}
     found: dict[str, Any] = {
         "trials": [each],
@@ -150,25 +153,25 @@ def test_what_is_asked_is_the_dry_run_of_the_same_options(interpreter: Path, tmp
         "at_once": 2,
         "others": None,
     }
-    (tmp_path / "found.json").write_text(json.dumps(found))
-    interpreter.write_text(f'#!/bin/sh\nread told\nshift 2\necho "$@" > {tmp_path}/asked\ncat {tmp_path}/found.json\n')
-    assert ask(sigmas=[0.5], set=["certify.n=40"]) == record_of(found)
-    words = (tmp_path / "asked").read_text().split()
-    assert words == ["run", "--grid=smoke", "--sigmas=0.5", "--set=certify.n=40", "--dry-run", "--json"]
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nread told\necho "$3" > {tmp_path}/asked\necho {shlex.quote(json.dumps(found))}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert ask(sigmas=[0.5], set=["certify.n=40"], workers=3) == record_of(found)
     assert record_of(found).trials["a"].certify_seconds == 2.0
+    options = (tmp_path / "asked").read_text()
 
+    wanted: list[Any] = []
 
-def test_nothing_is_measured_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray starts in the meantime. And whoever does not ask after all waits for nothing."""
-    told, mark = expected.ONCE_TOLD, tmp_path / "began"
-    assert told.index("import sys, bench.audit.forecast") < told.index("readline") < told.index("main()")
-    program = told.replace("bench.audit.forecast", "json").replace("    main()", f"    open({str(mark)!r}, 'w')")
-    monkeypatch.setattr(expected, "ONCE_TOLD", program)
-    with asking(RunOptions.of(grid="smoke")):
-        time.sleep(1)
-        assert not mark.exists()
-    assert ask() is None
-    assert mark.exists()
+    def forecast(trials: list[Trial], *workers: object, ready: Any) -> str:
+        wanted.extend([{trial.sigma for trial in trials}, {trial.certify.n for trial in trials}, workers, ready])
+        return "forecast"
+
+    monkeypatch.setattr("bench.audit.forecast.forecast", forecast)
+    monkeypatch.setattr(sys, "argv", ["-c", options])
+    exec(expected.ONCE_TOLD, {})  # noqa: S102  # what that process does
+    assert capfd.readouterr().out == '"forecast"\n'
+    assert wanted == [{0.5}, {40}, (3, None), sys.stdin.readline]
 
 
 @pytest.mark.parametrize("where", ["pipe", "notebook"])
