@@ -55,6 +55,7 @@ def test_a_command_that_writes_refuses_a_run_in_use(
         wanted.append(options.get("on_lost"))
         make(lock, run, **options)
 
+    monkeypatch.setattr("cluster.connected", lambda *_, **__: pytest.fail("it would have started"))
     with RunLock(fake_run):
         before = files(fake_run)
         monkeypatch.setattr(results.store.lock, "ATTEMPTS", 1)
