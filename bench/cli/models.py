@@ -234,15 +234,15 @@ def _refuse_unsaid(parts: list[_Part], data: str | None, denoiser: str | None) -
         if denoiser is not None and part.sigma is None:
             raise UserError(f"{part.needs_sigma()} with --denoiser, which it tells the noise to remove")
     foreign = [part for part in parts if is_on_shelf(part.model) or is_factory(part.model)]
-    _refuse_unknown(foreign, data if len(foreign) == len(parts) else "")
+    _refuse_unknown(foreign, data_known=data is not None or len(foreign) < len(parts))
     if data is not None:
         refuse_missing(data)
 
 
-def _refuse_unknown(parts: list[_Part], data: str | None) -> None:
-    """Raise UserError where σ or the data of models from elsewhere was not given."""
+def _refuse_unknown(parts: list[_Part], *, data_known: bool) -> None:
+    """Raise UserError where σ of models from elsewhere, or the data, is not known."""
     needed = [part.needs_sigma() for part in parts if part.sigma is None]
-    if needed or data is None:
+    if needed or not data_known:
         what = needed[0] if needed else "--data: must be given"
         raise UserError(f"{what} for a model that was not trained by this program")
 
@@ -257,7 +257,7 @@ def _known(
     """
     data = next((source.trial.data for source in sources if source.trial), None) if data is None else data
     parts = [part.of(source, denoiser) for part, source in zip(parts, sources, strict=True)]
-    _refuse_unknown(parts, data)
+    _refuse_unknown(parts, data_known=data is not None)
     assert data is not None
     return parts, data
 

@@ -55,6 +55,12 @@ class KnownSet:
         return f"the python version's folder {self.folder} into {root}"
 
 
+def _in_idx(train: tuple[str, str], test: tuple[str, str]) -> dict[Split, tuple[tuple[str, str], ...]]:
+    """The files of `IDX` with these MD5."""
+    sums: dict[Split, tuple[str, str]] = {"train": train, "test": test}
+    return {split: tuple(zip(IDX[split], sums[split], strict=True)) for split in IDX}
+
+
 KNOWN = {
     "cifar10": KnownSet(
         title="CIFAR-10",
@@ -108,16 +114,10 @@ KNOWN = {
         archives=IDX_ARCHIVES,
         num_classes=10,
         normalisation=Normalisation(mean=(0.1307,), std=(0.3081,)),
-        files={
-            "train": (
-                ("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
-                ("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
-            ),
-            "test": (
-                ("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
-                ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
-            ),
-        },
+        files=_in_idx(
+            train=("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+            test=("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+        ),
         flip=False,
         place="MNIST/raw",
     ),
@@ -127,16 +127,10 @@ KNOWN = {
         archives=IDX_ARCHIVES,
         num_classes=10,
         normalisation=Normalisation(mean=(0.2860,), std=(0.3530,)),
-        files={
-            "train": (
-                ("train-images-idx3-ubyte", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-                ("train-labels-idx1-ubyte", "9018921c3c673c538a1fc5bad174d6f9"),
-            ),
-            "test": (
-                ("t10k-images-idx3-ubyte", "8181f5470baa50b63fa0f6fddb340f0a"),
-                ("t10k-labels-idx1-ubyte", "15d484375f8d13e6eb1aabb0c3f46965"),
-            ),
-        },
+        files=_in_idx(
+            train=("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
+            test=("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+        ),
         place="FashionMNIST/raw",
         classes=(
             "T-shirt/top",

@@ -121,7 +121,7 @@ def finish_grid(
         check_room(folder, fresh=options.fresh)
         if folder.search.exists() and not options.fresh:
             raise RunError(f"{folder.path} holds a search, not a run: give --out another folder")
-        left = everything(trials) if options.fresh else unfinished(trials, folder)
+        left = everything(trials, {}) if options.fresh else unfinished(trials, folder)
         size: GroupSize | None = None
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.

@@ -64,7 +64,7 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
     """
     trained = {trial.trial_id: repair(trial, run) for trial in trials}
     found = {}
-    for name, (trial, certify) in _with_needed(trials, trained).items():
+    for name, (trial, certify) in everything(trials, trained).items():
         done = trained[name] if name in trained else repair(trial, run)
         if done and not (certify and images_left(trial, run)):
             run.trial(name).state.unlink(missing_ok=True)
@@ -73,12 +73,13 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
     return found
 
 
-def everything(trials: Sequence[Trial]) -> dict[str, tuple[Trial, bool]]:
-    """As `unfinished`, of a run that has nothing yet."""
-    return _with_needed(trials, {})
+def everything(trials: Sequence[Trial], trained: Mapping[str, bool]) -> dict[str, tuple[Trial, bool]]:
+    """By id, the trials, and the members and teachers that they need and none of them trains; whether it is to be
+    certified, too.
 
-
-def _with_needed(trials: Sequence[Trial], trained: Mapping[str, bool]) -> dict[str, tuple[Trial, bool]]:
+    Args:
+        trained: by id, whether a trial's training is done; those of a run that has nothing yet need not be named.
+    """
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
         # a teacher is not needed any more once the trial is trained

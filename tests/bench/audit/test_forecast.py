@@ -69,6 +69,19 @@ def test_rates_are_measured() -> None:
     assert 1e3 < found.activation_bytes < 1e6
 
 
+def test_what_is_needed_is_made_before_it_is_ready_and_speed_measured_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    rates = Rates(train=100.0, attack=200.0, survey=400.0, certify=500.0, activation_bytes=1000, model_bytes=10)
+
+    def measured(_trial: object, _data: object, _device: object, seconds: float, _company: object) -> Rates:
+        done.append(seconds)
+        return rates
+
+    monkeypatch.setattr(forecast, "measure", measured)
+    forecast.forecast([small_trial(), small_trial("consistency")], ready=lambda: done.append("ready"))
+    assert done == [0.0, "ready", forecast.SECONDS]
+
+
 def dry_run(*options: str) -> str:
     result = CliRunner().invoke(app, ["run", "--grid", "smoke", "--dry-run", *options])
     assert result.exit_code == 0, result.output

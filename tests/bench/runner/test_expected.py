@@ -129,6 +129,17 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_nothing_begins_before_it_is_asked_for(interpreter: Path, tmp_path: Path) -> None:
+    """Ray starts in the meantime. And whoever does not ask after all waits for nothing."""
+    began = tmp_path / "began"
+    interpreter.write_text(f"#!/bin/sh\nread told && touch {began}\n")
+    with asking(RunOptions.of(grid="smoke")):
+        assert not began.exists()
+    assert not began.exists()
+    assert ask() is None
+    assert began.exists()
+
+
 def ask(**options: Any) -> ForecastRecord | None:
     with asking(RunOptions.of(grid="smoke", **options)) as answer:
         return answer()
@@ -142,7 +153,7 @@ def test_an_answer_that_does_not_come_is_none(interpreter: Path) -> None:
 
 
 def test_the_forecast_of_the_same_options_is_asked(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    interpreter: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = {"trial_id": "a", "train_seconds": 1.0, "certify_seconds": 2.0, "seconds": 3.0}
     found: dict[str, Any] = {
@@ -153,10 +164,8 @@ def test_the_forecast_of_the_same_options_is_asked(
         "at_once": 2,
         "others": None,
     }
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nread told\necho "$3" > {tmp_path}/asked\necho {shlex.quote(json.dumps(found))}\n')
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
+    answer = shlex.quote(json.dumps(found))
+    interpreter.write_text(f'#!/bin/sh\nread told\necho "$3" > {tmp_path}/asked\necho {answer}\n')
     assert ask(sigmas=[0.5], set=["certify.n=40"], workers=3) == record_of(found)
     assert record_of(found).trials["a"].certify_seconds == 2.0
     options = (tmp_path / "asked").read_text()

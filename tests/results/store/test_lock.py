@@ -89,10 +89,8 @@ def test_a_second_one_is_told_who_holds_the_run_and_nothing_stays_behind(
     assert not listing(run.path) or not any(path.name.startswith("lock") for path, _ in listing(run.path))
 
 
-def test_a_killed_holder_is_followed_at_once(run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]) -> None:
-    process = elsewhere()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def is_followed_at_once(run: RunFolder) -> None:
+    """The one claim is of a process that is gone, and nobody waits for it."""
     found = holder(run)
     assert found
     assert found.dead
@@ -100,6 +98,13 @@ def test_a_killed_holder_is_followed_at_once(run: RunFolder, elsewhere: Callable
     with RunLock(run):
         assert time.monotonic() - before < results.store.lock.STALE_SECONDS / 2
         assert len(run.claims("run")) == 1
+
+
+def test_a_killed_holder_is_followed_at_once(run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]) -> None:
+    process = elsewhere()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    is_followed_at_once(run)
 
 
 def test_one_of_another_machine_is_dead_when_it_no_longer_renews(
@@ -139,12 +144,7 @@ def test_a_claim_is_of_a_process_and_not_of_its_number(run: RunFolder) -> None:
         [(claim, _)] = run.claims("run")
         content = json.loads(claim.read_bytes())
     claim.write_bytes(json.dumps(content | {"started": content["started"] - 1}).encode())
-    found = holder(run)
-    assert found
-    assert found.dead
-    before = time.monotonic()
-    with RunLock(run):
-        assert time.monotonic() - before < results.store.lock.STALE_SECONDS / 2
+    is_followed_at_once(run)
 
 
 @pytest.fixture
