@@ -17,7 +17,7 @@ from bench.certify.engine import Engine
 from bench.data import ImageSet
 from bench.machine.devices import own_device
 from bench.models.classifier import channels_of
-from bench.models.external import ModelError
+from bench.models.external import MATTERS, ModelError
 from bench.models.sources import Source, SourceError
 from results.store.records import TrainingRecord
 from results.store.settings import CertifiedTrial, ComposedTrial
@@ -152,7 +152,10 @@ def answers_of(engine: Engine, data: ImageSet) -> tuple[int, list[list[float]]]:
         logits = classify(images.to(engine.device)).double().cpu()
     if logits.isnan().any():
         raise ModelError("the model gave NaN")
-    logits = logits.clamp(-1e6, 1e6)  # where a class is masked by an infinity
+    logits = logits.clamp(-1e6, 1e6)
+    logits = logits.clamp(
+        min=logits.amax(dim=1, keepdim=True) - MATTERS
+    )  # a class that is masked would be all there is
     classes = logits.shape[1]
     directions = torch.randn(classes, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     answers = logits @ directions / classes**0.5

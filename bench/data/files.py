@@ -62,8 +62,7 @@ class Crop:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """The square."""
-        scale = self.short / min(image.size)
-        width, height = (max(self.short, int(scale * side)) for side in image.size)
+        width, height = (self.short * side // min(image.size) for side in image.size)
         left, top = (round((side - self.side) / 2) for side in (width, height))
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -111,21 +111,23 @@ class Consensus(MeanLogits):
         answers = first.argmax(dim=2)
         # where all of them have the same largest logit, so has their mean
         split = (answers != answers[0]).any(dim=0)
-        logits: Tensor = self._ask(self.members[self.consensus :], images, first.sum(dim=0), split)
+        logits: Tensor = self._ask(self.members[self.consensus :], images, first, split)
         return logits
 
 
-def _ask_others(others: Iterable[nn.Module], images: Tensor, logits: Tensor, split: Tensor) -> Tensor:
-    """Add the other members' logits where the first are split.
+def _ask_others(others: Iterable[nn.Module], images: Tensor, first: Tensor, split: Tensor) -> Tensor:
+    """The mean of the first members' logits (members, batch, classes); where these are split, of all members' logits.
 
     Such images are filled up, with the first of them, to a power of two or to the batch: an accelerator plans anew for
     every number of images that it has not seen."""
     places = split.nonzero().squeeze(1)
     count = len(places)
+    logits = first.mean(dim=0)
     if count:
         size = min(len(images), max(FEWEST_TOGETHER, 1 << (count - 1).bit_length()))
         filled = images[torch.cat([places, places[:1].expand(size - count)])]
-        logits[places] += torch.stack([member(filled).float() for member in others]).sum(dim=0)[:count]
+        more = torch.stack([member(filled).float() for member in others])[:, :count]
+        logits[places] = torch.cat([first[:, places], more]).mean(dim=0)
     return logits
 
 

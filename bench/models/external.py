@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bench.machine.reasons import reason_of
@@ -42,6 +43,34 @@ def logits_of(answers: Any) -> Tensor:
             "logits: wrap it so that it returns them alone"
         )
     return found[0]
+
+
+MATTERS = 50.0
+"""What is further below an image's largest logit has no part in its answer (e⁻⁵⁰): such as a class that is masked."""
+
+
+def alike(found: Tensor, expected: Tensor, share: float) -> Tensor:
+    """Of which images the logits are the same up to rounding.
+
+    A logit may differ by a share of the largest that matters to its image, or to most; one that does not matter, and is
+    larger still, by that share of itself. Were all measured by the largest of all, a class that is masked by −10⁹ would
+    make anything the same. What is not finite must be equal.
+
+    Args:
+        found, expected: (batch, classes).
+        share: of a logit's size, that roundings may add up to.
+
+    Returns:
+        (batch,), bool.
+    """
+    finite = expected.isfinite()
+    known = expected.double().masked_fill(~finite, -torch.inf)
+    first = known.topk(min(2, known.shape[1]), dim=1).values
+    near = (known >= first[:, :1] - MATTERS) | (known >= first[:, -1:])  # the second, however far, decides with it
+    sizes = known.abs().masked_fill(~(near & finite), 0).amax(dim=1)
+    limit = share * torch.maximum(torch.maximum(sizes, sizes.median())[:, None], known.abs())
+    same = finite & ((found.double() - known).abs() <= limit)
+    return (same | (found == expected) | (found.isnan() & expected.isnan())).all(dim=1)
 
 
 def allowed_precision(model: nn.Module, precision: Precision) -> Precision:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine.reasons import reason_of
+from bench.models.external import alike
 from bench.models.packages import Published
 from bench.models.preprocessing import Expected
 from bench.models.shelf import ShelfName, SourceError
@@ -117,7 +118,7 @@ def _refuse_other_logits(converted: nn.Module, reference: nn.Module | None, exam
         if reference is None:
             return
         expected = reference(example)
-    if not torch.allclose(found, expected, rtol=0, atol=SAME * float(expected.abs().max())):
+    if not alike(found, expected, SAME).all():
         raise ValueError("what it converts gives other logits than onnxruntime")
 
 

@@ -67,10 +67,10 @@ def _disagreement(old: tuple[Counts, Counts], new: tuple[Counts, Counts], flippi
         return f"{len(old[0])} classes then, {len(new[0])} now"
     for before, after in zip(old, new, strict=True):
         flips, samples = fewest_flips(before, after), int(min(before.sum(), after.sum()))
-        if binom.sf(flips - 1, samples, flipping) < level / 2:
+        if binom.sf(flips - 1, samples, flipping) < level / 4:
             return f"at least {flips} of the same {samples} samples are classified otherwise"
     p = homogeneity(sum(old), sum(new))
-    return f"no probabilities give both counts ({as_p(p)})" if p < level else ""
+    return f"no probabilities give both counts ({as_p(p)})" if p < level / 2 else ""
 
 
 def answers_differ(differing: int, pairs: Sequence[tuple[CertificateRow, CertificateRow]]) -> float:

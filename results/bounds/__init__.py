@@ -9,6 +9,8 @@ N = 100_000
 """Noise samples that estimate its probability."""
 ALPHA = 0.001
 """Probability that a certificate is wrong."""
+LOOKING = 0.1
+"""The share of alpha for bounds at any time (`results.bounds.anytime`); the rest is for sizes fixed beforehand."""
 
 
 def shares(composition: str, parts: int) -> int:

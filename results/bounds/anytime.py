@@ -27,12 +27,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from results.bounds import LOOKING
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.bounds.two_stage import planned_samples
 
 Floats = NDArray[np.float64]
-LOOKING = 0.1
-"""The share of alpha for bounds at any time."""
 TOLERANCE = 0.04
 """Radius that may be given up, in units of σ, for all samples saved; for 10 000 of 100 000 a tenth of it."""
 STAKES = 2.0 ** -np.arange(11)

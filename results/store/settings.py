@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from results.bounds import ALPHA, N0, N, shares
+from results.bounds import ALPHA, LOOKING, N0, N, shares
 from results.errors import StoreError
 from results.printable import PER_INPUT, shortened
 from results.store.folder import AnyPath, read_json
 from results.store.record import FileRecord, Record, digest_of, validated
 
 PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=1e-100, lt=1)]  # below, the quantiles of beta distributions are inexact
 Sigma = Annotated[float, Field(gt=0, le=100)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -90,10 +90,11 @@ class CertifySettings(Record):
 
     @model_validator(mode="after")
     def _something_can_be_certified(self) -> Self:
-        if self.alpha ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n samples give
+        at_the_end = self.alpha * (1 - LOOKING if self.estimator == "anytime" else 1)
+        if at_the_end ** (1 / self.n) < 0.5:  # the bound on the probability of a class that all n samples give
             raise ValueError(
                 f"n = {self.n} with alpha = {self.alpha:g}: certifies no image, even one on which all samples agree; "
-                f"n must be at least {math.ceil(-math.log2(self.alpha))}"
+                f"n must be at least {math.ceil(-math.log2(at_the_end))}"
             )
         return self
 

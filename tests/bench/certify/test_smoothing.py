@@ -166,6 +166,11 @@ def test_outcomes_that_are_fixed_beforehand_are_refused() -> None:
     for n, alpha in ((9, 0.001), (1, 0.4), (16, 1e-5)):
         with pytest.raises(ValueError, match="certifies no image"):
             CertifySettings(n=n, alpha=alpha)
+    with pytest.raises(ValueError, match="n must be at least 11"):
+        CertifySettings(n=10, alpha=0.001, estimator="anytime")
+    CertifySettings(n=11, alpha=0.001, estimator="anytime")
+    with pytest.raises(ValueError, match="greater than or equal to 1e-100"):
+        CertifySettings(alpha=9e-101)
     assert half_space(0.0).certify(image, CertifySettings(n=10, alpha=0.001))[0].status == "certified"
     for n, alpha in ((10, 0.001), (1, 0.999)):
         with pytest.raises(ValueError, match="abstains on every image"):

@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_data(layout: str, tmp_path: Path) -> None
     assert with_all.nbytes > peak
 
 
-@pytest.mark.parametrize("size", [(50, 80), (81, 47), (48, 48), (20, 33), (64, 48)])
+@pytest.mark.parametrize("size", [(50, 80), (81, 47), (48, 48), (20, 33), (64, 48), (103, 206), (66, 99)])
 @pytest.mark.parametrize(("short", "side"), [(32, 28), (48, 48), (33, 28)])
 def test_a_crop_is_that_of_the_usual_transforms(size: tuple[int, int], short: int, side: int, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

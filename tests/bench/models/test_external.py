@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from bench.audit.attack import smoothed_pgd
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.smoothing import Smoothed
-from bench.models.external import ModelError
+from bench.models.external import ModelError, alike
 from results.store.settings import CertifySettings
 
 CPU = torch.device("cpu")
@@ -267,6 +268,59 @@ class Late(Plain):
         if images.min() < -1:
             raise RuntimeError("out of range")
         return super().forward(images)
+
+
+class Masked(nn.Module):
+    """With one more class, which is never the answer."""
+
+    def __init__(self, model: nn.Module, mask: float) -> None:
+        super().__init__()
+        self.model, self.mask = model, mask
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return nn.functional.pad(logits, (0, 1), value=self.mask)
+
+
+class OfTheBatch(nn.Module):
+    """The sign of a pixel's mean over the batch: of every image either answer has probability 1/2."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = (images[:, 0, 0, 0] - 0.5).mean().expand(len(images))
+        return torch.stack([mean, -mean], dim=1)
+
+
+@pytest.mark.parametrize("mask", [0.0, -1e3, -1e9, torch.finfo(torch.float32).min, -math.inf])
+def test_a_class_that_is_masked_hides_nothing(mask: float) -> None:
+    for model in (OwnBatch(), Drops(), OfTheBatch()):
+        smoothed = Smoothed(Masked(model, mask), 1.0, 11, precision="fp32", device="cpu")
+        with pytest.raises(ModelError, match=r"depends on the other images|differently each time"):
+            smoothed.certify(torch.rand(1, *SHAPE), CertifySettings(n=1000))
+    plain = Smoothed(Masked(Plain(), mask), 1.0, 11, precision="fp32", device="cpu")
+    assert plain.certify(torch.rand(1, *SHAPE), CertifySettings(n0=10, n=10))[0].selected in range(10)
+
+
+def test_logits_are_alike_up_to_roundings_of_what_matters() -> None:
+    inf, nan = math.inf, math.nan
+    expected = torch.tensor([[4.0, -20, -1e9, -inf, 0.01]])
+    for row, same in (
+        ([4.01, -20.01, -1.0005e9, -inf, 0.02], True),
+        ([4.03, -20, -1e9, -inf, 0.01], False),
+        ([4, -20, -1e9, -inf, 0.04], False),
+        ([4, -20, -1.1e9, -inf, 0.01], False),
+        ([4, -20, -1e9, -1e9, 0.01], False),
+        ([4, -20, -inf, -inf, 0.01], False),
+        ([4, -20, nan, -inf, 0.01], False),
+    ):
+        assert alike(torch.tensor([row]), expected, 1e-3).tolist() == [same]
+    nothing, far = torch.tensor([[nan, 1.0]]), torch.tensor([[3e6, -3e6, 2.0]])
+    assert alike(nothing, nothing, 1e-3)
+    assert alike(far + 2e3, far, 1e-3)
+    assert not alike(far + 5e3, far, 1e-3)
+    # a row of small logits has the roundings of a network that gives larger ones to others
+    batch = torch.tensor([[9.0, -9.0], [7.0, -8.0], [0.001, 0.0]])
+    assert alike(batch + 0.007, batch, 1e-3).all()
+    assert alike(batch + torch.tensor([[0.0], [0.0], [0.02]]), batch, 1e-3).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 
+from results.bounds import LOOKING
 from results.bounds.anytime import (
-    LOOKING,
     PARTS,
     STAKES,
     Design,

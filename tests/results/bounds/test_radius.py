@@ -25,6 +25,13 @@ def test_bound_at_the_edges() -> None:
     assert lower_confidence_bound(1, 1, 0.2) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("alpha", [1e-20, 1e-60, 1e-100, 1e-102])
+def test_bound_is_a_number_at_the_smallest_alphas(alpha: float) -> None:
+    bounds = lower_confidence_bound(np.arange(1001), 1000, alpha)
+    assert np.isfinite(bounds).all()
+    assert (np.diff(bounds) > -1e-12).all()
+
+
 def test_bound_takes_arrays() -> None:
     k = np.array([0, 500, 1000])
     assert lower_confidence_bound(k, 1000, 0.01) == pytest.approx([0, beta.ppf(0.01, 500, 501), 0.01 ** (1 / 1000)])

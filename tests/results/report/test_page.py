@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from results import average_certified_radius, certified_accuracy, compare
@@ -25,7 +26,7 @@ from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
 from results.report.page.images import STATUSES
-from results.report.page.words import summary
+from results.report.page.words import _chance, summary
 from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row
 from results.report.tables import table_certified_accuracy, tables_of
@@ -419,30 +420,36 @@ def test_two_sentences_say_who_is_best_by_how_much_and_whether_by_chance() -> No
     assert alone.startswith("At σ = 0.25 Gaussian is alone, with ACR")
 
 
+def groups_with(radii: ArrayLike) -> list[Group]:
+    """Groups a, b, … of one σ with these radii, (groups, images)."""
+    groups = []
+    for name, own in zip("abcdef", np.asarray(radii), strict=False):
+        rows = pd.DataFrame({"trial_id": name, "label": 0, "correct": True, "estimator": "fixed", "radius": own})
+        trial = {"trial_id": name, "method": name, "sigma": 0.25, "dataset": "d", "images": len(own)}
+        trials = pd.DataFrame([trial | {"n": 9, "n0": 9, "alpha": 0.1}])
+        groups.append(Group(0.25, name, name, rows.assign(index=range(len(own))), trials))
+    return groups
+
+
 def test_equal_methods_are_told_apart_by_chance_in_one_of_twenty_pages() -> None:
     told = 0
     for repeat in range(40):
-        random = np.random.default_rng(repeat)
-        groups = []
-        for name in "abcdef":
-            rows = pd.DataFrame(
-                {"trial_id": name, "index": range(100), "label": 0, "correct": True, "estimator": "fixed"}
-            )
-            trial = {
-                "trial_id": name,
-                "method": name,
-                "sigma": 0.25,
-                "dataset": "d",
-                "images": 100,
-                "n": 9,
-                "n0": 9,
-                "alpha": 0.1,
-            }
-            rows = rows.assign(radius=random.gamma(2, 0.25, 100))
-            groups.append(Group(0.25, name, name, rows, pd.DataFrame([trial])))
-        [lead] = leads(groups)
+        radii = np.random.default_rng(repeat).gamma(2, 0.25, (6, 100))
+        [lead] = leads(groups_with(radii))
         told += lead.p_value < 0.05
+        [lead] = leads(groups_with(radii + 0.4 * (np.arange(6) == repeat % 6)[:, None]))
+        assert lead.p_value < 0.05  # and a method that is better is told from them
+        assert lead.best.method == "abcdef"[repeat % 6]
     assert told <= 5  # of 40 with one of twenty each: more than that in one of a hundred
+
+
+@pytest.mark.parametrize("differing", [2, 100])
+def test_too_few_images_decide_nothing(differing: int) -> None:
+    """Where few differ, or all by as much, there is no test."""
+    first = np.full(100, 0.5)
+    [lead] = leads(groups_with([first, first - 0.1 * (np.arange(100) < differing)]))
+    assert math.isnan(lead.p_value)
+    assert _chance(lead) == "on too few images to tell it from chance"
 
 
 def test_published_points_of_another_setting_are_greyed_with_the_reason(run: Run, page: Parts, tmp_path: Path) -> None:
