@@ -15,14 +15,24 @@ from cluster.group import GroupSize  # noqa: E402
 from cluster.work import Job, JobState, Work  # noqa: E402
 
 if TYPE_CHECKING:
-    from cluster.schedule import node_resources, run_jobs
+    from cluster.schedule import missing_room, node_resources, run_jobs
 
-__all__ = ["ClusterError", "GroupSize", "Job", "JobState", "Work", "connected", "node_resources", "run_jobs"]
+__all__ = [
+    "ClusterError",
+    "GroupSize",
+    "Job",
+    "JobState",
+    "Work",
+    "connected",
+    "missing_room",
+    "node_resources",
+    "run_jobs",
+]
 
 
 def __getattr__(name: str) -> object:
     """Tune takes longer to import than Ray, and workers, which import this package, have nothing to do with it."""
-    if name not in ("node_resources", "run_jobs"):
+    if name not in ("missing_room", "node_resources", "run_jobs"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from cluster import schedule
 

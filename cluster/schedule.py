@@ -66,8 +66,7 @@ def run_jobs(
         ClusterError: a worker group never fits.
         Exception: what `more` raised, once what ran then has ended.
     """
-    missing = _missing_room(size)
-    if missing:  # Tune would wait for it for ever
+    if missing := missing_room(size):  # Tune would wait for it for ever
         raise ClusterError(missing)
     with tempfile.TemporaryDirectory(prefix="bench-tune-") as temporary:
         bundles = [{"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}] * size.workers
@@ -155,7 +154,7 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         """Whether groups that only keep their places are all there are, and what waits has no room beside them."""
         if not self.keeping or not self.starts.seen.isdisjoint(self.running):
             return False
-        return not (self.waiting or self.running) or bool(_missing_room(self.size, kept=len(self.keeping)))
+        return not (self.waiting or self.running) or bool(missing_room(self.size, kept=len(self.keeping)))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.keeping.discard(trial_id)
@@ -222,7 +221,7 @@ class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + ROOM_IS_LOOKED_FOR_EVERY
-        missing = _missing_room(self.size)
+        missing = missing_room(self.size)
         if missing and missing != self.told:
             logger.warning("%s now: what does not fit waits for a node to come (back)", missing)
         self.told = missing
@@ -313,7 +312,7 @@ def node_resources() -> list[tuple[float, float]]:
     return [(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
 
 
-def _missing_room(size: GroupSize, *, kept: int = 0) -> str:
+def missing_room(size: GroupSize, *, kept: int = 0) -> str:
     """Why a worker group does not fit on the cluster of now, even without anything else there but groups that only keep
     their places; empty where it does."""
     nodes = node_resources()

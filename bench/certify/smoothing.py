@@ -220,8 +220,9 @@ class Smoothed(SmoothedClassifier):
             sigma: standard deviation of the noise, in pixel units; added before any normalisation, never clipped. That
                 with which `bench.load_model` loaded the model where not given.
             num_classes: number of logits, at least 2; as `bench.load_model` found it where not given.
-            precision: "fp32", "bf16", or "auto": bf16 where the device has matrix units for it. The certified
-                classifier is the one in that precision. An ONNX file that onnxruntime runs is in fp32.
+            precision: "fp32", "bf16", or "auto": bf16 where the device is fast in it (GPUs from Ampere on, CPUs with
+                AMX or AVX-512 bf16), else fp32. The certified classifier is the one in that precision. An ONNX file
+                that onnxruntime runs is in fp32.
             arithmetic: "float", or "sound": noise on a lattice, drawn by integers, so that certificates hold in
                 floating point whatever the classifier is (`results.bounds.lattice`); radii are a little smaller.
             device: where to compute; an accelerator if there is one.

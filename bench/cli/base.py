@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
+from bench import __version__
 from methods.registry import RegistryError
 from results.errors import BenchError
 from results.printable import NAMED, plain, sigma_text
@@ -73,10 +74,24 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from results.store.description import git_commit
+
+        commit = git_commit()
+        console.print(
+            f"smoothing-bench {__version__}{f', commit {commit}' if commit else ''}", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[  # main takes it out of the command line, wherever it stands
         bool, typer.Option(DEBUG, help="Show where in the code an error arose. Also after a command.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print version and commit.")
     ] = False,
 ) -> None:
     """What all commands share."""
@@ -87,7 +102,9 @@ errors = PlainConsole(stderr=True, emoji=False)
 
 PluginOption = Annotated[
     list[str] | None,
-    typer.Option("--plugin", help="A file or module with methods, networks or data of your own; its code is run."),
+    typer.Option(
+        "--plugin", help="A file or module with your own methods, networks or data; its code is run; repeatable."
+    ),
 ]
 BeaconOption = Annotated[
     str | None, typer.Option(help="A value published after the weights: with them it seeds the certification noise.")

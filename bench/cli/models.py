@@ -47,12 +47,14 @@ MODEL_HELP = (
     "MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, "
     "onnx:FILE."
 )
+SIGMA_HELP = "Standard deviation of the noise, pixels in [0, 1] (.25, not 64); that of its training where not given."
+DATA_HELP = "A data set by name, a folder of images, or a URL; that of its training where --model is RUN/TRIAL."
 ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 ClassifiersOption = Annotated[
     list[str] | None,
     typer.Option(
         "--classifier",
-        help="In place of --model, twice or more: MODEL@SIGMA, one of those between which σ is chosen.",
+        help="In place of --model, given twice or more: MODEL@SIGMA, the classifiers among which an image gets its σ.",
     ),
 ]
 SelectorOption = Annotated[
@@ -83,14 +85,17 @@ def certify(
     selector: SelectorOption = None,
     data: Annotated[
         str | None,
-        typer.Option(help="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
+        typer.Option(help=DATA_HELP),
     ] = None,
-    sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
+    sigma: Annotated[float | None, typer.Option(help=SIGMA_HELP)] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URL of the run; runs/NAME where not given.")] = None,
-    name: Annotated[str | None, typer.Option(help="Row of the tables; the factory or method where not given.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Row of the tables; the factory, the package's name or the trial's row where not given."),
+    ] = None,
     n: Annotated[int, typer.Option(help="Noise samples that estimate a probability.")] = N,
     n0: Annotated[int, typer.Option(help="Noise samples that select the class.")] = N0,
-    alpha: Annotated[float, typer.Option(help="Probability that a certificate is wrong.")] = ALPHA,
+    alpha: Annotated[float, typer.Option(help="At most this probability that a certificate is wrong.")] = ALPHA,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     estimator: Annotated[
@@ -117,6 +122,7 @@ def certify(
         from bench.models.sources import joined
         from bench.settings.plugins import load_plugins
         from results.store.description import check_room
+        from results.store.lock import refuse_in_use
 
         chosen = {
             "n0": n0,
@@ -143,6 +149,7 @@ def certify(
         _refuse_unsaid(parts, data, denoiser)
         if out is not None:
             check_room(RunFolder(location(out)))
+            refuse_in_use(RunFolder(location(out)))
         sources = [_opened(part, denoiser) for part in parts]
         from bench.machine.processes import first_process_first
         from bench.runner.single import certify_source
@@ -173,10 +180,12 @@ def predict(
     model: ModelOption = None,
     classifier: ClassifiersOption = None,
     selector: SelectorOption = None,
-    data: Annotated[str | None, typer.Option(help="A data set by name, or a folder of images.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Noise; that of its training where not given.")] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
+    sigma: Annotated[float | None, typer.Option(help=SIGMA_HELP)] = None,
     n: Annotated[int, typer.Option(min=1, help="Noise samples of an image.")] = 1000,
-    alpha: Annotated[float, typer.Option(help="Probability that an answer is not the smoothed classifier's.")] = ALPHA,
+    alpha: Annotated[
+        float, typer.Option(help="At most this probability that an answer is not the smoothed classifier's.")
+    ] = ALPHA,
     images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = 20,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
@@ -357,7 +366,11 @@ def _validated(kind: type[Kind], given: dict[str, object]) -> Kind:
 def verify(
     run: RunArgument,
     images: Annotated[
-        int, typer.Option(min=1, help="How many rows, drawn from all trials; if all 299 are right, 99 % of the run is.")
+        int,
+        typer.Option(
+            min=1,
+            help="Rows, drawn from all trials; if 299 agree, at most 1 % of the run is wrong, with 95 % confidence.",
+        ),
     ] = 299,
     data: DataOption = None,
     model: FactoriesOption = None,
@@ -456,7 +469,10 @@ def perf_certify(
             "torchvision:resnet50@weights=random."
         ),
     ] = "resnet110",
-    sigma: Annotated[float | None, typer.Option(help="Noise; that of the training, or .25.")] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation of the noise, pixels in [0, 1]; that of the training, or .25."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each contestant runs once per round; medians are given.")] = 3,
     images: Annotated[int, typer.Option(min=1, help="Test images to compare bf16 with fp32 (RUN/TRIAL).")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,

@@ -158,7 +158,9 @@ def import_(
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the run, new or existing.")],
     method: Annotated[str | None, typer.Option(help="Row of the tables; guessed where not given.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Noise of the certification; guessed where not given.")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise, pixels in [0, 1]; guessed where not given.")
+    ] = None,
     n: Annotated[int | None, typer.Option(help=f"Noise samples that estimated a probability; {N}.")] = None,
     n0: Annotated[int | None, typer.Option(help=f"Noise samples that selected the class; {N0}.")] = None,
     alpha: Annotated[float | None, typer.Option(help=f"Probability that a certificate is wrong; {ALPHA:g}.")] = None,

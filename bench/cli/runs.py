@@ -260,12 +260,14 @@ def trial(
     from bench.settings.grid import read_trial
     from bench.settings.plugins import load_plugins
     from results.store.description import check_room
+    from results.store.lock import refuse_in_use
 
     with stopped_in_order(), user_errors():
         load_plugins(plugin or ())
         chosen = read_trial(location(settings), beacon)
         folder = RunFolder(location(out))
         check_room(folder)
+        refuse_in_use(folder)
         refuse_missing(chosen.data)
         from bench.runner.single import run_single  # with torch
 

@@ -19,8 +19,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_in_order() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM as schedulers send it, end the block as a KeyboardInterrupt does, so that it is tidied up;
-    then one sentence says how to go on. The exit status is a shell's for the signal: 130, or 143."""
+    """Ctrl-C, SIGTERM as schedulers send it, and SIGHUP as a terminal that goes sends it, end the block as a
+    KeyboardInterrupt does, so that it is tidied up; then one sentence says how to go on. The exit status is a shell's
+    for the signal: 130, 143 or 129."""
     received = [signal.SIGINT]
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -32,6 +33,8 @@ def stopped_in_order() -> Iterator[None]:
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in a script's background
         before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, end)
     try:
         yield
     except KeyboardInterrupt:

@@ -19,9 +19,15 @@ from results.store.secrecy import masked
 
 
 @app.command()
-@takes_run_options(grid_required=False)
+@takes_run_options(grid_required=False, without=("out",))
 def submit(
     given: dict[str, Any],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Absolute path that every node has, or a URL (s3://…), of the run; --follow and --stop take none."
+        ),
+    ] = None,
     address: Annotated[str, typer.Option(help="Dashboard of the cluster.")] = "http://127.0.0.1:8265",
     allow_unauthenticated: Annotated[
         bool, typer.Option("--allow-unauthenticated", help="Also to a cluster that takes commands from anybody.")
@@ -33,6 +39,7 @@ def submit(
 
     The log is followed until the job ends; Ctrl-C leaves the job running.
     """
+    given |= {"out": out} if out is not None else {}
     if (follow or stop) and (given or (follow and stop)):
         raise UserError("--follow and --stop take the name of a job and nothing else but --address")
     if "://" not in address:

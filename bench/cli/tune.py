@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,9 +63,11 @@ def tune(
         _ = options.opened  # what can be refused at once is, before torch is imported
         from bench.runner.tuning import folder_of, searches_of, tune_grid
         from results.store.description import check_room
+        from results.store.lock import refuse_in_use
 
         if not dry_run:
             check_room(folder_of(options), fresh=options.fresh)  # before data is downloaded
+            refuse_in_use(folder_of(options))
         searches = searches_of(options, asked, _training_cost)
         methods = options.opened[0].methods
         if dry_run:
@@ -201,7 +204,10 @@ def _print_chosen(tuned: Tuned, *, quiet: bool, as_json: bool) -> None:
     folder = tuned.folder
     lines = [f"{folder.search.name:<22} {folder.search}"]
     if all(row["ended"] for row in rows):
-        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: bench run --grid {folder.tuned}"]
+        # A folder of its own: `bench run` alone takes the name of the file, which all searches share.
+        out = folder.path.with_name(f"{folder.path.name.removesuffix('-tuning')}-tuned")
+        command = shlex.join(["bench", "run", "--grid", str(folder.tuned), "--out", str(out)])
+        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: {command}"]
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 

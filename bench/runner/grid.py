@@ -109,10 +109,11 @@ def finish_grid(
 
     from bench.data.thumbnails import keep_thumbnails
     from results.store.description import RunError, add_trials, check_room
-    from results.store.lock import RunLock, end_command
+    from results.store.lock import RunLock, end_command, refuse_in_use
     from results.store.records import GroupRecord
 
     check_room(folder, fresh=options.fresh)  # before data is downloaded
+    refuse_in_use(folder)
     trials, loaded, dataset = trials_of(options)
 
     failed: dict[str, str] = {}
@@ -126,8 +127,8 @@ def finish_grid(
         if left:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
             from bench.runner.expected import asking, in_words
-            from bench.runner.jobs import default_group, run_trials
-            from cluster import connected, node_resources
+            from bench.runner.jobs import group_of, run_trials
+            from cluster import connected
 
             # What is measured of this machine tells nothing of a cluster.
             wanted = address is None and audience.asks_for_cost()
@@ -135,13 +136,9 @@ def finish_grid(
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
                 forecast = answer() if answer else None
-            size = default_group(
-                options.workers, options.cpus_per_worker, options.gpus_per_worker, node_resources(), len(left)
-            )
-        if options.fresh:
-            folder.clear()
+            size = group_of(options, folder, len(left))
         details: dict[str, Any] = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
-        add_trials(folder, trials, grid=loaded.model_dump(), **details)
+        add_trials(folder, trials, fresh=options.fresh, grid=loaded.model_dump(), **details)
         if left or not folder.thumbnails.exists():
             keep_thumbnails(folder, trials)
         audience.begins(trials, dataset, size, folder)
@@ -171,26 +168,20 @@ def trials_of(options: RunOptions) -> tuple[list[Trial], Grid, str]:
     Raises:
         BenchError: as `RunOptions.opened`; workers cannot have such parts of GPUs; or the data is wrong or too little.
     """
-    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
-    grid, dataset = _with_data(options.opened[0])
-    return grid.trials(dataset), grid, dataset
-
-
-def _with_data(grid: Grid) -> tuple[Grid, str]:
-    """The grid with its data where every worker finds it, and the name of the data.
-
-    Raises:
-        DataError, BenchError: the data is wrong or too little, which is refused before anything starts.
-    """
     from bench.data import count_channels, count_images, dataset_name, resolve_data
     from results.store.shards import evenly_spaced
 
+    refuse_parts_of_gpus(options.workers, options.gpus_per_worker)
+    grid = options.opened[0]
     data = resolve_data(grid.data)
     dataset = dataset_name(data)
     check_network(grid.model, grid.width, count_channels(data))
-    evenly_spaced(count_images(data, "train"), grid.train.images)
     evenly_spaced(count_images(data, "test"), grid.certify.images)
-    return grid.model_copy(update={"data": data}), dataset
+    grid = grid.model_copy(update={"data": data})
+    trials = grid.trials(dataset)
+    for trial in trials:  # a row may have a number of its own
+        evenly_spaced(count_images(data, "train"), trial.train.images)
+    return trials, grid, dataset
 
 
 class _Notebook:

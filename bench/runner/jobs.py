@@ -11,13 +11,45 @@ from bench.machine.driver import MASK, driver_version
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
 from bench.runner.state import trial_task
 from bench.runner.trial_work import TrialWork
+from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
-from cluster import GroupSize, Job, run_jobs
+from cluster import ClusterError, GroupSize, Job, missing_room, node_resources, run_jobs
 from results.store.folder import RunFolder, refresh
-from results.store.records import StateRecord
+from results.store.records import RunRecord, StateRecord
 
 logger = logging.getLogger("bench")
+
+
+def group_of(options: RunOptions, run: RunFolder, trials: int) -> GroupSize:
+    """The worker group of every trial of a run, on the cluster to which this process is connected.
+
+    Where `workers` are not given and the run had a group before, it is of as many workers again, if there is room:
+    weights depend on their number, and what was interrupted is to become what it would have been.
+
+    Args:
+        trials: how many are left to run.
+
+    Raises:
+        ClusterError: it does not fit on the cluster.
+        ResourceError: as `default_group`.
+    """
+    asked, nodes = (options.cpus_per_worker, options.gpus_per_worker), node_resources()
+    size = default_group(options.workers, *asked, nodes, trials)
+    before = RunRecord.read(run.description).group if run.description.exists() and not options.fresh else None
+    if before and options.workers is None and before.workers != size.workers and size.gpus_per_worker in (0, 1):
+        again = default_group(before.workers, *asked, nodes, trials)
+        if not (missing := missing_room(again)):
+            return again
+        logger.warning(
+            "trials train on %d workers now, and on %d before, of which the weights depend: %s",
+            size.workers,
+            before.workers,
+            missing,
+        )
+    if missing := missing_room(size):
+        raise ClusterError(missing)
+    return size
 
 
 def default_group(

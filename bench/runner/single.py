@@ -18,6 +18,7 @@ from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.thumbnails import keep_thumbnails
 from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
 from bench.models.classifier import count_bytes, count_parameters
+from bench.models.external import ModelError
 from bench.models.sources import Source
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
@@ -27,6 +28,7 @@ from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
 from results.store.records import StateRecord, TrainingRecord
+from results.store.schema import CERTIFICATES, read_table
 from results.store.settings import ComposedTrial, ExternalTrial
 from results.store.shards import evenly_spaced
 
@@ -107,8 +109,7 @@ def certify_source(
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
                     if batch is not None:
-                        folder = run.trial(settings.trial_id)
-                        agreement(folder).model_copy(update={"batch": batch}).write(folder.batch)
+                        _keep_batch(settings, run, batch)
                 smoothed = smoothed_source(source, settings, num_classes)
                 model = OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
@@ -172,6 +173,23 @@ def _keep_record(
         size = {"parameters": count_parameters(source.model) or None, "model_bytes": count_bytes(source.model) or None}
         record = known.model_copy(update=size)
     record.write(path)
+
+
+def _keep_batch(settings: ExternalTrial | ComposedTrial, run: RunFolder, batch: int) -> None:
+    """Note that passes are to be of `batch` images at most, unless certificates of smaller ones are there.
+
+    Raises:
+        ModelError: the trial has certificates of larger passes already.
+    """
+    folder = run.trial(settings.trial_id)
+    used = [number for path in folder.shard_files() for number in read_table(path, CERTIFICATES)["batch"].to_pylist()]
+    if used and batch < max(used):
+        raise ModelError(
+            f"--batch = {batch}: the certificates that {settings.trial_id} has are of passes of {max(used)}, whose "
+            "roundings differ: leave it out, or give another --out"
+        )
+    if not used:
+        agreement(folder).model_copy(update={"batch": batch}).write(folder.batch)
 
 
 @contextmanager

@@ -260,22 +260,26 @@ def tune_grid(
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder, on_lost=end_command))
         check_room(folder, fresh=options.fresh)
-        if options.fresh:
-            folder.clear()
-        _refuse_run(folder)
+        if not options.fresh:
+            _refuse_run(folder)
         audience.plans(searches)
-        add_trials(folder, [], grid=grid.model_dump())
-        going = _Going(searches, folder, options.shard_size, plugins, _description(tune))
-        jobs = going.begin()
-        size: GroupSize | None = None
-        if jobs:
-            from bench.runner.jobs import default_group
-            from cluster import connected, node_resources, run_jobs
+
+        def join() -> GroupSize:
+            from bench.runner.jobs import group_of
+            from cluster import connected
 
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
-            asked = options.workers, options.cpus_per_worker, options.gpus_per_worker
-            size = default_group(*asked, node_resources(), len(searches) * tune.parallel)
+            return group_of(options, folder, len(searches) * tune.parallel)
+
+        size = join() if options.fresh else None  # before anything is deleted
+        add_trials(folder, [], fresh=options.fresh, grid=grid.model_dump())
+        going = _Going(searches, folder, options.shard_size, plugins, _description(tune))
+        jobs = going.begin()
+        if jobs:
+            from cluster import run_jobs
+
+            size = size or join()
             add_trials(folder, [], group=GroupRecord(**asdict(size)))
         audience.begins([search.trial for search in searches], searches[0].trial.dataset, size, folder)
         if size:

@@ -31,29 +31,41 @@ class RunOptions(Record):
     ]
     data: Annotated[
         str | None,
-        Field(description="synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, or a folder of images."),
+        Field(
+            description="A data set by name (synthetic, cifar10, cifar100, svhn, mnist, fashion_mnist, a plugin's), a "
+            "folder of images, or a URL; the grid's where not given."
+        ),
     ] = None
     out: Annotated[str | None, Field(description="Folder or URL (s3://…) of the run; runs/GRID if not given.")] = None
     workers: Annotated[
         int | None,
-        Field(ge=1, description="Workers of a trial; its share of the GPUs, or two on CPUs."),
+        Field(
+            ge=1,
+            description="Workers of each trial; by default as before, else its share of the GPUs, at most those of one "
+            "node, or two on CPUs.",
+        ),
     ] = None
-    cpus_per_worker: Annotated[float | None, Field(ge=0.1, description="CPUs of a worker.")] = None
-    gpus_per_worker: Annotated[float | None, Field(ge=0, description="GPUs of a worker.")] = None
+    cpus_per_worker: Annotated[
+        float | None, Field(ge=0.1, description="CPUs of a worker; its share of the node's where not given.")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Field(ge=0, description="GPUs of a worker, at most 1; a part for trials of one worker. By default 1, if any."),
+    ] = None
     shard_size: Annotated[int, Field(ge=1, description="Test images of a shard.")] = 16
     methods: Annotated[list[str] | None, Field(description="These methods or rows instead, comma-separated.")] = None
     sigmas: Annotated[list[float] | None, Field(description="These values of σ instead, comma-separated.")] = None
-    set: Annotated[list[str], Field(description="Change a setting: certify.n=1000.")] = []
+    set: Annotated[list[str], Field(description="Change a setting: certify.n=1000; repeatable.")] = []
     beacon: Annotated[
         str | None,
         Field(description="A value published after the weights: with them it seeds the certification noise."),
     ] = None
-    full: Annotated[bool, Field(description="Estimate also where the selected class is wrong.")] = False
-    fresh: Annotated[bool, Field(description="Delete what the run already has.")] = False
+    full: Annotated[bool, Field(description="Estimate also where the selected class is not the label.")] = False
+    fresh: Annotated[bool, Field(description="Delete the run that is there, and start over.")] = False
     tensorboard: Annotated[bool, Field(description="Keep Tune's files in RUN/tensorboard.")] = False
     plugins: Annotated[
         list[str],
-        Field(description="A file or module with methods, networks or data of your own; its code is run."),
+        Field(description="A file or module with methods, networks or data of your own; its code is run; repeatable."),
     ] = []
 
     @classmethod

@@ -27,6 +27,11 @@ class Trial(NativeTrial):
         objective = self.objective
         if objective.minibatches and self.train.batch < objective.copies:
             raise ValueError(f"train.batch = {self.train.batch}: must be at least copies = {objective.copies}")
+        if objective.member_method and (self.seed + 1) * objective.members > 2**32:
+            raise ValueError(
+                f"seed = {self.seed}: must be below {2**32 // objective.members}: {objective.members} members have "
+                "seeds of their own"
+            )
         code = code_of(self.method, self.model)
         if self.code not in ("", code):
             raise ValueError(

@@ -47,7 +47,16 @@ from bench.train.augment import crop_and_flip
 from bench.train.batches import Batch, batches
 from bench.train.passes import Passes
 from bench.train.replay import Steps
-from bench.train.resume import Progress, State, last_state, save_checkpoint, state_after, write_epochs, write_spectrum
+from bench.train.resume import (
+    Progress,
+    State,
+    last_state,
+    last_trained_on,
+    save_checkpoint,
+    state_after,
+    write_epochs,
+    write_spectrum,
+)
 from bench.train.survey import survey
 from methods.base import TrainingStep
 from results.errors import BenchError
@@ -70,8 +79,12 @@ class DivergedError(TrainingError):
     """One that never could: it would end likewise if it were tried again."""
 
 
-def make_accelerator(trial: Trial) -> Accelerator:
+def make_accelerator(trial: Trial, folder: TrialFolder | None = None) -> Accelerator:
     """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
+
+    Args:
+        folder: of the training. What precision `auto` is, the first process decides for all, and one that goes on keeps
+            it: the same training is one in the same precision, on whatever machines.
 
     Raises:
         DeviceError: as `own_device`.
@@ -81,7 +94,7 @@ def make_accelerator(trial: Trial) -> Accelerator:
     # Without cpu=True, accelerate on a machine without an accelerator silently trains every rank alone.
     device = own_device()
     join_group()
-    precision = resolve_precision(trial.train.precision, device)
+    precision = agreed(lambda: _precision(trial, folder, device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -92,6 +105,11 @@ def make_accelerator(trial: Trial) -> Accelerator:
     if accelerator.num_processes != expected:
         raise RuntimeError(f"accelerate formed a group of {accelerator.num_processes} processes, not {expected}")
     return accelerator
+
+
+def _precision(trial: Trial, folder: TrialFolder | None, device: torch.device) -> str:
+    before = last_trained_on(trial, folder) if folder and trial.train.precision == "auto" else None
+    return before.train_precision if before else resolve_precision(trial.train.precision, device)
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ def train(trial: Trial, run: RunFolder, teach: Teach | None = None) -> None:
         TrainingError: the training cannot go on.
     """
     with advance.without_steps("loading"):
-        accelerator = make_accelerator(trial)
+        accelerator = make_accelerator(trial, run.trial(trial.trial_id))
         train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
         wait_for_all()  # who has them early would wait in a collective, which has a limit, for who fetches them
@@ -181,7 +199,7 @@ def _run_training(
         joules = _joules_of_all(meter)
         progress.joules = None if joules is None or earlier_joules is None else earlier_joules + joules
         progress.memory_bytes = max(progress.memory_bytes, _memory_of_all(accelerator))
-        progress.trained_on = _trained_on(accelerator)
+        progress.trained_on = _trained_on(accelerator, progress.trained_on)
         if accelerator.is_main_process:
             state.memory = memory
             with advance.without_steps("writing"):
@@ -426,13 +444,13 @@ def _joules_of_all(meter: EnergyMeter) -> float | None:
     return None if None in found.values() else sum(found.values())
 
 
-def _trained_on(accelerator: Accelerator) -> TrainedOn:
+def _trained_on(accelerator: Accelerator, before: TrainedOn | None) -> TrainedOn:
     return TrainedOn(
         memory_kind=memory_kind(accelerator.device),
         workers=accelerator.num_processes,
         device=device_name(accelerator.device),
         train_precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-        auto_precision=resolve_precision("auto", accelerator.device),
+        auto_precision=before.auto_precision if before else resolve_precision("auto", accelerator.device),
         torch_version=str(torch.__version__),
         reserved_bytes=_sum_of_all(reserved_bytes(accelerator.device)),
         driver_bytes=_sum_of_all(driver_bytes(accelerator.device)),

@@ -123,6 +123,14 @@ def last_state(trial: Trial, folder: TrialFolder, num_classes: int) -> State | N
     return None
 
 
+def last_trained_on(trial: Trial, folder: TrialFolder) -> TrainedOn | None:
+    """What trained the last finished epoch of which there is a checkpoint; None before the first."""
+    for path in (folder.checkpoint, folder.previous_checkpoint):
+        with suppress(FileNotFoundError, CheckpointError, TypeError, ValidationError):
+            return _loaded(load_sealed(path, trial.training_id)[1]["progress"]).trained_on
+    return None
+
+
 def state_after(trial: Trial, folder: TrialFolder, num_classes: int, epochs: int) -> State | None:
     """The state after so many epochs, if there is a checkpoint of it. A worker of a killed command may write a newer
     one while this one reads."""

@@ -10,14 +10,19 @@ from results.report.page import Picture, write_page
 from results.report.subject import Subject
 from results.report.table import ResultTable
 from results.report.tables import tables_of
-from results.store.folder import RunFolder, listing, remove_leftovers, write_text
+from results.store.folder import AnyPath, RunFolder, listing, remove_leftovers, write_text
 from results.store.run import read_run, read_thumbnails
 
-FORMER_NAMES = (
-    *("table_5_1", "table_5_2"),
-    *("figure_3_1", "figure_4_3", "figure_5_1", "figure_5_2", "figure_5_3", "p_a_ecdf"),
+TABLES = ("certified_accuracy", "base_accuracy", "best_of_sigma", "seeds", "cost", "beyond_acr", "convergence")
+FIGURES = (
+    *("certified_accuracy_curves", "best_of_sigma", "accuracy_by_epoch", "decomposition_curves", "gradient_by_epoch"),
+    *("sensitivity", "robustness_gradient", "sample_weights", "class_overlap", "principal_variances"),
+    *("p_a_distribution", "cost"),
 )
-"""Under which earlier versions wrote tables and figures. A report removes those files: they would look like its own."""
+FORMER_TABLES = ("table_5_1", "table_5_2")
+FORMER_FIGURES = ("figure_3_1", "figure_4_3", "figure_5_1", "figure_5_2", "figure_5_3", "p_a_ecdf")
+"""Names in reports, and in those of earlier versions. What the run has no data for any more is removed: it would look
+like part of the report."""
 
 WITHOUT_CHART = ("gradient_by_epoch", "sensitivity", "robustness_gradient", "sample_weights", "class_overlap")
 """Figures that the page shows as pictures; it draws the others itself."""
@@ -56,11 +61,12 @@ def write_report(folder: RunFolder, source: str | None = None, *, places: bool =
             write_text(folder.tables / f"{table.name}.{suffix}", text)
     for name, content in files.items():
         save_figure(content, folder.figures, name)
-    _remove_former(folder)
+    _remove_others(folder.tables, {*TABLES, *FORMER_TABLES} - {table.name for table in tables})
+    _remove_others(folder.figures, {*FIGURES, *FORMER_FIGURES} - files.keys())
     return tables
 
 
-def _remove_former(folder: RunFolder) -> None:
-    for path, _ in [*listing(folder.tables), *listing(folder.figures)]:
-        if path.stem in FORMER_NAMES:
+def _remove_others(folder: AnyPath, names: set[str]) -> None:
+    for path, _ in listing(folder):
+        if path.stem in names:
             path.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 from results.errors import BenchError, StoreError
 from results.printable import as_utf8, shortened
-from results.store.folder import AnyPath, RunFolder, remove_leftovers
+from results.store.folder import AnyPath, RunFolder, read_json, remove_leftovers
+from results.store.lock import RunLock
 from results.store.packages import PACKAGES
 from results.store.records import RunRecord
 from results.store.secrecy import masked
@@ -41,19 +42,36 @@ def check_room(run: RunFolder, *, fresh: bool = False) -> None:
     if not fresh:
         _earlier(run)
         return
-    if run.has_contents() and not run.description.exists():
+    if not run.has_contents():
+        return
+    if not run.description.exists():
         raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
+    if "trials" not in read_json(run.description):  # whatever version of this program wrote it
+        raise RunError(f"{run.description} is not of a run: --fresh deletes runs only")
 
 
-def add_trials(run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = True, **details: Any) -> None:
+def add_trials(
+    run: RunFolder, trials: Sequence[AnyTrial], *, replace: bool = True, fresh: bool = False, **details: Any
+) -> None:
     """Write run.json and every trial.json. What an earlier command left in the folder stays part of the run, except
     for trials that these replace (same method, σ and seed, other settings) and those whose folder was deleted; a
     warning tells of either.
 
+    Args:
+        fresh: delete what an earlier command left, once no report is being made of it.
+
     Raises:
         RunError: the folder holds something else, or a trial to be replaced although `replace` is false.
     """
-    earlier = _earlier(run)
+    if not fresh:
+        _write(run, _earlier(run), trials, replace=replace, **details)
+        return
+    with RunLock(run, name="report", wait=True):
+        run.clear()
+        _write(run, RunRecord(trials=[]), trials, replace=replace, **details)
+
+
+def _write(run: RunFolder, earlier: RunRecord, trials: Sequence[AnyTrial], *, replace: bool, **details: Any) -> None:
     kept = _kept(run, earlier.trials, trials, replace=replace)
     members = {name: ids for name, ids in earlier.members.items() if name in kept}
     teachers = {name: teacher for name, teacher in earlier.teachers.items() if name in kept}
@@ -162,16 +180,12 @@ def git_commit() -> str | None:
     a cluster finds in BENCH_GIT_COMMIT what it is a copy of."""
     if sent := os.environ.get("BENCH_GIT_COMMIT"):
         return sent
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "check": True, "timeout": 10}
+    options |= {"encoding": "utf-8", "errors": "replace"}
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-            timeout=10,
-        )
+        # An installed package may lie in an environment within the checkout of something else.
+        subprocess.run(["git", "ls-files", "--error-unmatch", "description.py"], **options)
+        commit = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty=+"], **options)
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip()
+    return str(commit.stdout.strip())

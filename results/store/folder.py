@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from results.errors import StoreError
-from results.store.process import machine, started
+from results.store.process import is_hidden, machine, started
 from results.store.remote import AnyPath as AnyPath
 from results.store.remote import RemotePath as RemotePath
 from results.store.remote import location as location  # the way in to a run's folder
@@ -213,9 +213,10 @@ class RunFolder:
         return any(name != "trials" and not _CLAIM.fullmatch(name) and not _TEMPORARY.fullmatch(name) for name in names)
 
     def clear(self) -> None:
-        """Delete all that the folder holds, except for claims of its locks; run.json last, by which it is a run."""
-        for path, _ in sorted(listing(self.path), key=lambda found: found[0] == self.description):
-            if _CLAIM.fullmatch(path.name):
+        """Delete the run but for run.json, by which it is one and which the next replaces; what is not of it stays,
+        and claims of its locks."""
+        for path, _ in listing(self.path):
+            if path == self.description or not (path.name in OF_A_RUN or _TEMPORARY.fullmatch(path.name)):
                 continue
             if isinstance(path, RemotePath):
                 if path.is_dir():
@@ -235,6 +236,20 @@ class RunFolder:
         if isinstance(folder, Path) and folder.is_symlink():
             raise StoreError(f"{folder}: is a link, and a trial's files must be in the run's folder")
         return TrialFolder(folder)
+
+
+OF_A_RUN = frozenset(
+    [
+        "tensorboard",  # Tune's
+        "trials",
+        *(
+            getattr(RunFolder(Path()), name).name
+            for name, member in vars(RunFolder).items()
+            if isinstance(member, property)
+        ),
+    ]
+)
+"""Names of all that a run's folder may hold, claims and temporary files apart."""
 
 
 def write_whole(path: AnyPath, write: Callable[[Path], object]) -> None:
@@ -289,7 +304,8 @@ def remove_leftovers(folder: AnyPath) -> None:
             old = time.time() - path.stat().st_mtime > LEFT_OVER
         except FileNotFoundError:
             continue
-        if old or (writer["machine"] == machine() and started(int(writer["pid"])) is None):
+        pid = int(writer["pid"])
+        if old or (writer["machine"] == machine() and started(pid) is None and not is_hidden(pid)):
             path.unlink(missing_ok=True)
 
 

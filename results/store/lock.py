@@ -26,7 +26,7 @@ from types import TracebackType
 from results.errors import BenchError, StoreError
 from results.printable import as_utf8
 from results.store.folder import AnyPath, RemotePath, RunFolder, listing
-from results.store.process import machine, started
+from results.store.process import is_hidden, machine, started
 from results.store.records import ClaimRecord
 from results.store.secrecy import masked
 
@@ -90,9 +90,7 @@ class RunLock:
         attempt = 1
         while (rival := self._try()) is not None:
             if attempt >= ATTEMPTS and not self.wait:
-                raise LockedError(
-                    f"{self.run.path} is in use by {rival}: wait for it, stop it, or give --out another folder"
-                )
+                raise _in_use(self.run, rival)
             if self.wait:
                 self._tell(f"waiting for {rival}")
             attempt += 1
@@ -202,9 +200,25 @@ def holder(run: RunFolder, name: str = "run") -> Holder | None:
     return found
 
 
+def refuse_in_use(run: RunFolder) -> None:
+    """For a command that does much before it takes the lock, which waits for a holder on another machine as well.
+
+    Raises:
+        LockedError: a process of this machine holds the run.
+    """
+    for claim, _ in run.claims("run"):
+        content = _read(claim)
+        if content and _is_alive_here(content):
+            raise _in_use(run, _holder(content, dead=False))
+
+
+def _in_use(run: RunFolder, rival: Holder) -> LockedError:
+    return LockedError(f"{run.path} is in use by {rival}: wait for it, stop it, or give --out another folder")
+
+
 def _is_alive_here(claim: ClaimRecord) -> bool | None:
-    """Whether the claim's process lives; None: it is of another machine."""
-    if claim.machine != machine():
+    """Whether the claim's process lives; None: that cannot be seen from here."""
+    if claim.machine != machine() or (started(claim.pid) is None and is_hidden(claim.pid)):
         return None
     return started(claim.pid) is not None and started(claim.pid) == claim.started
 

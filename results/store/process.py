@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import uuid
 from functools import cache
@@ -20,8 +21,20 @@ def machine() -> str:
     return hashlib.sha256(seen.encode()).hexdigest()[:12]
 
 
+def is_hidden(pid: int) -> bool:
+    """Whether there is such a process on this machine, of another user, of which /proc may then tell nothing."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def started(pid: int) -> int | None:
-    """When a process of this machine began, in clock ticks since it booted; None: there is no such process."""
+    """When a process of this machine began, in clock ticks since it booted; None: there is no such process, or
+    it `is_hidden`."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -207,3 +207,13 @@ def test_before_its_time_limit_the_sbatch_script_ends_the_run_and_queues_again(
     assert process.wait(timeout=60) == 143
     assert (f"scontrol requeue {os.getpid()}" in calls.read_text()) is requeued
     assert not list(tmp_path.glob(".bench-slurm-*"))
+
+
+@pytest.mark.parametrize(("restarts", "arrives"), [(None, True), ("0", True), ("1", False)])
+def test_a_job_that_was_requeued_deletes_nothing(tmp_path: Path, restarts: str | None, arrives: bool) -> None:
+    environment = allocation(tmp_path, srun=IDLE, python=PYTHON.replace("trap", "exit 0; trap"))
+    environment |= {"SLURM_RESTART_COUNT": restarts} if restarts else {}
+    command = ["bash", str(SBATCH), "--grid", "my grid.toml", "--fresh", "--full"]
+    subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=True)
+    given = "--grid my grid.toml --fresh --full" if arrives else "--grid my grid.toml --full"
+    assert f"python -m bench run {given} --address" in (tmp_path / "calls").read_text()

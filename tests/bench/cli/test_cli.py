@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 
-from bench import cli
+from bench import __version__, cli
 from bench.cli.base import PlainConsole, UserError, user_errors
+from bench.cli.stopping import stopped_in_order
 from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
 from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
@@ -54,6 +57,10 @@ def bench(*arguments: str) -> int:
         (["run", "--grid", "smoke", "--sigmas", "a"], "--sigmas 'a': must be numbers separated by commas"),
         (["run", "--grid", "smoke", "--sigmas", "0"], "sigmas.0 = 0.0: input should be greater than 0"),
         (["run", "--grid", "smoke", "--set", "train.images=99999"], "99999 images were asked for, the data has 2000"),
+        (
+            ["run", "--grid", "smoke", "--set", "rows.macer.train.images=2001"],
+            "2001 images were asked for, the data has",
+        ),
         (["run", "--grid", "smoke", "--set", "certify.images=501"], "501 images were asked for, the data has 500"),
         (["run", "--grid", "smoke", "--set", "certify.n=9"], "n = 9 with alpha = 0.001: certifies no image"),
         (["run", "--grid", "smoke", "--gpus-per-worker", "0.5", "--workers", "2"], "must be 0 or 1"),
@@ -98,6 +105,60 @@ def test_a_wrong_trial_file_is_refused(
     assert bench("trial", str(tmp_path / "trial.json"), "--out", str(tmp_path / "run")) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_version_names_the_commit_of_the_program_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "packages").mkdir()
+    program = tmp_path / "packages" / "description.py"
+    program.touch()
+    monkeypatch.setattr("results.store.description.__file__", str(program))
+    monkeypatch.delenv("BENCH_GIT_COMMIT", raising=False)
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "an environment in the checkout of something else")
+    assert bench("--version") == 0
+    assert capsys.readouterr().out == f"smoothing-bench {__version__}\n"
+    git("add", ".")
+    git("commit", "--quiet", "--message", "the program's own")
+    assert bench("--version") == 0
+    assert capsys.readouterr().out == f"smoothing-bench {__version__}, commit {git('rev-parse', 'HEAD')}"
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_end_is_tidied_up(
+    sent: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, tidied = signal.getsignal(sent), []
+
+    def command() -> None:
+        with stopped_in_order():
+            try:
+                signal.raise_signal(sent)
+            finally:
+                tidied.append(sent)
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == status
+    assert tidied
+    assert "the same command goes on from there" in capsys.readouterr().err
+    signal.signal(sent, before)  # SIGTERM stays ignored to the end of the process
+
+
+def test_nohup_is_heeded() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_in_order():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +305,7 @@ def test_help_names_every_option_at_any_width(columns: str) -> None:
     ended = as_typed(["run", "--help"], ["--help"], COLUMNS=columns)
     lines = ended.stdout.decode().splitlines()
     words = " ".join(lines).split()
-    for word in ("--grid", "--allow-unauthenticated", "--cpus-per-worker", "certify.n=1000.", "McNemar", "radius."):
+    for word in ("--grid", "--allow-unauthenticated", "--cpus-per-worker", "certify.n=1000;", "McNemar", "radius."):
         assert word in words
     assert not any(word.endswith("…") for word in words)
 

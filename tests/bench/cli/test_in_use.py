@@ -6,11 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import results.store.lock
+from cluster import ClusterError
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.lock import RunLock, end_command
@@ -25,13 +26,40 @@ def files(run: RunFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in here(run.path).rglob("*") if "lock" not in path.name}
 
 
+MODEL_OF = "certify --model in_use_model:model --sigma .5 --data synthetic --images 2 --n 20"
+
+
+@pytest.mark.parametrize(
+    "command", ["run --grid smoke", "tune --grid smoke --budget 999", "trial trial.json", MODEL_OF]
+)
+def test_a_run_in_use_is_refused_before_what_takes_long(
+    command: str,
+    fake_run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trial.json").write_text(small_trial("consistency").model_dump_json())
+    for late in (
+        "bench.models.sources.open_model",
+        "bench.runner.grid.trials_of",
+        "bench.runner.tuning.searches_of",
+        "bench.runner.single.run_single",
+    ):
+        monkeypatch.setattr(late, lambda *_, **__: pytest.fail("it comes before the refusal"))
+    with RunLock(fake_run):
+        assert bench(*command.split(), "--out", str(fake_run.path)) == 2
+    assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "ends_when_it_is_lost"),
     [
         ("run --grid smoke", True),
         ("tune --grid smoke --budget 999 --quiet", True),
         ("trial trial.json", True),
-        ("certify --model in_use_model:model --sigma .5 --data synthetic --images 2 --n 20", True),
+        (MODEL_OF, True),
         ("import log --method theirs --sigma .5", False),  # it takes a moment
     ],
 )
@@ -60,10 +88,25 @@ def test_a_command_that_writes_refuses_a_run_in_use(
         before = files(fake_run)
         monkeypatch.setattr(results.store.lock, "ATTEMPTS", 1)
         monkeypatch.setattr(RunLock, "__init__", made)
+        monkeypatch.setattr(results.store.lock, "refuse_in_use", lambda _: None)  # a command of another machine
         assert bench(*command.split(), "--out", str(fake_run.path)) == 2
         assert files(fake_run) == before
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
     assert wanted == [end_command if ends_when_it_is_lost else None]
+
+
+@pytest.mark.parametrize("command", ["run --grid smoke --quiet", "tune --grid smoke --budget 999 --quiet"])
+def test_fresh_deletes_nothing_before_ray_is_there(
+    command: str, fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def connected(*_: object, **__: object) -> NoReturn:
+        raise ClusterError("no cluster")
+
+    monkeypatch.setattr("cluster.connected", connected)
+    before = files(fake_run)
+    assert bench(*command.split(), "--fresh", "--out", str(fake_run.path)) == 2
+    assert "no cluster" in capsys.readouterr().err
+    assert files(fake_run) == before
 
 
 @pytest.mark.usefixtures("_no_figures")

@@ -69,6 +69,7 @@ def test_looking_things_up_needs_neither_torch_nor_ray(fake_run: RunFolder) -> N
     place = str(fake_run.path)
     commands = [
         ["--help"],
+        ["--version"],
         ["grids"],
         ["methods"],
         ["published"],

@@ -197,11 +197,16 @@ def test_a_models_own_traceback_is_shown_where_it_is_wanted(capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("factories", "_no_figures")
-def test_the_batch_stays_that_of_the_first_command() -> None:
+def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "100", "--images", "20", "--shard-size", "10"]
     assert bench(*command, "--batch", "10") == 0
     next(iter(Path("runs/module").rglob("shards/*"))).unlink()
     assert bench(*command) == 0
+    assert set(read_run("runs/module").certificates["batch"]) == {10}
+    next(iter(Path("runs/module").rglob("shards/*"))).unlink()
+    assert bench(*command, "--batch", "5") == 2
+    assert "--batch = 5: the certificates that module-" in capsys.readouterr().err
+    assert bench(*command, "--batch", "20") == 0  # which they are below
     assert set(read_run("runs/module").certificates["batch"]) == {10}
     assert bench("verify", "runs/module", "--model", "factories:module") == 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +17,14 @@ from bench.runner import jobs, work
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
 from bench.runner.trial_work import COMPILE_PROCESSES, TrialWork
-from results.store.description import RunError, add_trials
+from bench.settings.options import RunOptions
+from cluster import ClusterError
+from results.store.description import RunError, add_trials, check_room
 from results.store.folder import RunFolder, read_json
-from results.store.records import RunRecord
+from results.store.lock import RunLock
+from results.store.records import GroupRecord, RunRecord
 from results.store.settings import ExternalTrial
-from tests.conftest import SMALL, edit_record, small_trial, trial_ids
+from tests.conftest import SMALL, edit_record, here, small_trial, trial_ids
 
 
 def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
@@ -124,6 +130,86 @@ def test_defaults_are_read_from_the_largest_node(
 ) -> None:
     size = jobs.default_group(*asked, nodes, trials)
     assert (size.workers, size.cpus_per_worker, size.gpus_per_worker) == expected
+
+
+EIGHT, ONE_GPU, CPUS = [(64, 8)], [(16, 1)], [(2, 0)]
+
+
+def group_left(run: RunFolder, before: tuple[int, float] | None, left: int, **asked: Any) -> tuple[int, float]:
+    """Workers of a trial, and GPUs of a worker, of a run whose last command had `before`."""
+    if before:
+        group = GroupRecord(workers=before[0], cpus_per_worker=1, gpus_per_worker=before[1])
+        add_trials(run, [small_trial()], group=group)
+    size = jobs.group_of(RunOptions.of(grid="smoke", **asked), run, left)
+    return size.workers, size.gpus_per_worker
+
+
+@pytest.fixture
+def nodes_are(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[int, int]]], None]:
+    def made(nodes: list[tuple[int, int]]) -> None:
+        for place in ("bench.runner.jobs", "cluster.schedule"):
+            monkeypatch.setattr(f"{place}.node_resources", lambda: nodes)
+        monkeypatch.setattr(jobs, "driver_version", lambda: "")
+
+    return made
+
+
+def test_a_run_that_goes_on_keeps_its_number_of_workers(
+    nodes_are: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights depend on it, so that otherwise a run that was interrupted would not be what it would have been."""
+    run = RunFolder(tmp_path)
+    nodes_are(EIGHT)
+    assert group_left(run, None, 2) == (4, 1)  # a new run
+    assert group_left(run, (1, 1), 2) == (1, 1)  # what is left of more trials
+    assert group_left(run, (8, 1), 12) == (8, 1)
+    assert group_left(run, (1, 1), 2, workers=4) == (4, 1)
+    assert group_left(run, (1, 1), 2, fresh=True) == (4, 1)
+    nodes_are(CPUS)
+    assert group_left(run, (1, 0), 12) == (1, 0)
+    nodes_are(ONE_GPU)
+    assert group_left(run, (8, 1), 2, gpus_per_worker=0.25) == (1, 0.25)
+    assert caplog.messages == []
+    assert group_left(run, (8, 1), 2) == (1, 1)  # there is no room any more
+    assert "trials train on 1 workers now, and on 8 before, of which the weights depend" in caplog.text
+
+
+def test_a_group_for_which_there_is_no_room_is_refused(tmp_path: Path, nodes_are: Callable[..., None]) -> None:
+    nodes_are(CPUS)
+    with pytest.raises(ClusterError, match="3 workers with 1 CPU each do not fit"):
+        jobs.group_of(RunOptions.of(grid="smoke", workers=3), RunFolder(tmp_path), 1)
+
+
+def test_fresh_deletes_the_run_and_nothing_else(fake_run: RunFolder) -> None:
+    place, own = here(fake_run.path), ("notes.md", "analysis/plot.py")
+    for name in own:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).touch()
+    (place / "tensorboard").mkdir()
+    check_room(fake_run, fresh=True)
+    trial = small_trial("macer")
+    add_trials(fake_run, [trial], fresh=True)
+    assert RunRecord.read(fake_run.description).trials == [trial.trial_id]
+    assert sorted(path.name for path in place.iterdir()) == ["analysis", "notes.md", "run.json", "trials"]
+    assert [path.name for path in (place / "trials").iterdir()] == [trial.trial_id]
+    assert (place / "analysis" / "plot.py").exists()
+
+
+def test_fresh_refuses_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"name": "of another program"}')
+    with pytest.raises(RunError, match=r"run\.json is not of a run: --fresh deletes runs only"):
+        check_room(RunFolder(tmp_path), fresh=True)
+
+
+def test_fresh_waits_for_a_report_that_is_being_made(fake_run: RunFolder) -> None:
+    starting = threading.Thread(target=add_trials, args=[fake_run, []], kwargs={"fresh": True})
+    with RunLock(fake_run, name="report"):
+        starting.start()
+        starting.join(1)
+        assert starting.is_alive()
+        assert trial_ids(fake_run)
+    starting.join()
+    assert not trial_ids(fake_run)
 
 
 def test_gpus_that_ray_does_not_find_are_said(

@@ -95,7 +95,8 @@ class Workers:
 def _no_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "connected", lambda *_, **__: nullcontext())
-        patch.setattr(cluster, "node_resources", lambda: [(2.0, 0.0)])
+        for place in ("bench.runner.jobs", "cluster.schedule"):
+            patch.setattr(f"{place}.node_resources", lambda: [(2.0, 0.0)])
         load_images.cache_clear()
         yield
     load_images.cache_clear()

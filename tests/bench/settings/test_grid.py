@@ -63,6 +63,7 @@ def test_thesis_recipe() -> None:
         ("model=resnet111", "the depth must be 6n+2; the nearest are resnet110 and resnet116"),
         ("train.batch=3", "train.batch = 3: must be at least copies = 4"),
         ("seeds=[-1]", "seed = -1: input should be greater than or equal to 0"),
+        ("seeds=[1431655765]", "rows.ensemble: seed = 1431655765: must be below 1431655765: 3 members have seeds"),
         ("certify", "must be KEY=VALUE"),
         ("model.width=3", "model is a value, not a table"),
     ],

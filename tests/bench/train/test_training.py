@@ -24,6 +24,7 @@ from bench.train.batches import batches
 from bench.train.replay import Steps
 from bench.train.resume import last_state
 from results.store.folder import RunFolder, read_json, sha256_of
+from results.store.records import TrainingRecord
 from tests.conftest import here, small_trial
 from tests.ranks import said_by_two_ranks
 
@@ -109,9 +110,12 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
 def test_an_interrupted_training_continues_exactly(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also on a machine on which `auto` would be another precision."""
     options: dict[str, Any] = {
         "train": {"epochs": 4, "decay_epochs": [3], "learning_rate": 0.05, "batch": 64, "images": 200}
     }
+    options["train"]["precision"] = "auto"
+    monkeypatch.setattr("bench.machine.hardware.has_fast_bf16", lambda _: False)
     trial = small_trial(method, decomposition_ratio=0.2 if method == "generalised_ld" else None, **options)
     undisturbed = train(trial, tmp_path / "a").trial(trial.trial_id)
 
@@ -125,7 +129,8 @@ def test_an_interrupted_training_continues_exactly(
     monkeypatch.setattr(loop, "noisy_accuracy", killed)
     with pytest.raises(KeyboardInterrupt):
         train(trial, tmp_path / "b")
-    monkeypatch.undo()
+    monkeypatch.setattr(loop, "noisy_accuracy", evaluate)
+    monkeypatch.setattr("bench.machine.hardware.has_fast_bf16", lambda _: True)
     folder = RunFolder(tmp_path / "b").trial(trial.trial_id)
     assert len(pq.read_table(folder.epochs)) == 2
     assert not is_trained(trial, RunFolder(tmp_path / "b"))
@@ -140,6 +145,8 @@ def test_an_interrupted_training_continues_exactly(
     train(trial, tmp_path / "b")
     assert trained == [2, 3]
     assert sha256_of(folder.model) == sha256_of(undisturbed.model)
+    record = TrainingRecord.read(folder.training)
+    assert (record.train_precision, record.auto_precision) == ("fp32", "fp32")
     keep = ["epoch", "learning_rate", "loss", "noisy_test_accuracy"]
     assert pq.read_table(folder.epochs, columns=keep) == pq.read_table(undisturbed.epochs, columns=keep)
 

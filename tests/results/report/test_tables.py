@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -12,13 +14,15 @@ import pytest
 from rich.console import Console
 
 import results
+import results.report.figures
+import results.report.tables
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
 from results.report import subject
 from results.report.caption import not_comparable
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
-from results.report.write import write_report
+from results.report.write import FIGURES, TABLES, write_report
 from results.store.folder import RunFolder, write_json, write_text
 from results.store.merge import merge_run
 from results.store.run import Run
@@ -176,8 +180,9 @@ def test_report_writes_every_file(fake_run: RunFolder) -> None:
 
 
 @pytest.mark.usefixtures("_no_figures")
-def test_a_report_removes_what_earlier_versions_called_otherwise_and_nothing_else(fake_run: RunFolder) -> None:
+def test_a_report_removes_what_is_no_more_part_of_it_and_nothing_else(fake_run: RunFolder) -> None:
     former = [fake_run.tables / "table_5_1.md", fake_run.tables / "table_5_2.csv", fake_run.figures / "figure_5_1.png"]
+    former += [fake_run.tables / "seeds.tex", fake_run.figures / "sensitivity.pdf"]  # which this run has no data for
     own = [fake_run.tables / "mine.md", fake_run.figures / "figure_5_10.png", fake_run.path / "table_5_1.md"]
     for path in [*former, *own]:
         write_text(path, "old")
@@ -185,6 +190,16 @@ def test_a_report_removes_what_earlier_versions_called_otherwise_and_nothing_els
     write_report(fake_run)
     assert not [path for path in former if path.exists()]
     assert all(path.read_text() == "old" for path in own)
+
+
+def test_reports_know_the_names_of_all_tables_and_figures() -> None:
+    """Else what a run has no data for any more would stay beside its report."""
+    text = (Path(results.__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `tables/(\w+)`", text, re.M) == list(TABLES)
+    assert set(re.findall(r"^\| `figures/(\w+)`", text, re.M)) == set(FIGURES)
+    for module, names in ((results.report.tables, TABLES), (results.report.figures, FIGURES)):
+        source = inspect.getsource(module)
+        assert all(f'"{name}"' in source for name in names)
 
 
 def test_the_thesiss_numbers_stand_in_captions(run: Run) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import results.store.lock
-from results.store.folder import AnyPath, RunFolder, listing, location
+from results.store.folder import AnyPath, RunFolder, listing, location, remove_leftovers
 from results.store.lock import LockedError, RunLock, end_command, holder
+from results.store.process import machine
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 HOLD = """
@@ -145,6 +146,45 @@ def test_a_claim_is_of_a_process_and_not_of_its_number(run: RunFolder) -> None:
         content = json.loads(claim.read_bytes())
     claim.write_bytes(json.dumps(content | {"started": content["started"] - 1}).encode())
     is_followed_at_once(run)
+
+
+def test_a_process_that_cannot_be_seen_is_watched_and_not_taken_for_dead(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where /proc is mounted so that a user sees his own processes alone."""
+
+    def kill(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    quick(monkeypatch, stale=20)
+    monkeypatch.setattr(results.store.lock, "BEAT_SECONDS", 0.5)
+    temporary = tmp_of_another(run)
+    with RunLock(run):
+        monkeypatch.setattr("results.store.lock.started", lambda _: None)
+        monkeypatch.setattr("results.store.folder.started", lambda _: None)
+        monkeypatch.setattr("results.store.process.os.kill", kill)
+        found = holder(run)
+        assert found
+        assert not found.dead
+        with pytest.raises(LockedError, match="is in use by process"):
+            RunLock(run).__enter__()
+        if temporary:
+            remove_leftovers(run.path)
+            assert temporary.exists()
+    monkeypatch.undo()
+    if temporary:
+        remove_leftovers(run.path)
+        assert not temporary.exists()
+
+
+def tmp_of_another(run: RunFolder) -> Path | None:
+    """A file that a process which is gone had begun, where a file system has the run."""
+    if not isinstance(run.path, Path):
+        return None
+    run.path.mkdir()
+    path = run.path / f".run.json.{machine()}.{2**22 + 1}.{'0' * 8}"
+    path.touch()
+    return path
 
 
 @pytest.fixture
