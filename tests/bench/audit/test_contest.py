@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,14 +46,22 @@ def test_the_plain_loop_runs_with_torchs_defaults_and_one_in_bf16_beside_it() ->
 
 def test_short_work_is_repeated_until_its_time_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     timings: list[float] = []
-    measure = contest._seconds
+    measure, now = contest._seconds, 0.0
+
+    def takes(seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            nonlocal now
+            now += seconds
+
+        return work
 
     def seconds(*arguments: object) -> float:
         timings.append(measure(*arguments))  # type: ignore[arg-type]
         return timings[-1]
 
     monkeypatch.setattr(contest, "_seconds", seconds)
-    rates = contest.medians({"short": (lambda: time.sleep(0.002), 10), "long": (lambda: time.sleep(0.06), 1)}, 3, CPU)
+    monkeypatch.setattr(contest, "time", SimpleNamespace(perf_counter=lambda: now, monotonic=lambda: now))
+    rates = contest.medians({"short": (takes(0.002), 10), "long": (takes(0.06), 1)}, 3, CPU)
     assert sum(timing >= contest.SHORTEST for timing in timings) >= 2 * 3
-    assert 10 / 0.02 < rates["short"] < 10 / 0.002  # of one piece of work, not of all that were timed together
-    assert rates["long"] < 1 / 0.06
+    assert rates["short"] == pytest.approx(10 / 0.002)  # of one piece of work, not of all that were timed together
+    assert rates["long"] == pytest.approx(1 / 0.06)

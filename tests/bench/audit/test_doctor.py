@@ -330,7 +330,7 @@ def test_without_a_device_one_check_says_why(monkeypatch: pytest.MonkeyPatch) ->
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     assert doctor.apart("devices", 120)[0].verdict == "wrong"
-    assert only(doctor.apart("noise", 120)).verdict == "skipped"
+    assert only(guarded("noise", doctor._chosen("noise"))).verdict == "skipped"
 
 
 def stands_in(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str) -> None:
@@ -346,9 +346,9 @@ def test_a_check_that_hangs_or_dies_is_ended_with_all_that_it_started(
 ) -> None:
     stands_in(monkeypatch, tmp_path, "echo loading >&2", f"sleep 3600 & echo $! >{tmp_path}/child", "sleep 3600")
     started = time.monotonic()
-    found = only(doctor.apart("devices", 1))
-    assert time.monotonic() - started < 10
-    assert (found.verdict, found.sentence) == ("wrong", "no answer within 1 seconds; it said: loading")
+    found = only(doctor.apart("devices", 3))
+    assert time.monotonic() - started < 12
+    assert (found.verdict, found.sentence) == ("wrong", "no answer within 3 seconds; it said: loading")
     child = int((tmp_path / "child").read_text())
     assert is_gone(child)
     stands_in(monkeypatch, tmp_path, "echo CUDA error >&2", "kill -SEGV $$")

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from bench.audit.attack import smoothed_pgd
 from bench.certify.engine import COMPILE_FROM, Engine
+from bench.certify.examine import answers_of, difference
 from bench.certify.smoothing import Smoothed
+from bench.data import load_images
 from bench.models.external import ModelError, alike
 from results.store.settings import CertifySettings
 
@@ -298,6 +301,19 @@ def test_a_class_that_is_masked_hides_nothing(mask: float) -> None:
             smoothed.certify(torch.rand(1, *SHAPE), CertifySettings(n=1000))
     plain = Smoothed(Masked(Plain(), mask), 1.0, 11, precision="fp32", device="cpu")
     assert plain.certify(torch.rand(1, *SHAPE), CertifySettings(n0=10, n=10))[0].selected in range(10)
+
+
+@pytest.mark.parametrize("mask", [-1e9, torch.finfo(torch.float32).min, -math.inf])
+def test_a_class_that_is_masked_hides_no_other_model(mask: float) -> None:
+    data = load_images("synthetic", "test").evenly(8)
+    data = replace(data, images=data.images[:, :, :8, :8])
+
+    def answers(seed: int) -> list[list[float]]:
+        torch.manual_seed(seed)
+        return answers_of(Engine(Masked(Plain(), mask), CPU, "fp32"), data)[1]
+
+    assert difference(answers(0), answers(0)) == 0
+    assert difference(answers(0), answers(1)) > 0
 
 
 def test_logits_are_alike_up_to_roundings_of_what_matters() -> None:

@@ -15,6 +15,7 @@ from results.analysis.base import suspicions
 from results.analysis.envelope import envelopes
 from results.analysis.groups import certified_groups
 from results.report.figures.curves import figure_certified_accuracy, figure_envelope
+from results.report.figures.style import drawn
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.page.charts import charts
 from results.report.page.words import caveats, table_content
@@ -135,7 +136,9 @@ def test_the_best_of_several_sigma_by_hand(run: Run) -> None:
     assert values[round(0.6 / panel["step"])] == 100
     assert values[round(0.6 / panel["step"]) + 1] == values[round(1.1 / panel["step"])] == 8.3
     assert values[-1] == 0
-    [axes] = figure_envelope(changed).axes
+    figure = figure_envelope(changed)
+    assert drawn(figure)["png"]
+    [axes] = figure.axes
     x, y = map(np.asarray, axes.lines[0].get_data())
     assert np.interp(0.55, x, y) == 100
     assert list(np.asarray(axes.lines[1].get_xdata())) == [0.6]  # from there on another σ

@@ -222,23 +222,26 @@ def test_the_explorer_filters_and_orders(browser: Browser, report: Path, run: Ru
         assert heading.inner_text() == "Image 3"
 
 
+def shows_the_image(page: Page, place: int) -> None:
+    """Waits until the picture is that of the image."""
+    look = """colour => {
+        const copy = new OffscreenCanvas(32, 32).getContext('2d');
+        copy.drawImage(document.querySelector('canvas.thumbnail'), 0, 0);
+        const pixel = copy.getImageData(16, 16, 1, 1).data;
+        return colour.every((value, channel) => Math.abs(pixel[channel] - value) <= 8);
+    }"""
+    page.wait_for_function(look, arg=[int(value) for value in colour_of(place)])
+
+
 def test_the_picture_is_that_of_the_image(browser: Browser, report: Path) -> None:
     with opened(browser, report) as page:
-        canvas = page.locator("canvas.thumbnail")
-        read = """canvas => {
-            const copy = new OffscreenCanvas(32, 32).getContext('2d');
-            copy.drawImage(canvas, 0, 0);
-            return [...copy.getImageData(16, 16, 1, 1).data];
-        }"""
         for place in (0, 21):
             page.get_by_label("Image", exact=True).fill(str(3 * place))
             page.keyboard.press("Enter")
-            page.wait_for_timeout(200)
-            pixel = canvas.evaluate(read)
-            assert pixel[:3] == pytest.approx(colour_of(place), abs=8)
+            shows_the_image(page, place)
         page.get_by_label("Image", exact=True).fill(str(3 * (IMAGES - 1)))
         page.keyboard.press("Enter")
-        assert canvas.is_hidden()  # it has no picture
+        page.locator("canvas.thumbnail").wait_for(state="hidden")  # it has no picture
 
 
 def test_light_and_dark(browser: Browser, report: Path) -> None:
@@ -264,8 +267,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, report: Path) -> 
         # Not innerWidth, which grows with a page that is too wide.
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         page.set_viewport_size({"width": 740, "height": 360})
-        page.wait_for_timeout(100)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 740
+        page.wait_for_function("innerWidth == 740")
+        page.wait_for_function("document.documentElement.scrollWidth <= 740")
 
 
 def test_the_tab_key_reaches_every_kind_of_control(browser: Browser, report: Path) -> None:
@@ -342,7 +345,7 @@ def test_one_chart_stands_beside_another_where_there_is_one_sigma(browser: Brows
         assert list_ is not None
         assert list_["x"] > plot["x"] + 400
         page.set_viewport_size({"width": 600, "height": 800})
-        page.wait_for_timeout(100)
+        page.wait_for_function("innerWidth == 600")
         (left, top), (right, below) = places(page, "curves")
         assert abs(left - right) < 2
         assert below > top + 200

@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import results
@@ -18,7 +19,7 @@ import results.report.figures
 import results.report.tables
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
-from results.report import subject
+from results.report import subject, write
 from results.report.caption import not_comparable
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
 from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
@@ -161,7 +162,11 @@ def test_variants_of_one_method_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_report_writes_every_file(fake_run: RunFolder) -> None:
+def test_report_writes_every_file(fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they show: tests/results/report/test_figures.py."""
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "png")
+    monkeypatch.setattr(write, "drawn", lambda _: {"png": picture.getvalue(), "pdf": b"%PDF"})
     merge_run(fake_run)
     write_report(fake_run)
     names = sorted(path.name for folder in (fake_run.tables, fake_run.figures) for path in folder.iterdir())
