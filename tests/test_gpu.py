@@ -34,7 +34,7 @@ from bench.train.batches import batches
 from bench.train.replay import Steps
 from methods import METHODS
 from results.store.description import add_trials
-from results.store.folder import RunFolder
+from results.store.folder import RunFolder, TrialFolder
 from results.store.records import TrainingRecord
 from results.store.settings import CertifySettings
 from tests.conftest import here, small_trial
@@ -145,7 +145,7 @@ def test_counts_depend_neither_on_the_order_nor_on_the_process() -> None:
 
 def train_once(trial: Trial, *, replay: bool) -> tuple[dict[str, Tensor], list[loop.EpochResult]]:
     """The weights after two epochs, and what the epochs were like."""
-    accelerator = loop.make_accelerator(trial)
+    accelerator = loop.make_accelerator(trial, TrialFolder(Path("none")))
     images = load_images("synthetic", "train").evenly(600)  # the last batch is ragged
     torch.manual_seed(0)
     model: nn.Module = build_model(trial.model, num_classes=10)

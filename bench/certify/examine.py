@@ -153,9 +153,8 @@ def answers_of(engine: Engine, data: ImageSet) -> tuple[int, list[list[float]]]:
     if logits.isnan().any():
         raise ModelError("the model gave NaN")
     logits = logits.clamp(-1e6, 1e6)
-    logits = logits.clamp(
-        min=logits.amax(dim=1, keepdim=True) - MATTERS
-    )  # a class that is masked would be all there is
+    # Where a class is masked, it would else be all that the answers tell.
+    logits = logits.clamp(min=logits.amax(dim=1, keepdim=True) - MATTERS)
     classes = logits.shape[1]
     directions = torch.randn(classes, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     answers = logits @ directions / classes**0.5

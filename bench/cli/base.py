@@ -18,7 +18,6 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from bench import __version__
 from methods.registry import RegistryError
 from results.errors import BenchError
 from results.printable import NAMED, plain, sigma_text
@@ -27,6 +26,7 @@ from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
 
 DEBUG = "--debug"
+PROGRAM = "smoothing-bench"
 LONGEST = 600
 """Characters of an error's sentence."""
 
@@ -76,12 +76,11 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from results.store.description import git_commit
+        from results.store.description import git_commit, version_of
 
         commit = git_commit()
-        console.print(
-            f"smoothing-bench {__version__}{f', commit {commit}' if commit else ''}", highlight=False, soft_wrap=True
-        )
+        said = f"{PROGRAM} {version_of(PROGRAM) or 'not installed'}{f', commit {commit}' if commit else ''}"
+        console.print(said, highlight=False, soft_wrap=True)
         raise typer.Exit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
@@ -25,8 +25,10 @@ def stopped_in_order() -> Iterator[None]:
     received = [signal.SIGINT]
 
     def end(number: int, _frame: FrameType | None) -> None:
-        # A scheduler tells every process of a job, and the job's script tells its command again.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # A scheduler tells every process of a job, and the job's script tells its command again; so do a terminal that
+        # goes and its shell.
+        for often in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(often, signal.SIG_IGN)
         received[0] = signal.Signals(number)
         raise Stopped
 
@@ -38,8 +40,10 @@ def stopped_in_order() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        del before[signal.SIGTERM]  # it stays ignored until the process has ended
-        errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
+        for often in (signal.SIGTERM, signal.SIGHUP):  # they stay ignored until the process has ended
+            before.pop(often, None)
+        with suppress(OSError):  # there may be no terminal any more
+            errors.print("Stopped. Everything finished is kept; the same command goes on from there.")
         raise typer.Exit(128 + received[0]) from None
     finally:
         for number, handler in before.items():

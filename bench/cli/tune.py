@@ -204,12 +204,15 @@ def _print_chosen(tuned: Tuned, *, quiet: bool, as_json: bool) -> None:
     folder = tuned.folder
     lines = [f"{folder.search.name:<22} {folder.search}"]
     if all(row["ended"] for row in rows):
-        # A folder of its own: `bench run` alone takes the name of the file, which all searches share.
-        out = folder.path.with_name(f"{folder.path.name.removesuffix('-tuning')}-tuned")
-        command = shlex.join(["bench", "run", "--grid", str(folder.tuned), "--out", str(out)])
-        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: {command}"]
+        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: {_next_command(folder)}"]
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _next_command(folder: RunFolder) -> str:
+    """With a folder of its own: `bench run` would take the name of the file, which all searches share."""
+    name = folder.path.name.removesuffix("-tuning") or "search"  # the root of a bucket has none
+    return shlex.join(["bench", "run", "--grid", str(folder.tuned), "--out", str(folder.path.parent / f"{name}-tuned")])
 
 
 def _number(value: Any, error: Any = None) -> str:

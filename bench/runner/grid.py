@@ -136,7 +136,8 @@ def finish_grid(
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
                 forecast = answer() if answer else None
-            size = group_of(options, folder, len(left))
+            trains = any(not folder.trial(name).training.exists() for name in left)
+            size = group_of(options, folder, len(left), trains=trains)
         details: dict[str, Any] = {"group": GroupRecord(**asdict(size))} if size else {}  # or as it was
         add_trials(folder, trials, fresh=options.fresh, grid=loaded.model_dump(), **details)
         if left or not folder.thumbnails.exists():

@@ -21,7 +21,7 @@ from results.store.records import RunRecord, StateRecord
 logger = logging.getLogger("bench")
 
 
-def group_of(options: RunOptions, run: RunFolder, trials: int) -> GroupSize:
+def group_of(options: RunOptions, run: RunFolder, trials: int, *, trains: bool) -> GroupSize:
     """The worker group of every trial of a run, on the cluster to which this process is connected.
 
     Where `workers` are not given and the run had a group before, it is of as many workers again, if there is room:
@@ -29,6 +29,7 @@ def group_of(options: RunOptions, run: RunFolder, trials: int) -> GroupSize:
 
     Args:
         trials: how many are left to run.
+        trains: whether any of them is to be trained.
 
     Raises:
         ClusterError: it does not fit on the cluster.
@@ -36,17 +37,16 @@ def group_of(options: RunOptions, run: RunFolder, trials: int) -> GroupSize:
     """
     asked, nodes = (options.cpus_per_worker, options.gpus_per_worker), node_resources()
     size = default_group(options.workers, *asked, nodes, trials)
-    before = RunRecord.read(run.description).group if run.description.exists() and not options.fresh else None
-    if before and options.workers is None and before.workers != size.workers and size.gpus_per_worker in (0, 1):
+    known = trains and options.workers is None and not options.fresh and run.description.exists()
+    before = RunRecord.read(run.description).group if known else None
+    if before and before.workers != size.workers and size.gpus_per_worker in (0, 1):
         again = default_group(before.workers, *asked, nodes, trials)
         if not (missing := missing_room(again)):
+            numbers = before.workers, size.workers
+            logger.warning("trials train on %d workers each, as before, and not on %d: --workers changes it", *numbers)
             return again
-        logger.warning(
-            "trials train on %d workers now, and on %d before, of which the weights depend: %s",
-            size.workers,
-            before.workers,
-            missing,
-        )
+        numbers = size.workers, before.workers
+        logger.warning("trials train on %d workers now, and on %d before, which changes weights: %s", *numbers, missing)
     if missing := missing_room(size):
         raise ClusterError(missing)
     return size

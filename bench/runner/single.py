@@ -105,11 +105,13 @@ def certify_source(
             if state.is_main_process:
                 add_trials(run, [settings], replace=False)
                 keep_thumbnails(run, [settings])
+                if (known := run.trial(settings.trial_id).training).exists():
+                    refuse_other_answers(source, settings.trial_id, TrainingRecord.read(known), answers)
+                if batch is not None:
+                    _keep_batch(settings, run, batch)
             with _unfinished(run.trial(settings.trial_id), state):
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
-                    if batch is not None:
-                        _keep_batch(settings, run, batch)
                 smoothed = smoothed_source(source, settings, num_classes)
                 model = OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
@@ -146,14 +148,9 @@ def _keep_record(
     data: ImageSet,
 ) -> None:
     """Write training.json of a model that was not trained in this run: what is known of its training, where it is, and
-    what tells it from another with the same weights. That of an earlier command stays.
-
-    Raises:
-        SourceError: it is of another model.
-    """
+    what tells it from another with the same weights. That of an earlier command stays."""
     path = run.trial(settings.trial_id).training
     if path.exists():
-        refuse_other_answers(source, settings.trial_id, TrainingRecord.read(path), answers)
         return
     same_row = source.trial is not None and settings.name == source.trial.name
     known = TrainingRecord(

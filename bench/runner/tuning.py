@@ -270,7 +270,7 @@ def tune_grid(
 
             joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
             stack.enter_context(joining)
-            return group_of(options, folder, len(searches) * tune.parallel)
+            return group_of(options, folder, len(searches) * tune.parallel, trains=True)
 
         size = join() if options.fresh else None  # before anything is deleted
         add_trials(folder, [], fresh=options.fresh, grid=grid.model_dump())

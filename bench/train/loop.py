@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -79,7 +80,7 @@ class DivergedError(TrainingError):
     """One that never could: it would end likewise if it were tried again."""
 
 
-def make_accelerator(trial: Trial, folder: TrialFolder | None = None) -> Accelerator:
+def make_accelerator(trial: Trial, folder: TrialFolder) -> Accelerator:
     """The Accelerator of this process: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT decide its place, if set.
 
     Args:
@@ -95,6 +96,7 @@ def make_accelerator(trial: Trial, folder: TrialFolder | None = None) -> Acceler
     device = own_device()
     join_group()
     precision = agreed(lambda: _precision(trial, folder, device))
+    AcceleratorState._reset_state()  # it refuses another precision than that of this process's training before
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
@@ -107,8 +109,8 @@ def make_accelerator(trial: Trial, folder: TrialFolder | None = None) -> Acceler
     return accelerator
 
 
-def _precision(trial: Trial, folder: TrialFolder | None, device: torch.device) -> str:
-    before = last_trained_on(trial, folder) if folder and trial.train.precision == "auto" else None
+def _precision(trial: Trial, folder: TrialFolder, device: torch.device) -> str:
+    before = last_trained_on(trial, folder) if trial.train.precision == "auto" else None
     return before.train_precision if before else resolve_precision(trial.train.precision, device)
 
 

@@ -160,7 +160,8 @@ def _lead(sigma: float, alike: list[Group], pairs: int) -> Lead:
     second = alike[order[1]]
     difference = radii(best) - radii(second)
     p_value, interval = sign_flip_test(difference, np.random.default_rng(SEED))
-    return Lead(sigma, best, means[order[0]], second, float(difference.mean()), interval, min(p_value * pairs, 1.0))
+    corrected = min(p_value * pairs, 1.0)  # in this order NaN stays NaN
+    return Lead(sigma, best, means[order[0]], second, float(difference.mean()), interval, corrected)
 
 
 def check_comparable(

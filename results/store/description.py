@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ def check_room(run: RunFolder, *, fresh: bool = False) -> None:
         return
     if not run.description.exists():
         raise RunError(f"{run.path} holds no run.json: --fresh deletes runs only")
-    if "trials" not in read_json(run.description):  # whatever version of this program wrote it
-        raise RunError(f"{run.description} is not of a run: --fresh deletes runs only")
+    with suppress(StoreError):  # it may be damaged
+        if "trials" not in read_json(run.description):  # whatever version of this program wrote it
+            raise RunError(f"{run.description} is not of a run: --fresh deletes runs only")
 
 
 def add_trials(
@@ -90,7 +92,7 @@ def _write(run: RunFolder, earlier: RunRecord, trials: Sequence[AnyTrial], *, re
             "command": [as_utf8(word) for word in masked(sys.argv)],
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_commit": git_commit(),
-            "versions": {package: _version(package) for package in PACKAGES},
+            "versions": {package: version_of(package) for package in PACKAGES},
             **details,
         }
     )
@@ -168,7 +170,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -23,7 +23,7 @@ from results.store.folder import AnyPath, read_json
 from results.store.record import FileRecord, Record, digest_of, validated
 
 PositiveInt = Annotated[int, Field(ge=1, lt=2**32)]
-Probability = Annotated[float, Field(ge=1e-100, lt=1)]  # below, the quantiles of beta distributions are inexact
+Probability = Annotated[float, Field(gt=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=100)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -32,6 +32,8 @@ Estimator = Literal["fixed", "two-stage", "anytime"]
 Arithmetic = Literal["float", "sound"]
 Composition = Literal["dual", "multi-scale"]
 Option = bool | int | float | str
+LEAST_ALPHA = 1e-100
+"""SciPy's quantiles of beta distributions are not to be trusted much below: of some counts they are NaN."""
 
 
 class TrainSettings(Record):
@@ -87,6 +89,13 @@ class CertifySettings(Record):
         if beacon is not None and not re.fullmatch(r"[!-~]{1,256}", beacon):
             raise ValueError(f"{shortened(beacon)}: must be 1 to 256 printable characters of ASCII without blanks")
         return beacon
+
+    @field_validator("alpha")
+    @classmethod
+    def _not_too_small(cls, alpha: float) -> float:
+        if alpha < LEAST_ALPHA:
+            raise ValueError(f"{alpha:g}: must be at least {LEAST_ALPHA:g}, below which bounds are inexact")
+        return alpha
 
     @model_validator(mode="after")
     def _something_can_be_certified(self) -> Self:

@@ -75,7 +75,7 @@ def test_images_that_come_in_parts_get_the_same_answers(source: Source, monkeypa
 
 def test_answers_are_those_of_the_side_of_the_plane(source: Source) -> None:
     whole = load_images("synthetic", "test").evenly(40)
-    data = replace(whole, images=whole.images[:, :, ::4, ::4])  # fewer pixels to draw noise for
+    data = replace(whole, images=whole.pixels[:, :, ::4, ::4])  # fewer pixels to draw noise for
     found = predicted(source, data, 0.125, 2000).rows
     brightness = data.pixels.reshape(40, -1).mean(axis=1) / 255 - 0.5
     side = (brightness > 0).astype(int)

@@ -26,6 +26,7 @@ from results.bounds.composition import composed
 from results.bounds.radius import lower_confidence_bound, upper_confidence_bound
 from results.errors import BenchError
 from results.store.settings import CertifySettings, Estimator
+from tests.bench.certify.counted import Kept, counted
 
 ALPHA = 0.3
 N, N0 = 60, 10
@@ -54,6 +55,12 @@ class Base(nn.Module):
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> None:
     torch.set_num_threads(1)  # batches are tiny
+
+
+@pytest.fixture(scope="module")
+def kept() -> Kept:
+    """What the tests of this file have counted."""
+    return {}
 
 
 def smoothed(classify: Callable[[Tensor], Tensor], sigma: float, classes: int = 2) -> Smoothed:
@@ -132,8 +139,9 @@ def check_dual(seed: int, estimator: Estimator = "fixed") -> None:
 
 
 @pytest.mark.parametrize("estimator", ["fixed", "two-stage"])
-def test_a_selector_and_two_half_spaces(estimator: Estimator, seed: int) -> None:
-    check_dual(seed, estimator)
+def test_a_selector_and_two_half_spaces(estimator: Estimator, seed: int, kept: Kept) -> None:
+    with counted(kept):
+        check_dual(seed, estimator)
 
 
 def check_multi_scale(seed: int) -> None:
@@ -167,19 +175,20 @@ def check_multi_scale(seed: int) -> None:
     assert {certificate.selector_radius is None for certificate in found} == {True, False}
 
 
-def test_two_scales_of_slabs(seed: int) -> None:
-    check_multi_scale(seed)
+def test_two_scales_of_slabs(seed: int, kept: Kept) -> None:
+    with counted(kept):
+        check_multi_scale(seed)
 
 
-def test_alpha_that_is_not_shared_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alpha_that_is_not_shared_is_caught(monkeypatch: pytest.MonkeyPatch, kept: Kept) -> None:
     monkeypatch.setattr(bench.certify.composed, "shares", lambda _composition, _parts: 1)
-    with pytest.raises(AssertionError, match=r"assert \d+\.\d+ < 4"):
+    with counted(kept, again=True), pytest.raises(AssertionError, match=r"assert \d+\.\d+ < 4"):
         check_dual(0)
 
 
 @pytest.mark.parametrize("check", [check_dual, check_multi_scale])
 def test_a_maximum_in_place_of_the_minimum_is_caught(
-    check: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    check: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, kept: Kept
 ) -> None:
     def largest(*given: object) -> object:
         found = composed(*given)  # type: ignore[arg-type]
@@ -187,7 +196,7 @@ def test_a_maximum_in_place_of_the_minimum_is_caught(
         return dataclasses.replace(found, radius=radius if found.certified else 0.0)
 
     monkeypatch.setattr(bench.certify.composed, "composed", largest)
-    with pytest.raises(AssertionError, match="assert not"):
+    with counted(kept, again=True), pytest.raises(AssertionError, match="assert not"):
         check(0)
 
 

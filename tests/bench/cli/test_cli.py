@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,17 +132,30 @@ def test_version_names_the_commit_of_the_program_alone(
     assert capsys.readouterr().out == f"smoothing-bench {__version__}, commit {git('rev-parse', 'HEAD')}"
 
 
+@pytest.fixture
+def _signals_as_they_were() -> Iterator[None]:
+    """Those of a process that ends by a signal are ignored from then on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_as_they_were")
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_command_that_is_told_to_end_is_tidied_up(
     sent: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, tidied = signal.getsignal(sent), []
+    tidied = []
 
     def command() -> None:
         with stopped_in_order():
             try:
                 signal.raise_signal(sent)
             finally:
+                if sent != signal.SIGINT:
+                    signal.raise_signal(sent)  # again, while it is tidied up
                 tidied.append(sent)
 
     with pytest.raises(typer.Exit) as ended:
@@ -149,16 +163,13 @@ def test_a_command_that_is_told_to_end_is_tidied_up(
     assert ended.value.exit_code == status
     assert tidied
     assert "the same command goes on from there" in capsys.readouterr().err
-    signal.signal(sent, before)  # SIGTERM stays ignored to the end of the process
 
 
+@pytest.mark.usefixtures("_signals_as_they_were")
 def test_nohup_is_heeded() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stopped_in_order():
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stopped_in_order():
+        signal.raise_signal(signal.SIGHUP)
 
 
 def test_run_refuses_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

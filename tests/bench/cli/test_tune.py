@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from bench.audit.forecast import Rates
 from bench.cli.base import app
+from bench.cli.tune import _next_command
+from results.store.folder import RunFolder
 
 SMOKE = ["tune", "--grid", "smoke", "--sigma", ".25", "--set", "train.images=1000", "--dry-run"]
 
@@ -60,3 +62,15 @@ def test_an_ensemble_costs_what_its_members_do() -> None:
     steps, epochs = 13, 9 * 2 + 3 * 2 + 6
     seconds = 1000 * 180 / 100 + 3 * 500 * epochs / 400 + 3 * steps * 500 * (32 + 1000) / 500
     assert search["seconds"] == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("runs/lite-tuning", "--grid runs/lite-tuning/tuned.toml --out runs/lite-tuned"),
+        ("my search", "--grid 'my search/tuned.toml' --out 'my search-tuned'"),
+        ("/", "--grid /tuned.toml --out /search-tuned"),  # as a bucket's root has no name
+    ],
+)
+def test_it_ends_with_the_command_that_runs_the_grid_in_a_folder_of_its_own(out: str, words: str) -> None:
+    assert _next_command(RunFolder(Path(out))) == f"bench run {words}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from bench.certify.smoothing import Smoothed
 from bench.machine import devices, driver, processes
 from bench.machine.devices import DeviceError, fault_of, own_device, refuse_unusable
 from bench.train.loop import make_accelerator
+from results.store.folder import TrialFolder
 from tests.conftest import small_trial
 
 
@@ -81,7 +83,7 @@ def test_a_mask_without_a_device_is_refused_everywhere(mask: str, monkeypatch: p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
     for start in (
         own_device,
-        lambda: make_accelerator(small_trial()),
+        lambda: make_accelerator(small_trial(), TrialFolder(Path("nowhere"))),
         lambda: Smoothed(torch.nn.Flatten(), 0.25, 12),
         processes.join_group,
         lambda: forecast.forecast([small_trial()]),

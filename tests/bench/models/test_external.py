@@ -306,7 +306,7 @@ def test_a_class_that_is_masked_hides_nothing(mask: float) -> None:
 @pytest.mark.parametrize("mask", [-1e9, torch.finfo(torch.float32).min, -math.inf])
 def test_a_class_that_is_masked_hides_no_other_model(mask: float) -> None:
     data = load_images("synthetic", "test").evenly(8)
-    data = replace(data, images=data.images[:, :, :8, :8])
+    data = replace(data, images=data.pixels[:, :, :8, :8])
 
     def answers(seed: int) -> list[list[float]]:
         torch.manual_seed(seed)

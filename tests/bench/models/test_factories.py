@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from results import read_run
+from results.store.folder import write_json
 from tests.bench.cli.test_cli import bench
 
 FACTORIES = """
@@ -147,7 +148,8 @@ def test_a_changed_constant_is_another_model(
     assert certify_with(0.5) == 0
     before = read_run("runs/Dark").certificates
     shard = next(iter(Path("runs/Dark").rglob("shards/*")))
-    shard.unlink()  # as if it had been interrupted
+    shard.unlink()
+    write_json(shard.parent.parent / "state.json", {"state": "running", "host": "lost", "pid": 1})  # interrupted
     assert certify_with(0.6) == 2
     assert re.search(r"gives other answers, by up to \d+\.\d% on fixed images", capsys.readouterr().err)
     assert certify_with(0.6, "--name", "other", "--out", "runs/Dark") == 0
@@ -204,8 +206,9 @@ def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture
     next(iter(Path("runs/module").rglob("shards/*"))).unlink()
     assert bench(*command) == 0
     assert set(read_run("runs/module").certificates["batch"]) == {10}
-    next(iter(Path("runs/module").rglob("shards/*"))).unlink()
     assert bench(*command, "--batch", "5") == 2
+    assert bench("report", "runs/module") == 0  # where nothing has failed
+    assert len(read_run("runs/module").certificates) == 20
     assert "--batch = 5: the certificates that module-" in capsys.readouterr().err
     assert bench(*command, "--batch", "20") == 0  # which they are below
     assert set(read_run("runs/module").certificates["batch"]) == {10}

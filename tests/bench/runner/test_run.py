@@ -140,7 +140,8 @@ def group_left(run: RunFolder, before: tuple[int, float] | None, left: int, **as
     if before:
         group = GroupRecord(workers=before[0], cpus_per_worker=1, gpus_per_worker=before[1])
         add_trials(run, [small_trial()], group=group)
-    size = jobs.group_of(RunOptions.of(grid="smoke", **asked), run, left)
+    trains = asked.pop("trains", True)
+    size = jobs.group_of(RunOptions.of(grid="smoke", **asked), run, left, trains=trains)
     return size.workers, size.gpus_per_worker
 
 
@@ -162,22 +163,25 @@ def test_a_run_that_goes_on_keeps_its_number_of_workers(
     nodes_are(EIGHT)
     assert group_left(run, None, 2) == (4, 1)  # a new run
     assert group_left(run, (1, 1), 2) == (1, 1)  # what is left of more trials
+    assert caplog.messages == ["trials train on 1 workers each, as before, and not on 4: --workers changes it"]
     assert group_left(run, (8, 1), 12) == (8, 1)
+    caplog.clear()
+    assert group_left(run, (1, 1), 2, trains=False) == (4, 1)  # counts do not depend on it
     assert group_left(run, (1, 1), 2, workers=4) == (4, 1)
     assert group_left(run, (1, 1), 2, fresh=True) == (4, 1)
-    nodes_are(CPUS)
-    assert group_left(run, (1, 0), 12) == (1, 0)
     nodes_are(ONE_GPU)
     assert group_left(run, (8, 1), 2, gpus_per_worker=0.25) == (1, 0.25)
     assert caplog.messages == []
     assert group_left(run, (8, 1), 2) == (1, 1)  # there is no room any more
-    assert "trials train on 1 workers now, and on 8 before, of which the weights depend" in caplog.text
+    assert "trials train on 1 workers now, and on 8 before, which changes weights: 8 workers with" in caplog.text
+    nodes_are(CPUS)
+    assert group_left(run, (1, 0), 12) == (1, 0)
 
 
 def test_a_group_for_which_there_is_no_room_is_refused(tmp_path: Path, nodes_are: Callable[..., None]) -> None:
     nodes_are(CPUS)
     with pytest.raises(ClusterError, match="3 workers with 1 CPU each do not fit"):
-        jobs.group_of(RunOptions.of(grid="smoke", workers=3), RunFolder(tmp_path), 1)
+        jobs.group_of(RunOptions.of(grid="smoke", workers=3), RunFolder(tmp_path), 1, trains=True)
 
 
 def test_fresh_deletes_the_run_and_nothing_else(fake_run: RunFolder) -> None:
@@ -199,6 +203,8 @@ def test_fresh_refuses_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"name": "of another program"}')
     with pytest.raises(RunError, match=r"run\.json is not of a run: --fresh deletes runs only"):
         check_room(RunFolder(tmp_path), fresh=True)
+    (tmp_path / "run.json").write_text("{")
+    check_room(RunFolder(tmp_path), fresh=True)  # damaged, as far as can be told
 
 
 def test_fresh_waits_for_a_report_that_is_being_made(fake_run: RunFolder) -> None:

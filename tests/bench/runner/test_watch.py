@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_damage_and_deletion_leave_the_page_as_it_was(run: RunFolder) -> None:
     assert page_now(LivePage(run)).content["tables"] == []  # whoever comes now
     here(run.description).write_text("{")
     assert page_now(page).content == content
-    run.clear()
+    shutil.rmtree(here(run.path))
     assert page_now(page).content["progress"]["said"] == [NOT_YET]
 
 

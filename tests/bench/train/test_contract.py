@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
@@ -120,15 +121,18 @@ def test_a_training_of_each_method_goes_on_exactly_after_any_epoch(
     evaluate = loop.noisy_accuracy
 
     def killed(trial: Trial, epoch: int, *rest: Any) -> float:
-        if epoch == stop and trial.method == method:
+        if epoch == stop:
             raise KeyboardInterrupt
         return evaluate(trial, epoch, *rest)
 
+    run = RunFolder(tmp_path)
+    for part in trial.needed:  # a teacher is as it was: the student is interrupted
+        copytree(here(whole.path).with_name(part.trial_id), here(run.trial(part.trial_id).path))
     monkeypatch.setattr(loop, "noisy_accuracy", killed)
     with pytest.raises(KeyboardInterrupt):
         finish(trial, tmp_path)
     monkeypatch.undo()
-    folder = RunFolder(tmp_path).trial(trial.trial_id)
+    folder = run.trial(trial.trial_id)
     assert len(pq.read_table(folder.epochs)) == stop
     finish(trial, tmp_path)
     assert digest_of(load_file(str(folder.model))) == digest_of(load_file(str(whole.model)))
@@ -331,11 +335,19 @@ def test_votes_are_kept_with_the_teacher_and_asked_once(tmp_path: Path, monkeypa
     assert len(asked) == 8
 
 
-def test_who_needs_a_teacher_is_charged_with_it(tmp_path: Path) -> None:
-    trial = field_trial("cat_rs", train=TWO)
-    record = read_json(finish(trial, tmp_path).training)
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which a student and its teacher are trained."""
+    folder = tmp_path_factory.mktemp("taught")
+    finish(field_trial("cat_rs", train=TWO), folder)
+    return folder
+
+
+def test_who_needs_a_teacher_is_charged_with_it(taught: Path) -> None:
+    trial, run = field_trial("cat_rs", train=TWO), RunFolder(taught)
+    record = read_json(run.trial(trial.trial_id).training)
     assert trial.teacher is not None
-    teacher = read_json(RunFolder(tmp_path).trial(trial.teacher.trial_id).training)
+    teacher = read_json(run.trial(trial.teacher.trial_id).training)
     assert record["teacher"] == trial.teacher.trial_id
     assert record["teacher_seconds"] > teacher["train_seconds"]
     assert record["train_seconds"] > record["teacher_seconds"]
@@ -344,7 +356,7 @@ def test_who_needs_a_teacher_is_charged_with_it(tmp_path: Path) -> None:
     assert teacher["teacher"] is None
 
 
-def test_a_teacher_is_wanted_until_the_trial_is_trained(tmp_path: Path) -> None:
+def test_a_teacher_is_wanted_until_the_trial_is_trained(taught: Path, tmp_path: Path) -> None:
     trial = field_trial("cat_rs", train=TWO)
     run = RunFolder(tmp_path)
     assert trial.teacher is not None
@@ -355,7 +367,7 @@ def test_a_teacher_is_wanted_until_the_trial_is_trained(tmp_path: Path) -> None:
     }
     with pytest.raises(RuntimeError, match="the teacher is not trained"):
         work.epochs_left(trial_task(trial, run, certify=True, shard_size=5))
-    finish(trial, tmp_path)
+    copytree(taught, tmp_path, dirs_exist_ok=True)
     run.trial(trial.teacher.trial_id).model.unlink()
     assert list(unfinished([trial], run)) == [trial.trial_id]  # to be certified; its teacher is not needed for that
     assert repair(trial, run)

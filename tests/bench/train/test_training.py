@@ -23,7 +23,7 @@ from bench.train import loop
 from bench.train.batches import batches
 from bench.train.replay import Steps
 from bench.train.resume import last_state
-from results.store.folder import RunFolder, read_json, sha256_of
+from results.store.folder import RunFolder, TrialFolder, read_json, sha256_of
 from results.store.records import TrainingRecord
 from tests.conftest import here, small_trial
 from tests.ranks import said_by_two_ranks
@@ -106,6 +106,7 @@ def test_training_learns_and_writes_its_record(tmp_path: Path) -> None:
     assert is_trained(trial, run)
 
 
+@pytest.mark.usefixtures("_fewer_test_images")
 @pytest.mark.parametrize("method", ["gaussian", "generalised_ld"])
 def test_an_interrupted_training_continues_exactly(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -149,6 +150,16 @@ def test_an_interrupted_training_continues_exactly(
     assert (record.train_precision, record.auto_precision) == ("fp32", "fp32")
     keep = ["epoch", "learning_rate", "loss", "noisy_test_accuracy"]
     assert pq.read_table(folder.epochs, columns=keep) == pq.read_table(undisturbed.epochs, columns=keep)
+
+
+def test_the_parts_of_a_trial_may_be_of_several_precisions(tmp_path: Path) -> None:
+    """A member that goes on keeps its own, beside one that begins."""
+    try:
+        for precision, mixed in (("fp32", "no"), ("bf16", "bf16")):
+            trial = small_trial(train={"precision": precision})
+            assert loop.make_accelerator(trial, TrialFolder(tmp_path)).mixed_precision == mixed
+    finally:
+        leave_group()
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +209,7 @@ def test_the_same_training_is_not_done_twice_for_other_certification_settings(tr
     assert sha256_of(trained.trial(other.trial_id).model) == sha256_of(trained.trial(trial.trial_id).model)
 
 
+@pytest.mark.usefixtures("_fewer_test_images")
 def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     ensemble = small_trial("ensemble")
     run = RunFolder(tmp_path)
@@ -260,7 +272,7 @@ IMAGES = 53
 def train_small(method: str, folder: str | Path) -> None:
     """Two epochs of a network without batch norm, by all processes of a group; the first writes folder/METHOD."""
     trial = small_trial(method, options=OPTIONS[method], train={"batch": 48, "precision": "fp32"})
-    accelerator = loop.make_accelerator(trial)
+    accelerator = loop.make_accelerator(trial, TrialFolder(Path(folder)))
     images = load_images("synthetic", "train").evenly(IMAGES)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))

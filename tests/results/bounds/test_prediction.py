@@ -14,11 +14,12 @@ ALPHAS = (0.05, 0.01, 0.001, 0.001 / 2, 0.001 / 3, 1e-6)
 @pytest.mark.parametrize("counts", [range(1, 61), [100, 101, 1000]], ids=["small", "usual"])
 def test_it_is_the_binomial_test_at_every_count(counts: list[int]) -> None:
     for n in counts:
-        for count in range(n + 1):
-            found, expected = fair_coin_p_value(count, n), float(binomtest(count, n, 0.5).pvalue)
-            assert found == pytest.approx(expected, rel=1e-12)
-            assert found <= 1
-            assert [found <= alpha for alpha in ALPHAS] == [expected <= alpha for alpha in ALPHAS]
+        for count in range(n // 2 + 1):
+            expected = float(binomtest(count, n, 0.5).pvalue)  # of n - count too
+            for found in (fair_coin_p_value(count, n), fair_coin_p_value(n - count, n)):
+                assert found == pytest.approx(expected, rel=1e-12)
+                assert found <= 1
+                assert [found <= alpha for alpha in ALPHAS] == [expected <= alpha for alpha in ALPHAS]
 
 
 @pytest.mark.parametrize("n", [100_000, 1_000_000])

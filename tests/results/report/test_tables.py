@@ -181,6 +181,7 @@ def test_report_writes_every_file(fake_run: RunFolder, monkeypatch: pytest.Monke
         for kind in ("pdf", "png")
     ]
     assert names == sorted(tables + figures)
+    assert {name.partition(".")[0] for name in names} <= {*TABLES, *FIGURES}
     assert here(fake_run.page).stat().st_size > 10_000
 
 
