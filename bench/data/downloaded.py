@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.fetch import remove_abandoned
 from bench.data.imageset import DataError, ImageSet, Split
 from bench.data.known import KNOWN, KnownSet, idx_contents, md5
 from bench.settings.registries import register_dataset
@@ -22,6 +23,8 @@ from results.store.folder import RemotePath, location
 
 Read = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...] | None]
 """Images (count, channel, height, width), labels (count,), and the names of the classes, if they have any."""
+UNFINISHED = ".download-"
+"""What folders are called into which a set is being downloaded."""
 
 
 def find(name: str, root: Path) -> Path:
@@ -66,7 +69,8 @@ def _download(name: str, root: Path, folder: Path) -> None:
     }
     known, kind = KNOWN[name], kinds[name]
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=root) as temporary:
+    remove_abandoned(root, UNFINISHED)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=root) as temporary:
         place = Path(temporary, known.place)
         place.mkdir(parents=True, exist_ok=True)
         for archive in known.archives:

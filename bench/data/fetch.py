@@ -58,6 +58,14 @@ def fetched(url: RemotePath) -> Path:
     return target
 
 
+def remove_abandoned(folder: Path, prefix: str) -> None:
+    """Remove folders of that prefix whose process was killed, as their age tells."""
+    for old in folder.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+
+
 def _wait_for_turn(turn: IO[bytes]) -> None:
     """Lock the file, where its file system can; else several processes may each fetch the data, and one is kept."""
     try:
@@ -69,10 +77,7 @@ def _wait_for_turn(turn: IO[bytes]) -> None:
 
 
 def _fetch(url: RemotePath, paths: list[RemotePath], target: Path) -> None:
-    for old in target.parent.glob(".*"):
-        with suppress(FileNotFoundError):
-            if time.time() - old.stat().st_mtime > ABANDONED:
-                shutil.rmtree(old, ignore_errors=True)
+    remove_abandoned(target.parent, ".")
     temporary = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     for path, content in zip(paths, read_each(RemotePath.read_bytes, paths), strict=True):
         copy = temporary / path.key.relative_to(url.key)

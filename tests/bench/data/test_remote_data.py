@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,14 @@ def test_cifar10_is_looked_for_where_the_folder_of_the_driver_is_not(
     expected = home / ".cache" / "smoothing-bench" / "data"
     assert Path(looked[0]).parent == expected
     assert [path.name for path in expected.iterdir()] == ["cifar-10-batches-py"]
+    for name in (".download-new", ".download-old", ".gitignore"):
+        (expected / name).mkdir()
+    for name in (".download-old", ".gitignore"):
+        os.utime(expected / name, (1, 1))
+    shutil.rmtree(expected / "cifar-10-batches-py")
+    with pytest.raises(DataError, match="damaged"):
+        load_images("/on/the/driver/alone", "train", "cifar10")
+    assert sorted(path.name for path in expected.glob(".*")) == [".download-new", ".gitignore"]
 
 
 def test_without_a_home_it_is_said_where_data_would_be_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
