@@ -93,7 +93,10 @@ class Verification:
         return f"{sentence}: {shows}"
 
 
-COUNTED = ("selection_counts", "counts", "sigma_input", "selector_selection_counts", "selector_counts")
+COUNTED = (
+    *("selection_counts", "counts", "soft_weights", "sigma_input"),
+    *("selector_selection_counts", "selector_counts"),
+)
 OUTCOMES = ("identical", "within rounding", "different")
 
 

@@ -32,6 +32,10 @@ INCEPTIONS = ("googlenet", "inception_v3")
 logger = logging.getLogger("bench")
 
 
+IN_BGR = ("MobileViT", "PPLCNet")
+"""Beginnings of the names of processors that exchange channels, whether or not their files say so."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A network, and what its publisher says of it."""
@@ -51,12 +55,20 @@ def from_timm(name: ShelfName) -> Published:
     import timm
     import timm.data
 
+    wanted = name.options.get("weights", RANDOM)
+    if wanted != RANDOM and not is_file_of_weights(wanted):
+        raise SourceError(
+            f"{name}: weights = {wanted}: must be {RANDOM} or a file .safetensors; the published ones need no word"
+        )
+
     def build(*, pretrained: bool, classes: int | None) -> nn.Module:
         more = {} if classes is None else {"num_classes": classes}
         model: nn.Module = timm.create_model(name.name, pretrained=pretrained, **more)
         return model
 
     network: Any = _with_weights(name, build)
+    if not network.num_classes:
+        raise SourceError(f"{name}: gives features, not logits: with classes=… and weights of your own it has classes")
     config = timm.data.resolve_model_data_config(network)
     expected = Expected(
         Normalisation(config["mean"], config["std"]), tuple(config["input_size"][1:]), _mode(config["interpolation"])
@@ -121,9 +133,12 @@ def from_transformers(name: ShelfName) -> Published:
     talk.disable_progress_bar()
     revision = name.options.get("revision", "main")
     # transformers asks its user to review code of the hub's and to allow it; nothing here does.
-    model = AutoModelForImageClassification.from_pretrained(
-        name.name, revision=revision, use_safetensors=True, trust_remote_code=False
+    model, loaded = AutoModelForImageClassification.from_pretrained(
+        name.name, revision=revision, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
+    if missing := sorted(loaded["missing_keys"]):  # it would have drawn them, others each time
+        raise SourceError(f"{name}: its weights lack {missing[0]} ({len(missing)} in all)")
+    model.float()  # those in half precision would be computed in it
     expected = _as_processed(name, _processor(name, revision, model.config))
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     told = any(label != f"LABEL_{number}" for number, label in enumerate(labels))
@@ -161,10 +176,15 @@ def _processor(name: ShelfName, revision: str, config: Any) -> dict[str, Any]:
 
 def _as_processed(name: ShelfName, settings: dict[str, Any]) -> Expected:
     """What a processor does to pixels in [0, 255], of pixels in [0, 1]."""
+    kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+    if settings.get("do_flip_channel_order") or kind.startswith(IN_BGR):
+        raise SourceError(f"{name}: its processor makes BGR of RGB, which is not done here: a factory of yours may")
     scale = 255 * float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 255.0
     shift = -1.0 if settings.get("rescale_offset") else 0.0
     normalises = settings.get("do_normalize", True)
     means, stds = (settings["image_mean"], settings["image_std"]) if normalises else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    if settings.get("include_top", kind.startswith("EfficientNet")):  # it divides by them twice
+        stds = tuple(std * std for std in stds)
     # (scale · x + shift − mean) / std
     normalisation = Normalisation(tuple((mean - shift) / scale for mean in means), tuple(std / scale for std in stds))
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")

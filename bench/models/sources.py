@@ -119,7 +119,7 @@ def open_model(text: str, denoiser: str | None = None, sigma: float | None = Non
         return _from_shelf(shelf_name(text))
     if is_factory(text):
         return _from_factory(text)
-    return from_trial(*named_trial(text))
+    return from_trial(*named_trial(text), sigma=sigma)
 
 
 def is_factory(text: str) -> bool:
@@ -155,12 +155,13 @@ def joined(parts: Sequence[Source], name: str, weights: str) -> Source:
     return Source(model, ", ".join(part.where for part in parts), name, weights, None, None, parts=tuple(parts))
 
 
-def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -> Source:
+def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = (), *, sigma: float | None = None) -> Source:
     """The model of a trained trial, its weights unchanged since.
 
     Args:
         factories: MODULE:FACTORY, as the user named them. A run says which of them its rows are of, but to run code
             because a file says so would let whoever made the file run theirs.
+        sigma: of the noise, which decides a denoiser's time step; the trial's where not given.
 
     Raises:
         SourceError: it is not trained, its model is to be had no longer, or it is of a factory that was not named.
@@ -171,7 +172,7 @@ def from_trial(run: RunFolder, trial_id: str, factories: Collection[str] = ()) -
         raise SourceError(f"{folder.path}: its training is not finished")
     training, settings = TrainingRecord.read(folder.training), read_settings(run, trial_id)
     if isinstance(settings, ExternalTrial):
-        source = _named_source(training.source or "", folder.training, factories, settings.sigma)
+        source = _named_source(training.source or "", folder.training, factories, sigma or settings.sigma)
         if source.weights != settings.weights:
             raise SourceError(f"{training.source}: its weights are no longer those that {trial_id} certified")
         return source
@@ -217,11 +218,14 @@ def _named_source(text: str, record: AnyPath, factories: Collection[str], sigma:
 
 def _moved(text: str, given: Collection[str]) -> str:
     """A file or folder under the name that the user gives it now: of the same last part, or, where the recorded one is
-    not there, of its kind. Its weights are compared in any case."""
+    not there, of its kind; with the options that were recorded, unless others are given. Its weights are compared in
+    any case."""
     scheme, _, rest = text.partition(":")
-    place = Path(split_options(rest)[0])
+    path = split_options(rest)[0]
+    place = Path(path)
     if not place.is_absolute():
         return text
+    given = [other if split_options(other)[1] else f"{other}{rest[len(path) :]}" for other in given]
     others = {
         Path(split_options(other.partition(":")[2])[0]).name: other for other in given if other.startswith(f"{scheme}:")
     }

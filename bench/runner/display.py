@@ -76,7 +76,7 @@ def _cells(trial: TrialProgress) -> list[str | Text]:
         f"{trial.epochs}/{trial.epochs_wanted}" if trial.epochs_wanted else "–",
         f"{trial.images}/{trial.images_wanted}" if trial.images_wanted else "–",
         f"{trial.shards}" if trial.shards else "–",
-        f"{rate:.3g}" if rate else "",
+        (f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}") if rate else "",
         duration(left) if left else "",
         workers_in_short(trial.workers),
     ]

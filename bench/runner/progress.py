@@ -231,12 +231,14 @@ def seconds_left(run: RunProgress) -> float | None:
     usual = epochs.of_all if run.forecast else 0.0
     images = _Times([(t, run.group * cost.images_done, t.images, t.image_seconds) for t, cost in both], usual)
     slower = max(1.0, epochs.of_all)  # what is not training or certification is so, too
+    # What has failed is tried again by the next command, and not by the one that runs.
+    ended = ("done", "failed") if run.holder else ("done",)
     # Between two trials fewer are at work than will be.
-    beside = min(run.forecast.at_once if run.forecast else 1, len(run.trials) - run.count("done"))
+    beside = min(run.forecast.at_once if run.forecast else 1, len(run.trials) - run.count(*ended))
     left = sum(
         slower * cost.besides + cost.epochs_left * epochs.of(trial) + cost.images_left * images.of(trial)
         for trial, cost in both
-        if trial.stage != "done"
+        if trial.stage not in ended
     ) / max(1, beside, run.count(*AT_WORK))
     if run.forecast and run.count("done") < len(run.trials):
         left += slower * run.forecast.report_seconds

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -24,9 +23,9 @@ from results.store.run import Run
 SEED = 0  # of the signs
 METHOD = (
     "Primary endpoint: ACR, by a sign-flip permutation test over the images and its interval. Holm: over the pairs at "
-    "all σ and of all training seeds, so over the whole output. Secondary, not corrected: accuracy at each radius, by "
-    "McNemar's exact test and Newcombe's interval. Intervals (95 %) and p-values: uncertainty of the test images, not "
-    "of training."
+    "all σ and of all training seeds, so over all of this table; one over seeds is corrected by itself. Secondary, not "
+    "corrected: accuracy at each radius, by McNemar's exact test and Newcombe's interval. Intervals (95 %) and "
+    "p-values: uncertainty of the test images, not of training."
 )
 OF_TRIALS = ("trial_id", "method", "sigma", "seed", "members", *SAME)
 """Columns of trials that a comparison needs; `members` may be lacking."""
@@ -118,33 +117,48 @@ class Lead:
     p_value: float = np.nan
     """Corrected for all pairs of methods at all σ (Bonferroni), among which these two were chosen by their ACR; NaN
     where too few images differ."""
+    others: int = 0
+    """Methods at the σ with which these do not compare."""
 
 
 def leads(groups: Sequence[Group]) -> list[Lead]:
-    """Who has the largest ACR at each σ, and by how much: among the methods that compare with the first one there, by
+    """Who has the largest ACR at each σ, and by how much: among the most methods there that compare with each other, by
     the means over their training seeds, image by image.
 
     Args:
         groups: as `certified_groups` gives them.
     """
-    by_sigma = {sigma: _alike([group for group in groups if group.sigma == sigma]) for sigma in _sigmas(groups)}
+    there = {sigma: [group for group in groups if group.sigma == sigma] for sigma in _sigmas(groups)}
+    by_sigma = {sigma: max(_classes(own), key=len) for sigma, own in there.items()}
     pairs = sum(len(alike) * (len(alike) - 1) // 2 for alike in by_sigma.values())
-    return [_lead(sigma, alike, pairs) for sigma, alike in by_sigma.items()]
+    return [
+        replace(_lead(sigma, alike, pairs), others=len(there[sigma]) - len(alike)) for sigma, alike in by_sigma.items()
+    ]
 
 
 def _sigmas(groups: Sequence[Group]) -> list[float]:
     return sorted({group.sigma for group in groups})
 
 
-def _alike(groups: list[Group]) -> list[Group]:
-    """Those that compare with the first."""
-    trials = [own.trials.head(1).filter(items=OF_TRIALS).to_dict("records")[0] for own in groups]
-    found = []
-    for group, trial in zip(groups, trials, strict=True):
-        with suppress(CompareError):
-            check_comparable(trials[0], trial, groups[0].seeds[0], group.seeds[0])
-            found.append(group)
+def _classes(groups: list[Group]) -> list[list[Group]]:
+    """The groups, in lists of those that compare with each other."""
+    found: list[list[Group]] = []
+    for group in groups:
+        alike = next((known for known in found if _compare(known[0], group)), None)
+        if alike is None:
+            found.append([group])
+        else:
+            alike.append(group)
     return found
+
+
+def _compare(first: Group, second: Group) -> bool:
+    one, other = (own.trials.head(1).filter(items=OF_TRIALS).to_dict("records")[0] for own in (first, second))
+    try:
+        check_comparable(one, other, first.seeds[0], second.seeds[0])
+    except CompareError:
+        return False
+    return True
 
 
 def _lead(sigma: float, alike: list[Group], pairs: int) -> Lead:

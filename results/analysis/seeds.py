@@ -127,7 +127,8 @@ def _root(value: float) -> float:
 
 
 def compare_seeds(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
-    """Every pair of methods at equal σ over the training seeds that both have, if these are two or more.
+    """Every pair of methods at equal σ over the training seeds that both have, if these are two or more. Seeds of the
+    certification alone, which have the same weights, count as one.
 
     Args:
         run: as `read_run` gives it.
@@ -150,7 +151,7 @@ def compare_seeds(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
     wanted = known_methods(run, methods)
     certificates = dict(list(run.certificates[[*OF_CERTIFICATES]].groupby("trial_id", sort=False)))
     rows: list[dict[str, Any]] = []
-    for sigma, cell in run.trials.filter(items=OF_TRIALS).groupby("sigma"):
+    for sigma, cell in run.trials.filter(items=(*OF_TRIALS, "checkpoint_sha256")).groupby("sigma"):
         by_method = {method: _by_seed(cell[cell["method"] == method]) for method in wanted}
         for first, second in combinations(wanted, 2):
             shared = [seed for seed in by_method[first] if seed in by_method[second]]
@@ -174,7 +175,8 @@ def compare_seeds(run: Run, methods: list[str] | None = None) -> pd.DataFrame:
 
 
 def _by_seed(trials: pd.DataFrame) -> dict[int, dict[Hashable, Any]]:
-    return {trial["seed"]: trial for trial in trials.sort_values("seed").to_dict("records")}
+    trainings = trials.sort_values("seed").drop_duplicates("checkpoint_sha256")
+    return {trial["seed"]: trial for trial in trainings.to_dict("records")}
 
 
 def _pair(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:

@@ -66,7 +66,8 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     seeds = trials.groupby(["method", "sigma"])["seed"].nunique()
     trained = "trained elsewhere"
     if trials["device"].notna().any():
-        trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
+        elsewhere = " or elsewhere" if trials["device"].isna().any() else ""
+        trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}{elsewhere}"
     sound = certificates["lattice_pixels"].notna()
     arithmetic = " with sound arithmetic" if sound.all() else " with sound arithmetic in part" if sound.any() else ""
     kinds = set(certificates["estimator"].unique())

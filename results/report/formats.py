@@ -29,7 +29,7 @@ def number(value: float | None, column: Column) -> str:
         return column.absent
     if column.decimals is not None:
         return f"{value:.{column.decimals}f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def to_markdown(table: ResultTable) -> str:
@@ -64,7 +64,8 @@ def to_csv(table: ResultTable) -> str:
 def flat_columns(table: ResultTable) -> dict[str, list[object]]:
     """`sigma`, `method`, and for each column of the table, by its key and a suffix: the measured value, the ends of its
     interval, standard deviation and values of the seeds (a text), the published value, measured minus published, the
-    ends of the interval of that, and whether it leaves out 0; all but the first only where a row has it."""
+    ends of the interval of that, and, if the setting is the published one, whether it leaves out 0; all but the first
+    only where a row has it."""
     columns: dict[str, list[object]] = {
         "sigma": [row.sigma_text if row.sigmas else row.sigma for row in table.rows],
         "method": [row.method for row in table.rows],
@@ -216,7 +217,8 @@ def _legend(table: ResultTable) -> list[str]:
         "(published, measured − published)": any(row.published for row in table.rows),
     }
     shown = [part for part, there in parts.items() if there]
-    apart = " The intervals do not cover the uncertainty that the seeds show." if seeds else ""
+    apart = " The intervals do not cover the uncertainty that the seeds show."
+    apart = apart if seeds and parts["[interval]"] else ""
     return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
 
 
@@ -233,7 +235,7 @@ def _flat_cell(row: Row, key: str) -> dict[str, object]:
         row.difference(key),
         apart.lower if apart else None,
         apart.upper if apart else None,
-        row.is_outside(key) if apart is not None else None,
+        row.is_outside(key) if apart is not None and not row.apart else None,
     )
     return dict(zip(_SUFFIXES, values, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,7 +52,7 @@ class Row:
     sigmas: tuple[float, ...] = ()
     """Those of which it is the best; none where the row is of `sigma` alone."""
     setting: tuple[object, ...] = ()
-    """Data, images, n, n0 and alpha: only rows that agree in it are ranked against each other."""
+    """Data, images, n, n0, alpha and estimator: only rows that agree in it are ranked against each other."""
     difference_intervals: dict[str, Interval] = field(default_factory=dict)
     """95 %, of measured minus published, for the uncertainty of the test images of both; of accuracies and ACR, where
     the data is that of the published numbers."""
@@ -65,7 +66,9 @@ class Row:
     @property
     def sigma_text(self) -> str:
         """What stands in the column of σ."""
-        return ", ".join(f"{sigma:g}" for sigma in self.sigmas) or sigma_text(self.sigma, ".2f")
+        return ", ".join(f"{sigma:g}" for sigma in self.sigmas) or sigma_text(
+            self.sigma, ".2f" if round(self.sigma, 2) == self.sigma else "g"
+        )
 
     def difference(self, key: str) -> float | None:
         """Measured minus published; None where one is unknown."""
@@ -116,8 +119,12 @@ class ResultTable:
         if not column.best or column.key not in row.measured:
             return False
         values = [other.measured[column.key] for other in rivals(self.rows, row, column.key)]
-        best = max(values) if column.best == "max" else min(values)
-        return len(set(values)) > 1 and row.measured[column.key] == best
+        best, worst = (max(values), min(values)) if column.best == "max" else (min(values), max(values))
+
+        def equal(one: float, other: float) -> bool:
+            return math.isclose(one, other, rel_tol=1e-9)  # a mean of seeds may be off by a rounding
+
+        return not equal(best, worst) and equal(row.measured[column.key], best)
 
 
 def rivals(rows: list[Row], row: Row, key: str) -> list[Row]:

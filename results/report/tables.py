@@ -580,8 +580,12 @@ def _published_interval(
 
 
 def _setting(group: Group, *names: str) -> tuple[object, ...]:
-    """Of the group's trials, which agree in it."""
-    return tuple(group.trials[list(names)].iloc[0])
+    """Of the group's trials, which agree in it, and which images they certify by which estimator: as
+    `results.analysis.comparison.check_comparable`."""
+    rows = group.seeds[0]
+    estimator = rows["estimator"].iloc[0]
+    images = tuple(sorted(rows["index"]))
+    return (*group.trials[list(names)].iloc[0], hash(images), "fixed" if estimator == "imported" else estimator)
 
 
 def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:

@@ -200,8 +200,8 @@ class EpochRow(Record):
     epoch: Natural
     """From 0."""
     learning_rate: Amount
-    loss: Amount
-    """Mean over the epoch's images."""
+    loss: Annotated[float, Field(ge=-1e300, le=1e300)]
+    """Mean over the epoch's images. It may be negative: the logarithm of a radius is."""
     gradient_norm: Amount | None = None
     """Mean over the epoch's steps of the ℓ2 norm of the gradient of the loss with respect to all parameters."""
     noisy_test_accuracy: Share

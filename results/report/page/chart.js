@@ -2,7 +2,7 @@
 function chart(kind, panel) {
   const count = Math.max(...panel.lines.map((line) => line.values.length));
   const end = panel.start + (count - 1) * panel.step;
-  const xDigits = Number.isInteger(panel.step) ? 0 : String(panel.step).split(".")[1].length;
+  const xDigits = panel.step.toFixed(12).replace(/0+$/, "").split(".")[1].length; // 5e-7 has no point as a text
   const at = (place) => panel.start + place * panel.step;
   // Of trainings of several lengths, the last epoch that all of them reach.
   const last = Math.min(...panel.lines.map((line) => line.values.findLastIndex((value) => value !== null)));
@@ -18,12 +18,14 @@ function chart(kind, panel) {
   const heading = html("h4", {}, panel.title);
   const known = panel.lines.flatMap((line) => line.values).filter((value) => value !== null);
   const top = kind.top || roundUp(Math.max(...known, 0));
+  const least = Math.min(...known, 0); // a loss may be negative
+  const low = least < 0 ? -roundUp(-least) : 0;
 
   const redraw = plot(frame, {
     label: `${kind.yLabel} against ${kind.xName} at ${panel.title}, a line for each method; the values are below`,
     xLabel: kind.xLabel,
     yLabel: kind.yLabel,
-    scales: (box) => [linearScale(panel.start, end, box.left, box.right, kind.whole), linearScale(0, top, box.bottom, box.top)],
+    scales: (box) => [linearScale(panel.start, end, box.left, box.right, kind.whole), linearScale(low, top, box.bottom, box.top)],
     draw(picture, box, x, y) {
       Object.assign(handle.style, {
         left: `${box.left}px`, top: `${box.top}px`, width: `${box.right - box.left}px`, height: `${box.bottom - box.top}px`,

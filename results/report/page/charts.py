@@ -77,20 +77,24 @@ def radius_step(largest: float) -> float:
 
 
 def _certified(groups: list[Group], tables: list[ResultTable]) -> Panel:
-    step, grid = _grid(groups)
     published = {
         (row.sigma, row.method): row.published
         for table in tables
         if table.name == "certified_accuracy"
         for row in table.rows
     }
+    numbers_of = {group.method: published.get((group.sigma, group.method), {}) for group in groups}
+    points_of = {
+        method: [(float(key[1:]), value) for key, value in numbers.items() if key.startswith("r") and value]
+        for method, numbers in numbers_of.items()
+    }
+    step, grid = _grid(groups, max((radius for points in points_of.values() for radius, _ in points), default=0.0))
     lines: list[Line] = []
     for group in groups:
+        points = points_of[group.method]
         seeds = np.stack([certified_accuracies(rows, grid) for rows in group.seeds])
         accuracy = seeds.mean(axis=0)
         lower, upper = simultaneous_band(accuracy, group.certificates["index"].nunique(), len(seeds))
-        numbers = published.get((group.sigma, group.method), {})
-        points = [(float(key[1:]), value) for key, value in numbers.items() if key.startswith("r") and value]
         line: Line = {
             "method": group.method,
             "values": _percent(accuracy),
@@ -119,9 +123,11 @@ def _envelopes(groups: list[Group]) -> list[Panel]:
     return panels
 
 
-def _grid(groups: list[Group]) -> tuple[float, Floats]:
-    """A step, and the radii in such steps up to one further than the largest, where every line has come down to 0."""
+def _grid(groups: list[Group], at_least: float = 0.0) -> tuple[float, Floats]:
+    """A step, and the radii in such steps up to one further than the largest, where every line has come down to 0, and
+    than `at_least`."""
     largest = max(float((group.certificates["radius"] * group.certificates["correct"]).max()) for group in groups)
+    largest = max(largest, at_least)
     step = radius_step(largest)
     return step, np.round(np.arange(math.floor(largest / step) + 2) * step, 12)
 

@@ -9,8 +9,7 @@ function buildTable(table) {
     { name: "σ", by: null, first: "ascending" },
     { name: "Method", by: ({ row }) => row.title, first: "ascending" },
     ...table.columns.map((column, place) => ({
-      // A number is not broken between its thousands.
-      name: (column.unit ? `${column.heading} (${column.unit})` : column.heading).replace(/(?<=\d) (?=\d)/g, "\u00a0"),
+      name: column.unit ? `${column.heading} (${column.unit})` : column.heading,
       by: ({ row }) => row.cells[place].value,
       first: column.ascending ? "ascending" : "descending",
     })),

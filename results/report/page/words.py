@@ -48,16 +48,20 @@ def verdict(found: list[Lead]) -> list[str]:
     """Who is best at each σ and by how much, in a sentence; in another, whether that is more than chance."""
     if not found:
         return []
-    first = f"At {'; at '.join(map(_ahead, found))}."
+    first = f"At {'; at '.join(map(_ahead, found))}".removesuffix(".") + "."
     told = [lead for lead in found if lead.next is not None]
     if not told:
         return [first]
     images = " or ".join(
         _grouped(count) for count in sorted({int(lead.best.trials["images"].iloc[0]) for lead in told})
     )
+    several = [
+        group for lead in told for group in (lead.best, lead.next) if group is not None and len(group.trials) > 1
+    ]
     training = "means over the training seeds, whose spread is not in it"
-    if all(len(group.trials) == 1 for lead in told for group in (lead.best, lead.next) if group is not None):
-        training = "each was trained once, and another training seed may decide otherwise"
+    if all(group.of_certification for group in several):  # or there are none
+        over = "means over certification seeds; " if several else ""
+        training = f"{over}each was trained once, and another training seed may decide otherwise"
     chances = ", and at ".join(f"{named_sigma(lead.sigma)} that is {_chance(lead)}" for lead in told)
     return [
         first,
@@ -69,12 +73,16 @@ def verdict(found: list[Lead]) -> list[str]:
 def _ahead(lead: Lead) -> str:
     at, title = named_sigma(lead.sigma), lead.best.title
     if lead.next is None:
-        return f"{at} {title} is alone, with ACR {lead.acr:.3f}"
+        alone = "compares with no other" if lead.others else "is alone"
+        return f"{at} {title} {alone}, with ACR {lead.acr:.3f}"
     interval = ""
     if lead.interval:
         lower, upper = (f"{end:.3f}".replace("-", "−") for end in (lead.interval.lower, lead.interval.upper))
         interval = f" (95\u00a0% interval {lower} to {upper})"
-    return f"{at} {title} has the largest ACR, {lead.acr:.3f}: {lead.difference:.3f}{interval} above {lead.next.title}"
+    others = f" of {lead.others} of another setting" if lead.others > 1 else " of one of another setting"
+    aside = f" (not counting that{others})" if lead.others else ""
+    ahead = f"{lead.acr:.3f}{aside}: {lead.difference:.3f}{interval} above {lead.next.title}"
+    return f"{at} {title} has the largest ACR, {ahead}"
 
 
 def _chance(lead: Lead) -> str:
@@ -95,6 +103,7 @@ def summary(subject: Subject, tables: list[ResultTable]) -> Summary:
     if trials.empty:
         said = ["No trial is finished yet."]
         return {"title": page_title(run), "verdict": [], "facts": [], "best": [], "caption": said}
+    found = leads(subject.groups)
     unfinished = f", {len(run.missing)} not finished" if run.missing else ""
     facts = {
         "Data": distinct(trials["dataset"]),
@@ -105,14 +114,17 @@ def summary(subject: Subject, tables: list[ResultTable]) -> Summary:
         "Noise samples n": distinct(trials["n"]),
         "alpha": distinct(trials["alpha"]),
         "Trials": f"{len(trials)} finished{unfinished}",
-        "Trained on": distinct(trials["device"]) or "elsewhere",
+        "Trained on": " or ".join(
+            [*([distinct(trials["device"])] if trials["device"].notna().any() else [])]
+            + ["elsewhere"] * bool(trials["device"].isna().any())
+        ),
         "Certified on": distinct(certificates["device"]),
     }
     return {
         "title": page_title(run),
-        "verdict": verdict(leads(subject.groups)),
+        "verdict": verdict(found),
         "facts": list(facts.items()),
-        "best": _best(tables),
+        "best": _best(tables, found),
         "caption": subject.caption,
     }
 
@@ -169,26 +181,20 @@ def _legend(table: ResultTable) -> list[str]:
     return below + spread * any(row.seeds for row in table.rows)
 
 
-def _best(tables: list[ResultTable]) -> list[Best]:
-    """The row with the largest ACR at each σ, of the first table that has one, among those that compare with its first
-    row there: an imported log may be of other data or another n."""
-    found = [(table, column) for table in tables for column in table.columns if column.key == "acr"]
-    if not found:
+def _best(tables: list[ResultTable], found: list[Lead]) -> list[Best]:
+    """The rows that lead at each σ, of the first table that has ACR."""
+    with_acr = [(table, column) for table in tables for column in table.columns if column.key == "acr"]
+    if not with_acr:
         return []
-    table, column = found[0]
-    best: dict[float, Row] = {}
-    for row in table.rows:
-        value, leader = row.measured.get("acr"), best.get(row.sigma)
-        if value is None:
-            continue
-        if leader is None or (leader.setting == row.setting and value > leader.measured["acr"]):
-            best[row.sigma] = row
+    table, column = with_acr[0]
+    rows = {(row.sigma, row.method): row for row in table.rows}
+    ahead = [rows[lead.sigma, lead.best.method] for lead in found]
     return [
         {
-            "sigma": named_sigma(sigma),
+            "sigma": named_sigma(row.sigma),
             "title": row.title,
             "acr": formats.number(row.measured["acr"], column),
             "interval": formats.interval(row, column),
         }
-        for sigma, row in best.items()
+        for row in ahead
     ]

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from bench.audit.independent import AuditError, audit
-from bench.audit.verify import verify_run
+from bench.audit.verify import _compare, verify_run
 from bench.certify.smoothing import Smoothed
 from bench.certify.soft import SoftmaxWeights
 from bench.runner.single import run_single
@@ -132,7 +132,12 @@ def test_a_run_from_training_to_audit(run: RunFolder) -> None:
     mean = (own["radius_soft"].fillna(0) * (own["selected"] == own["label"])).mean()
     assert [row.measured["soft"] for row in beyond.rows if row.method == "soft"] == [pytest.approx(mean)]
     assert audit(Path(str(run.path)))["rows"] == 40
-    assert {verdict.outcome for verdict in verify_run(run, 5, seed=0).verdicts} == {"identical"}
+    verdicts = verify_run(run, 5, seed=0).verdicts
+    assert {verdict.outcome for verdict in verdicts} == {"identical"}
+    found = next(verdict.found for verdict in verdicts if verdict.found.soft_weights)
+    assert found.soft_weights
+    forged = found.model_copy(update={"soft_weights": [*found.soft_weights[1:], found.soft_weights[0]]})
+    assert _compare(forged, found, 1e-3).outcome == "different"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import CertifySettings, Smoothed, load_model
@@ -139,10 +139,10 @@ def vit(tmp_path: Path) -> Path:
     return tmp_path / "my-vit"
 
 
-def with_processor(vit: Path, **settings: Any) -> Any:
+def with_processor(vit: Path, *, kind: str = "ViTImageProcessor", **settings: Any) -> Any:
     import transformers
 
-    processor = transformers.ViTImageProcessor(**settings)
+    processor = getattr(transformers, kind)(**settings)
     processor.save_pretrained(vit)
     return processor
 
@@ -154,6 +154,7 @@ def with_processor(vit: Path, **settings: Any) -> Any:
         {"size": {"height": 16, "width": 16}, "do_normalize": False},
         {"size": {"height": 16, "width": 16}, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3},
         {"size": {"height": 16, "width": 16}, "do_rescale": False, "image_std": [100.0] * 3},
+        {"kind": "EfficientNetImageProcessor", "size": {"height": 16, "width": 16}, "do_center_crop": False},
     ],
 )
 def test_a_model_of_transformers_is_given_what_its_own_processor_gives(vit: Path, settings: dict[str, Any]) -> None:
@@ -165,6 +166,38 @@ def test_a_model_of_transformers_is_given_what_its_own_processor_gives(vit: Path
         expected = model.network(pixel_values=given).logits
         found = model(torch.from_numpy(pixels).float() / 255)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["MobileViTImageProcessor", "PPLCNetImageProcessor"])
+def test_a_processor_that_exchanges_channels_is_refused(vit: Path, kind: str) -> None:
+    with_processor(vit, kind=kind)
+    with pytest.raises(SourceError, match="its processor makes BGR of RGB"):
+        open_model(f"hf:{vit}")
+
+
+def test_weights_in_half_precision_are_computed_in_single(vit: Path) -> None:
+    import transformers
+
+    with_processor(vit, size={"height": 16, "width": 16})
+    transformers.ViTForImageClassification.from_pretrained(vit).to(torch.bfloat16).save_pretrained(vit)
+    model = loaded(f"hf:{vit}")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model(IMAGES).dtype == torch.float32
+
+
+def test_weights_that_are_lacking_are_not_drawn(vit: Path) -> None:
+    with_processor(vit, size={"height": 16, "width": 16})
+    tensors = load_file(vit / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if "classifier" not in name}, vit / "model.safetensors")
+    with pytest.raises(SourceError, match=r"its weights lack classifier\.bias \(2 in all\)"):
+        open_model(f"hf:{vit}")
+
+
+@pytest.mark.parametrize("wanted", ["mine.pth", "ranom", "IMAGENET1K_V1"])
+def test_weights_of_timm_that_are_no_file_are_refused(wanted: str) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(SourceError, match=f"weights = {wanted}: must be random or a file"):
+        open_model(f"timm:test_vit@weights={wanted}")
 
 
 def test_resizing_happens_behind_the_noise_as_the_processor_does_it(vit: Path) -> None:

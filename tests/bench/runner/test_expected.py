@@ -21,6 +21,7 @@ from bench.runner.progress import RunProgress, TrialProgress, read_progress, sec
 from bench.settings.options import RunOptions
 from bench.settings.trial import Trial
 from results.store.folder import RunFolder
+from results.store.lock import Holder
 from results.store.records import ForecastRecord, TrialForecast
 from tests.conftest import trial_ids
 
@@ -92,6 +93,16 @@ def test_between_two_trials_as_many_are_counted_on_as_run_at_a_time() -> None:
     assert seconds_left(RunProgress(trials, WORKERS, None, forecast=two)) == pytest.approx(whole / 2 + 6)
     trials[2] = replace(trials[2], stage="done")
     assert seconds_left(RunProgress(trials, WORKERS, None, forecast=two)) == pytest.approx(40 + 40 + 1 + 6)
+
+
+def test_what_has_failed_is_left_to_the_next_command() -> None:
+    trials = [
+        trial("gaussian", 0.25, "done", EPOCHS, IMAGES, (1.0, 1.0)),
+        trial("smoothadv", 0.25, "failed", 0, 0, (1.0, 1.0)),
+    ]
+    holder = Holder("here", 1, "now", "bench run", dead=False)
+    assert seconds_left(RunProgress(trials, WORKERS, holder, forecast=forecast())) == pytest.approx(6)
+    assert seconds_left(RunProgress(trials, WORKERS, None, forecast=forecast())) == pytest.approx(240 + 40 + 1 + 6)
 
 
 def test_before_anything_is_finished_it_is_as_expected_beside_the_others() -> None:

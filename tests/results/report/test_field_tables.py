@@ -14,6 +14,8 @@ from results import certified_accuracy, read_run
 from results.analysis.base import suspicions
 from results.analysis.envelope import envelopes
 from results.analysis.groups import certified_groups
+from results.analysis.seeds import compare_seeds
+from results.report.caption import caption
 from results.report.figures.curves import figure_certified_accuracy, figure_envelope
 from results.report.figures.style import drawn
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
@@ -192,3 +194,25 @@ def test_seeds_of_one_models_noise_are_called_so(seeds: Run) -> None:
     assert "certification seeds; " in table.setting[0]
     assert "mean over the certification seeds" in to_markdown(table)
     assert "mean over the training seeds" in to_markdown(table_certified_accuracy(seeds))
+
+
+def test_seeds_of_the_certification_alone_tell_no_methods_apart(seeds: Run) -> None:
+    both, own = seeds.trials[seeds.trials["method"] == "gaussian"], seeds.certificates
+    own = own[own["method"] == "gaussian"]
+    run = replace(
+        seeds,
+        trials=pd.concat([both, both.assign(trial_id=both["trial_id"] + "-b", method="macer_b")]),
+        certificates=pd.concat([own, own.assign(trial_id=own["trial_id"] + "-b", method="macer_b")]),
+    )
+    assert set(compare_seeds(run)["seeds"]) == {3}
+    assert compare_seeds(same_weights(run)).empty
+
+
+def _said(run: Run) -> str:
+    return " ".join(caption(run))
+
+
+def test_a_models_origin_is_told_of_all(run: Run) -> None:
+    assert " or elsewhere, certified on " not in _said(run)
+    device = run.trials["device"].where(run.trials.index > 0)
+    assert " or elsewhere, certified on " in _said(replace(run, trials=run.trials.assign(device=device)))

@@ -26,10 +26,10 @@ from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
 from results.report.page.images import STATUSES
-from results.report.page.words import _chance, summary
+from results.report.page.words import _best, _chance, summary, verdict
 from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row
-from results.report.tables import table_certified_accuracy, tables_of
+from results.report.tables import _setting, table_certified_accuracy, tables_of
 from results.store.records import RunRecord
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
@@ -380,12 +380,30 @@ def test_a_page_says_what_is_missing(page: Parts) -> None:
     assert ["Trials", "6 finished, 1 not finished"] in content["summary"]["facts"]
 
 
-def test_the_largest_acr_of_the_summary_is_among_those_that_compare() -> None:
-    settings = {"a": ("data", 1000), "b": ("data", 1000), "log": ("data", 100_000)}
-    acrs = {"a": 0.3, "b": 0.4, "log": 0.5}
-    rows = [Row(0.25, name, name, {"acr": acrs[name]}, setting=settings[name]) for name in ("a", "log", "b")]
+@pytest.mark.parametrize("other", ["n", "images", "estimator"])
+@pytest.mark.parametrize("place", [0, 2])
+def test_the_largest_acr_is_among_those_that_compare(other: str, place: int) -> None:
+    """Wherever one stands that does not, as a log of another n, other images, or another estimator."""
+    radii = np.random.default_rng(0).gamma(2, 0.25, (3, 100))
+    radii[place] += 1
+    groups = groups_with(radii)
+    group = groups[place]
+    if other == "n":
+        group.trials["n"] = 100_000
+    elif other == "images":
+        group.certificates["index"] += 100
+    else:
+        group.certificates["estimator"] = "two-stage"
+    [lead] = leads(groups)
+    ahead, behind = (groups[number].method for number in sorted({0, 1, 2} - {place}, key=lambda k: -radii[k].mean()))
+    assert (lead.best.method, lead.next and lead.next.method, lead.others) == (ahead, behind, 1)
+    rows = [Row(0.25, name, name, {"acr": own.mean()}) for name, own in zip("abc", radii, strict=True)]
     table = ResultTable("certified_accuracy", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
-    assert [best["title"] for best in summary(Subject(random_run()), [table])["best"]] == ["b"]
+    assert [best["title"] for best in _best([table], [lead])] == [ahead]
+    [said] = verdict([lead])[:1]
+    assert f"{ahead} has the largest ACR, " in said
+    assert "(not counting that of one of another setting)" in said
+    assert _setting(group, "n") != _setting(groups[1], "n")
 
 
 def with_radii(run: Run, method: str, sigma: float, factor: float) -> Run:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import inspect
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from rich.console import Console
 
 import results
@@ -19,13 +21,15 @@ import results.report.figures
 import results.report.tables
 from results import Interval, average_certified_radius, certified_accuracy, read_run
 from results.bounds.radius import certified_radius, largest_radius, lower_confidence_bound
-from results.report import subject, write
+from results.report import formats, subject, write
 from results.report.caption import not_comparable
 from results.report.formats import to_csv, to_latex, to_markdown, to_terminal
+from results.report.table import Column, ResultTable, Row
 from results.report.tables import table_beyond_acr, table_certified_accuracy, table_cost, tables_of
 from results.report.write import FIGURES, TABLES, write_report
 from results.store.folder import RunFolder, write_json, write_text
 from results.store.merge import merge_run
+from results.store.rows import EpochRow
 from results.store.run import Run
 from tests.conftest import edit_record, here, small_trial, trial_ids, write_fake_run
 
@@ -512,3 +516,36 @@ def test_latex_compiles_without_what_latex_does_not_know(run: Run) -> None:
         columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
         body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
         assert all(line.count("&") - line.count(r"\&") == len(columns) - 1 for line in body.splitlines() if "&" in line)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "text"), [(0.25, "0.25"), (0.5, "0.50"), (0.125, "0.125"), (0.121, "0.121"), (64 / 255, "0.25098")]
+)
+def test_sigma_is_not_rounded_to_another(sigma: float, text: str) -> None:
+    assert Row(sigma, "m", "M", {}).sigma_text == text
+
+
+def test_equal_numbers_are_both_the_best_whatever_their_rounding() -> None:
+    column = Column("r", "r", 1, "max")
+    values = [100 * 219 / 500, sum(100 * count / 500 for count in (218, 219, 220)) / 3, 10.0]
+    rows = [Row(0.25, name, name, {"r": value}) for name, value in zip("abc", values, strict=True)]
+    table = ResultTable("t", "", [column], rows, [], [])
+    assert [table.best(row, column) for row in rows] == [True, True, False]
+
+
+def test_three_digits_are_three() -> None:
+    column = Column("x", "x", None)
+    assert [formats.number(value, column) for value in (0.1234, 99.94, 99.96, 1234.5)] == [
+        "0.123",
+        "99.9",
+        "100",
+        "1234",
+    ]
+
+
+def test_a_loss_may_be_negative() -> None:
+    """That of `direct` is, where radii are large."""
+    row = {"trial_id": "t", "method": "direct", "sigma": 0.25, "seed": 0, "epoch": 0, "learning_rate": 0.1}
+    assert EpochRow(**row, loss=-2.4, noisy_test_accuracy=0.9, seconds=1).loss == -2.4  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        EpochRow(**row, loss=math.nan, noisy_test_accuracy=0.9, seconds=1)  # type: ignore[arg-type]
