@@ -19,7 +19,7 @@ from bench.data.thumbnails import keep_thumbnails
 from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
 from bench.models.classifier import count_bytes, count_parameters
 from bench.models.external import ModelError
-from bench.models.sources import Source
+from bench.models.sources import Source, SourceError
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
 from bench.runner.state import trial_task
@@ -98,6 +98,11 @@ def certify_source(
     """
     with leaving_group():
         state = join_group()
+        if agreed(lambda: settings.trial_id) != settings.trial_id:
+            raise SourceError(
+                f"{source.name}: has other weights in each process of the launch: they must be loaded, or drawn from a "
+                "seed"
+            )
         images = load_images(settings.data, "test", settings.dataset)
         num_classes, answers = examine_trial(source, settings, images)
         evenly_spaced(len(images), settings.certify.images)

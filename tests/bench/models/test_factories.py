@@ -213,3 +213,14 @@ def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture
     assert bench(*command, "--batch", "20") == 0  # which they are below
     assert set(read_run("runs/module").certificates["batch"]) == {10}
     assert bench("verify", "runs/module", "--model", "factories:module") == 0
+
+
+@pytest.mark.usefixtures("factories")
+def test_processes_with_other_weights_are_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.runner.single.agreed", lambda decide: f"{decide()}-of-the-first")
+    command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25", "--images", "2"]
+    assert bench(*command) == 2
+    assert "module: has other weights in each process of the launch" in capsys.readouterr().err
+    assert not Path("runs").exists()
