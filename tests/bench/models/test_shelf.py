@@ -20,7 +20,7 @@ from bench.certify.engine import Engine
 from bench.models.external import ModelError
 from bench.models.preprocessing import Preprocessed
 from bench.models.shelf import IMAGENET, SourceError, shelf_name
-from bench.models.sources import open_model
+from bench.models.sources import _moved, open_model
 from results import read_run
 from tests.bench.cli.test_cli import bench
 
@@ -457,3 +457,9 @@ def test_one_module_loaded_for_two_sigmas_is_two_models(tmp_path: Path, monkeypa
         Smoothed(models[0])
     with pytest.raises(ValueError, match="sigma = None"):
         Smoothed(load_model("one_module:model"), num_classes=2)
+
+
+def test_a_file_that_moved_keeps_the_options_of_its_record() -> None:
+    recorded = "onnx:/old/m.onnx@normalise=half"
+    assert _moved(recorded, ["onnx:/new/m.onnx"]) == "onnx:/new/m.onnx@normalise=half"
+    assert _moved(recorded, ["onnx:/new/m.onnx@normalise=none"]) == "onnx:/new/m.onnx@normalise=none"
