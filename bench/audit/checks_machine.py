@@ -17,9 +17,8 @@ from packaging.requirements import Requirement
 
 from bench.audit.finding import Finding
 from bench.machine.resources import usable_cores
-from results.store.packages import PACKAGES
+from results.store.packages import PACKAGES, PROGRAM
 
-PROGRAM = "smoothing-bench"
 SHARED = Path("/dev/shm")  # noqa: S108  # where Ray and NCCL put what processes share
 DRIVER = Path("/proc/driver/nvidia/version")
 CGROUP = Path("/sys/fs/cgroup")

@@ -24,9 +24,9 @@ from results.printable import NAMED, plain, sigma_text
 from results.report.terminal import showable, unglued
 from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
+from results.store.packages import PROGRAM
 
 DEBUG = "--debug"
-PROGRAM = "smoothing-bench"
 LONGEST = 600
 """Characters of an error's sentence."""
 

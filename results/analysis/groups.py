@@ -48,6 +48,15 @@ SAME = ("dataset", "images", "n", "n0", "alpha")
 """Columns of trials that must agree before their certificates are put together or compared."""
 
 
+def setting_of(group: Group, *names: str) -> tuple[object, ...]:
+    """What groups agree in that may be ranked against each other: these columns of their trials, and which images they
+    certify by which estimator; as `results.analysis.comparison.check_comparable`."""
+    rows = group.seeds[0]
+    estimator = rows["estimator"].iloc[0]
+    images = tuple(sorted(rows["index"]))
+    return (*group.trials[list(names)].iloc[0], hash(images), "fixed" if estimator == "imported" else estimator)
+
+
 def certified_groups(run: Run) -> list[Group]:
     """The groups of a run, `in_order` of the thesis's table of certified accuracy.
 

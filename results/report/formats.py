@@ -217,8 +217,8 @@ def _legend(table: ResultTable) -> list[str]:
         "(published, measured − published)": any(row.published for row in table.rows),
     }
     shown = [part for part, there in parts.items() if there]
-    apart = " The intervals do not cover the uncertainty that the seeds show."
-    apart = apart if seeds and parts["[interval]"] else ""
+    both = seeds and parts["[interval]"]
+    apart = " The intervals do not cover the uncertainty that the seeds show." if both else ""
     return [f"Each cell: {' '.join(shown)}.{apart}"] if len(shown) > 1 else []
 
 

@@ -13,7 +13,7 @@ from results.analysis.base import CLEAN, NOISY, base_accuracy, has_base_answers,
 from results.analysis.budget import BUDGETS, MOST, at_budget
 from results.analysis.convergence import LEVEL, common_level, epochs_to_level, final_accuracies
 from results.analysis.envelope import envelopes
-from results.analysis.groups import SAME, Group, in_order, of_published_data
+from results.analysis.groups import SAME, Group, in_order, of_published_data, setting_of
 from results.analysis.metrics import (
     RADII,
     average_certified_radius,
@@ -192,7 +192,7 @@ def table_envelope(run: Run | Subject) -> ResultTable:
                 {key: share for key, (share, _) in at.items()},
                 best_sigmas={key: sigma for key, (share, sigma) in at.items() if share > 0},
                 sigmas=found.sigmas,
-                setting=(*_setting(found.groups[0], *SAME), found.sigmas),
+                setting=(*setting_of(found.groups[0], *SAME), found.sigmas),
             )
         )
     further = [radius for radius in FURTHER if any(row.measured[f"r{radius:.2f}"] > 0 for row in rows)]
@@ -220,7 +220,7 @@ def table_seeds(run: Run | Subject) -> ResultTable:
         for key, values in _of_each_seed(group).items():
             measured |= {f"{key}_lowest": min(values), f"{key}_highest": max(values)}
         title = f"{group.title}, certification seeds" if group.of_certification else group.title
-        rows.append(Row(group.sigma, group.method, title, measured, setting=_setting(group, *SAME)))
+        rows.append(Row(group.sigma, group.method, title, measured, setting=setting_of(group, *SAME)))
     columns = [
         Column("seeds", "seeds", 0),
         Column("acr_lowest", "ACR lowest", 3),
@@ -331,7 +331,7 @@ def table_beyond_acr(run: Run | Subject) -> ResultTable:
             | _two_sided_acr(group)
             | _soft_acr(group)
             | _probable(group),
-            setting=_setting(group, "dataset", "images", "alpha"),  # at one budget n is no matter
+            setting=setting_of(group, "dataset", "images", "alpha"),  # at one budget n is no matter
         )
         for group in groups
     ]
@@ -559,7 +559,7 @@ def _row(
         intervals=intervals,
         seeds=several,
         of_certification=group.of_certification,
-        setting=_setting(group, *SAME),
+        setting=setting_of(group, *SAME),
         difference_intervals=differences,
         published_images=theirs,
         of_published_data=same_data,
@@ -577,15 +577,6 @@ def _published_interval(
         return _percent(Interval(float(lower), float(upper)))
     scale, own = np.sqrt(own_images / images), intervals[key]
     return Interval(number - scale * (measured[key] - own.lower), number + scale * (own.upper - measured[key]))
-
-
-def _setting(group: Group, *names: str) -> tuple[object, ...]:
-    """Of the group's trials, which agree in it, and which images they certify by which estimator: as
-    `results.analysis.comparison.check_comparable`."""
-    rows = group.seeds[0]
-    estimator = rows["estimator"].iloc[0]
-    images = tuple(sorted(rows["index"]))
-    return (*group.trials[list(names)].iloc[0], hash(images), "fixed" if estimator == "imported" else estimator)
 
 
 def _budgets(group: Group, budgets: list[int]) -> dict[str, float]:

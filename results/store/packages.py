@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
+PROGRAM = "smoothing-bench"
+"""The package that this program is."""
 PACKAGES = ("torch", "torchvision", "accelerate", "ray", "numpy", "scipy", "statsmodels", "pandas", "pyarrow")

@@ -79,8 +79,7 @@ def _ahead(lead: Lead) -> str:
     if lead.interval:
         lower, upper = (f"{end:.3f}".replace("-", "−") for end in (lead.interval.lower, lead.interval.upper))
         interval = f" (95\u00a0% interval {lower} to {upper})"
-    others = f" of {lead.others} of another setting" if lead.others > 1 else " of one of another setting"
-    aside = f" (not counting that{others})" if lead.others else ""
+    aside = f" ({lead.others} of another setting not counted)" if lead.others else ""
     ahead = f"{lead.acr:.3f}{aside}: {lead.difference:.3f}{interval} above {lead.next.title}"
     return f"{at} {title} has the largest ACR, {ahead}"
 
@@ -115,8 +114,7 @@ def summary(subject: Subject, tables: list[ResultTable]) -> Summary:
         "alpha": distinct(trials["alpha"]),
         "Trials": f"{len(trials)} finished{unfinished}",
         "Trained on": " or ".join(
-            [*([distinct(trials["device"])] if trials["device"].notna().any() else [])]
-            + ["elsewhere"] * bool(trials["device"].isna().any())
+            filter(None, [distinct(trials["device"]), "elsewhere" if trials["device"].isna().any() else ""])
         ),
         "Certified on": distinct(certificates["device"]),
     }

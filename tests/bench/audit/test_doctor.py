@@ -347,7 +347,7 @@ def test_a_check_that_hangs_or_dies_is_ended_with_all_that_it_started(
     stands_in(monkeypatch, tmp_path, "echo loading >&2", f"sleep 3600 & echo $! >{tmp_path}/child", "sleep 3600")
     started = time.monotonic()
     found = only(doctor.apart("devices", 3))
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 10
     assert (found.verdict, found.sentence) == ("wrong", "no answer within 3 seconds; it said: loading")
     child = int((tmp_path / "child").read_text())
     assert is_gone(child)

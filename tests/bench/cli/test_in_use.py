@@ -26,21 +26,29 @@ def files(run: RunFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in here(run.path).rglob("*") if "lock" not in path.name}
 
 
+@pytest.fixture
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "trial.json").write_text(small_trial("consistency").model_dump_json())
+    (tmp_path / "in_use_model.py").write_text(MODEL)
+    (tmp_path / "log").write_text(LOG)
+
+
 MODEL_OF = "certify --model in_use_model:model --sigma .5 --data synthetic --images 2 --n 20"
 
 
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize(
     "command", ["run --grid smoke", "tune --grid smoke --budget 999", "trial trial.json", MODEL_OF]
 )
 def test_a_run_in_use_is_refused_before_what_takes_long(
     command: str,
     fake_run: RunFolder,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "trial.json").write_text(small_trial("consistency").model_dump_json())
     for late in (
         "bench.models.sources.open_model",
         "bench.runner.grid.trials_of",
@@ -53,6 +61,7 @@ def test_a_run_in_use_is_refused_before_what_takes_long(
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize(
     ("command", "ends_when_it_is_lost"),
     [
@@ -67,15 +76,9 @@ def test_a_command_that_writes_refuses_a_run_in_use(
     command: str,
     ends_when_it_is_lost: bool,
     fake_run: RunFolder,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "trial.json").write_text(small_trial("consistency").model_dump_json())
-    (tmp_path / "in_use_model.py").write_text(MODEL)
-    (tmp_path / "log").write_text(LOG)
     wanted: list[Callable[[], None] | None] = []
     make = RunLock.__init__
 

@@ -27,7 +27,7 @@ class OneRaises(TrialWork):
         def leave() -> None:
             store = distributed.distributed_c10d._get_default_store()
             store.set(f"leaves {distributed.get_rank()}", "")
-            store.wait([f"leaves {rank}" for rank in range(distributed.get_world_size())], timedelta(seconds=60))
+            store.wait([f"leaves {rank}" for rank in range(distributed.get_world_size())], timedelta(seconds=20))
 
         def train_model(*_: object) -> None:
             rank = join_group().process_index

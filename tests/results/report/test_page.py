@@ -21,7 +21,7 @@ from PIL import Image
 
 from results import average_certified_radius, certified_accuracy, compare
 from results.analysis.comparison import leads
-from results.analysis.groups import Group, certified_groups
+from results.analysis.groups import Group, certified_groups, setting_of
 from results.bounds.radius import certified_radius, lower_confidence_bound
 from results.report.page import Picture, write_page
 from results.report.page.charts import POINTS, radius_step
@@ -29,7 +29,7 @@ from results.report.page.images import STATUSES
 from results.report.page.words import _best, _chance, summary, verdict
 from results.report.subject import Subject
 from results.report.table import Column, ResultTable, Row
-from results.report.tables import _setting, table_certified_accuracy, tables_of
+from results.report.tables import table_certified_accuracy, tables_of
 from results.store.records import RunRecord
 from results.store.run import Run
 from results.store.schema import CERTIFICATES, EPOCHS, THUMBNAILS, TRIALS
@@ -402,8 +402,8 @@ def test_the_largest_acr_is_among_those_that_compare(other: str, place: int) -> 
     assert [best["title"] for best in _best([table], [lead])] == [ahead]
     [said] = verdict([lead])[:1]
     assert f"{ahead} has the largest ACR, " in said
-    assert "(not counting that of one of another setting)" in said
-    assert _setting(group, "n") != _setting(groups[1], "n")
+    assert "(1 of another setting not counted)" in said
+    assert setting_of(group, "n") != setting_of(groups[1], "n")
 
 
 def with_radii(run: Run, method: str, sigma: float, factor: float) -> Run:
