@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What a method is given to compute the loss of one optimizer step, of the images that this process has of it."""
+    """What a method is given to compute the loss of one optimizer step, of the images that this process has of it.
+
+    What differs from step to step must come from here, random numbers too (`uniforms`): on a GPU the operations of one
+    step are replayed for others, and Python code of a step may run three times in an epoch.
+    """
 
     images: Tensor
     """(batch, channel, height, width), cropped and flipped, in [0, 1]."""
@@ -88,6 +92,11 @@ class Method:
     @property
     def uniforms(self) -> int:
         """Uniform random numbers that a step needs of each image."""
+        return 0
+
+    @property
+    def begins(self) -> int:
+        """The epoch, from 0, from which on it is more than another objective: a training of no more is refused."""
         return 0
 
     @property

@@ -48,6 +48,11 @@ class MACER(Method):
         require(self, "margin", self.margin > 0, "above 0")
         require(self, "start_epoch", self.start_epoch >= 0, "at least 0")
 
+    @property
+    def begins(self) -> int:
+        """As the class says."""
+        return self.start_epoch if self.strength else 0
+
     def loss(self, logits: Tensor, labels: Tensor, *, sigma: float, epoch: int) -> Tensor:
         """What the class says, with λ = 0 before `start_epoch`; arguments as for `Method.loss`."""
         mean = logits.softmax(dim=-1).mean(dim=0)

@@ -65,6 +65,11 @@ class Sun(Method):
         require(self, "weight_copies", positive, "so many that 3/4 of hits have a weight above 0, such as 16")
 
     @property
+    def begins(self) -> int:
+        """As the class says."""
+        return self.start_epoch
+
+    @property
     def _fewest_hits(self) -> int:
         return math.ceil(0.75 * self.weight_copies)
 

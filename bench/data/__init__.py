@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import get_args
 
 from bench.data.fetch import cache, fetched
-from bench.data.files import existing, load_folder, name_of_folder, split_crop
+from bench.data.files import existing, load_folder, name_of_folder, refuse_other_images, split_crop
 from bench.data.held_out import held_out_of, name_of, name_of_whole, parts_of, split_in_two
-from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.imageset import DataError, ImageSet, Split, other_images
 from bench.data.known import KNOWN, name_in
 from bench.data.named import load_named, name_of_named
 from bench.data.stored import StoredImages
@@ -128,11 +128,13 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
             or train/ and test/ with a folder of images per class, or the files of one of `KNOWN` as its authors serve
             it. One in a store is copied to this machine first.
         split: "train" or "test".
-        dataset: as `dataset_name` gave it where the run was started: where the folder is not on this machine, one of
-            `KNOWN` is looked for, or downloaded, under $BENCH_DATA or ~/.cache/smoothing-bench/data.
+        dataset: as `dataset_name` gave it where the run was started: other images are refused. Where the folder is not
+            on this machine, one of `KNOWN` is looked for, or downloaded, under $BENCH_DATA or
+            ~/.cache/smoothing-bench/data.
 
     Raises:
-        DataError: nothing there, or not readable as images of one size with labels; says what was looked for.
+        DataError: nothing there, or not readable as images of one size with labels, or not those of `dataset`; says
+            what was looked for.
         StorageError: the store gives no answer.
     """
     if parts := parts_of(data):
@@ -144,8 +146,9 @@ def load_images(data: str, split: Split, dataset: str = "") -> ImageSet:
 def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
     """The images of the first split; the others may be looked at to see that they belong together."""
     split = splits[0]
+    named = tuple(part for part in get_args(Split) if part in splits)  # as the name has them
     if data in DATASETS:
-        return load_named(data, split)
+        return load_named(data, split, dataset, named)
     data, crop = split_crop(data)
     place = location(data)
     folder = fetched(place) if isinstance(place, RemotePath) else place
@@ -153,8 +156,13 @@ def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
         from bench.data.downloaded import find, given_place
 
         folder = find(dataset, given_place() or cache())
-    if known := name_in(folder, splits):
+    known = name_in(folder, splits)
+    if known != dataset and (known or dataset in KNOWN) and dataset:
+        raise other_images(data, dataset, known or "a folder of images")
+    if known:
         from bench.data.downloaded import load
 
         return load(known, folder, split)
+    if "@" in dataset:
+        refuse_other_images(folder, dataset, named)
     return load_folder(folder, split, splits, crop)

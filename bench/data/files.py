@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bench.data.fetch import fetched
-from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.fetch import cache, fetched
+from bench.data.imageset import DataError, ImageSet, Split, other_images
 from bench.data.known import name_in
 from bench.data.stored import StoredImages
 from bench.settings.registries import DATASETS
-from results.store.folder import RemotePath, location
+from results.store.folder import RemotePath, location, write_text
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -190,23 +190,73 @@ def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> st
     if known := name_in(folder, splits):
         _refuse_crop(known, crop)
         return known
-    digest = hashlib.sha256()
-    found, used = False, set()
-    for split in splits:
-        files = _files_of(folder, split)
-        used.update(files)
-        if files:
-            found = True
-            encoded = _read(folder, split, files, splits, crop)
-            for label, (content, _) in zip(encoded.labels, encoded.contents(), strict=True):
-                digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
-    if not found:
-        raise _nothing(folder, splits[-1])
+    files = _files_of_all(folder, splits)
+    fingerprint = _fingerprint(folder, files)
+    _remember(fingerprint, folder, files)
     if splits == get_args(Split):
-        _tell_of_the_rest(folder, used)
+        _tell_of_the_rest(folder, {file for found in files.values() for file in found})
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
     cropped = f"-{crop.short}-{crop.side}" if crop else ""
-    return f"{name}{cropped}@{digest.hexdigest()[:8]}"
+    return f"{name}{cropped}@{fingerprint}"
+
+
+def refuse_other_images(folder: Path, dataset: str, splits: tuple[Split, ...]) -> None:
+    """Raise DataError where a folder holds other images, or labels, of these splits than those that are called
+    `dataset`: a machine may have another copy on a disk of its own.
+
+    Files that were looked at before and have not changed since are not read again.
+    """
+    files = _files_of_all(existing(folder), splits)
+    wanted, found = dataset.rpartition("@")[2], _remembered(folder, files)
+    if found is None:
+        found = _fingerprint(folder, files)
+        _remember(found, folder, files)
+    if found != wanted:
+        raise other_images(str(folder), dataset, found)
+
+
+def _files_of_all(folder: Path, splits: tuple[Split, ...]) -> dict[Split, list[Path]]:
+    files = {split: _files_of(folder, split) for split in splits}
+    if not any(files.values()):
+        raise _nothing(folder, splits[-1])
+    return files
+
+
+def _fingerprint(folder: Path, files: dict[Split, list[Path]]) -> str:
+    """Eight hexadecimal digits of the images and labels, in their order."""
+    digest = hashlib.sha256()
+    for split, found in files.items():
+        if found:
+            encoded = _read(folder, split, found, tuple(files), None)
+            for label, (content, _) in zip(encoded.labels, encoded.contents(), strict=True):
+                digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def _remembered(folder: Path, files: dict[Split, list[Path]]) -> str | None:
+    """What these files had when they were read on this machine; None: they have changed, or were not read."""
+    try:
+        return _note_of(folder, files).read_text(encoding="ascii")
+    except (OSError, ValueError, DataError):
+        return None
+
+
+def _remember(fingerprint: str, folder: Path, files: dict[Split, list[Path]]) -> None:
+    with suppress(OSError, DataError):  # they are read again, then
+        note = _note_of(folder, files)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_text(note, fingerprint)
+
+
+def _note_of(folder: Path, files: dict[Split, list[Path]]) -> Path:
+    """Where their fingerprint is kept; another one for files that were written since."""
+    listing = hashlib.sha256(f"{folder.resolve()}\n".encode())
+    for split, found in files.items():
+        for file in found:
+            seen = file.stat()
+            state = f"{seen.st_dev} {seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
+            listing.update(f"{split} {file} {state}\n".encode())
+    return cache().with_name("fingerprints") / f"{listing.hexdigest()[:32]}.txt"
 
 
 def load_folder(

@@ -5,6 +5,7 @@ Small sets are in memory. Those of `bench.data.stored` stay in their files, and 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,15 @@ Split = Literal["train", "test"]
 
 class DataError(BenchError):
     """Data that is not there or not usable; the message is one sentence for the user."""
+
+
+def other_images(place: str, dataset: str, found: str) -> DataError:
+    """What to raise where a machine has other images than those that are called `dataset`; `found` is the fingerprint,
+    or the name, of what is there."""
+    return DataError(
+        f"{place}: is {found} on {socket.gethostname()}, not {dataset}, with which the trial began: every machine must "
+        "have the same images"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
 
-from bench.data.imageset import DataError, ImageSet, Split
+from bench.data.imageset import DataError, ImageSet, Split, other_images
 from bench.settings.registries import DATASETS
 
 
-def load_named(name: str, split: Split) -> ImageSet:
+def load_named(name: str, split: Split, dataset: str = "", splits: tuple[Split, ...] = get_args(Split)) -> ImageSet:
     """A split of a registered data set.
 
+    Args:
+        dataset: what it must be called, as `name_of_named` gives it for these splits; not compared where it has no
+            fingerprint.
+
     Raises:
-        DataError: its loader fails, or gives something else than images with labels.
+        DataError: its loader fails, or gives something else than images with labels; it is another one.
     """
+    if "@" not in dataset:
+        return _load(name, split)
+    found = {part: _load(name, part) for part in splits}
+    if (here := _name_of(name, found)) != dataset:
+        raise other_images(name, dataset, here)
+    return found[split]
+
+
+def name_of_named(name: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+    """The name itself for this program's own data; else with a fingerprint of all that belongs to these splits."""
+    if not DATASETS.code(name):
+        return name
+    return _name_of(name, {split: _load(name, split) for split in splits})
+
+
+def _load(name: str, split: Split) -> ImageSet:
     loader = DATASETS.find(name)
     try:
         found = loader(split)
@@ -30,13 +51,9 @@ def load_named(name: str, split: Split) -> ImageSet:
     return _checked(name, found)
 
 
-def name_of_named(name: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
-    """The name itself for this program's own data; else with a fingerprint of all that belongs to these splits."""
-    if not DATASETS.code(name):
-        return name
+def _name_of(name: str, sets: Mapping[Split, ImageSet]) -> str:
     digest = hashlib.sha256()
-    for split in splits:
-        found = load_named(name, split)
+    for split, found in sets.items():
         shape = ", ".join(map(str, found.images.shape))
         digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
         if (found.normalisation, found.flip) != (None, True):

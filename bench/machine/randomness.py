@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -35,6 +38,8 @@ class Role(IntEnum):
     """One sample of each certified image, for the accuracy of the base classifier."""
     PART = 18
     """The seeds of the parts of a composed classifier."""
+    TRAINING = 19
+    """What a network or a method draws by itself, such as dropout."""
 
 
 def derived_seed(seed: int, role: Role, *indices: int) -> int:
@@ -60,6 +65,23 @@ def generator(device: torch.device, seed: int, role: Role, *indices: int) -> tor
     words[0] = 1 << 31  # as every seeding of a Mersenne Twister by an array does: never all zeros
     state[_WORDS] = torch.from_numpy(words.view(np.uint8))
     return drawn.set_state(state)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int, role: Role, *indices: int) -> Iterator[None]:
+    """A block in which torch's own generators on the CPU and on `device`, Python's and NumPy's, from which code that is
+    not ours may draw, give numbers of the stream (seed, role, indices); afterwards they go on as before."""
+    first = derived_seed(seed, role, *indices)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(first)
+        random.seed(first)
+        np.random.seed(first % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def stream_key(seed: int, role: Role, *indices: int) -> NDArray[np.uint64]:

@@ -27,7 +27,8 @@ class CheckpointError(BenchError):
 
 def save_tensors(path: AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors and metadata as safetensors, whole."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Of tensors that share memory, as tied weights do, each is written.
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # save_file would write to a temporary file of its own beside ours, and leave it behind if killed.
     write_whole(path, lambda temporary: temporary.write_bytes(save(contiguous, metadata)))
 

@@ -15,6 +15,7 @@ from bench.certify.composed import kind_of_trial, smoothed_source
 from bench.certify.examine import examine_trial, refuse_other_answers
 from bench.certify.shard import OpenedModel, agreement, certify_images, settle_engine_of
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
+from bench.data.imageset import other_images
 from bench.data.thumbnails import keep_thumbnails
 from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
 from bench.models.classifier import count_bytes, count_parameters
@@ -42,7 +43,7 @@ def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
         Whether this is the first process, which merges and reports.
 
     Raises:
-        DataError: the data is not to be had.
+        DataError: the data is not to be had, or not the same for every process.
         LockedError: another process works on the run.
     """
     with leaving_group():
@@ -50,6 +51,7 @@ def run_single(trial: Trial, run: RunFolder, shard_size: int) -> bool:
         with first_process_first():  # which downloads the data, if it must
             data = resolve_data(trial.data)
             trial = trial.model_copy(update={"data": data, "dataset": dataset_name(data)})
+        _refuse_other_data(trial)
         with _locked(run, state):
             _train_and_certify(trial, run, shard_size, state)
         return bool(state.is_main_process)
@@ -92,12 +94,14 @@ def certify_source(
         Whether this is the first process, which merges and reports.
 
     Raises:
+        DataError: as `run_single`.
         SourceError: the model does not fit the data, or answers otherwise than when it was certified before.
         RunError: the run has another trial in its place.
         LockedError: another process works on the run.
     """
     with leaving_group():
         state = join_group()
+        _refuse_other_data(settings)
         if agreed(lambda: settings.trial_id) != settings.trial_id:
             raise SourceError(
                 f"{source.name}: has other weights in each process of the launch: they must be loaded, or drawn from a "
@@ -121,6 +125,12 @@ def certify_source(
                 model = OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)
+
+
+def _refuse_other_data(settings: Trial | ExternalTrial | ComposedTrial) -> None:
+    first = agreed(lambda: settings.dataset)
+    if settings.dataset != first:
+        raise other_images(settings.data, first, settings.dataset)
 
 
 def _certify_all(

@@ -47,6 +47,7 @@ def train_model(trial: Trial, run: RunFolder) -> None:
     """As `bench.train.loop.train`, with the votes of a teacher. What it holds of the device's memory goes back at the
     end: whoever shares the device may need it while this process certifies."""
     last_model.forget()
+    _write_to_log()
     train(trial, run, partial(teacher_votes, trial, run) if trial.teacher else None)
     release_memory()
 
@@ -74,7 +75,7 @@ def certify(task: Task, shard: list[int]) -> None:
 
 
 def _write_to_log() -> None:
-    """What the certification says goes into the trial's log."""
+    """What training and certification say goes into the trial's log."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bench").setLevel(logging.INFO)
 

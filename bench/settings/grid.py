@@ -85,7 +85,7 @@ class Grid(Record):
         ratio = row.decomposition_ratio or member.decomposition_ratio or self.decomposition_ratio
         train = self.train.model_dump() | member.train | row.train
         try:
-            return Trial(
+            trial = Trial(
                 name=name,
                 method=method,
                 options=options,
@@ -101,6 +101,14 @@ class Grid(Record):
             )
         except ValidationError as error:
             raise GridError(f"rows.{name}: {explain(error, TrainSettings)}") from None
+        for part in (*trial.members, trial):
+            if part.objective.begins >= trial.train.epochs:
+                raise GridError(
+                    f"rows.{name}: {part.method} begins in epoch {part.objective.begins} (start_epoch), and "
+                    f"train.epochs = {trial.train.epochs} end before: set rows.{name}.options.start_epoch, or train "
+                    "for longer"
+                )
+        return trial
 
 
 def load_grid(

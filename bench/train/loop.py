@@ -38,7 +38,7 @@ from bench.machine.hardware import (
 )
 from bench.machine.normals import NormalStream
 from bench.machine.processes import agreed, join_group, wait_for_all
-from bench.machine.randomness import Role, derived_seed
+from bench.machine.randomness import Role, seeded
 from bench.models.checkpoint import save_tensors
 from bench.models.classifier import build_model, count_parameters
 from bench.models.decomposition import LinearDecomposition, Spectrum, spectrum_of
@@ -156,9 +156,10 @@ def _run_training(
 ) -> None:
     started = time.perf_counter()
     device = accelerator.device
+    state = _start_or_continue(trial, folder, train_set, accelerator, teach)
+    # A teacher's votes are metered by themselves, and a basis may be that of an earlier trial.
     restart_peak_memory(device)
     meter = EnergyMeter(device)
-    state = _start_or_continue(trial, folder, train_set, accelerator, teach)
     model: nn.Module = state.model
     progress = state.progress
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,9 +179,11 @@ def _run_training(
             group["lr"] = rate
         memory = _before_epoch(trial, epoch, model, train_data, train_set, accelerator)
         train_data = replace(train_data, memory=memory)
-        trained = train_epoch(trial, epoch, parallel, optimizer, train_data, steps)
-        if not math.isfinite(trained.loss):
-            raise DivergedError(f"the loss became {trained.loss} in epoch {epoch}: lower train.learning_rate")
+        with seeded(device, trial.seed, Role.TRAINING, epoch, accelerator.process_index):
+            trained = train_epoch(trial, epoch, parallel, optimizer, train_data, steps)
+        for what, value in (("loss", trained.loss), ("gradient's norm", trained.gradient_norm)):
+            if not math.isfinite(value):
+                raise DivergedError(f"the {what} became {value} in epoch {epoch}: lower train.learning_rate")
         _share_statistics(model, accelerator)
         accuracy = noisy_accuracy(trial, epoch, model, test_data, accelerator)
         progress.epochs.append(
@@ -292,7 +295,7 @@ def train_epoch(
         # DDP averages the ranks' gradients; this weight turns it into the mean over the global batch, ragged or not.
         loss = method.training_loss(step) * batch.weight
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        loss.backward()  # accelerate's own divides it by what a variable of the environment says
         norms.add_(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
         optimizer.step()
         total.add_(loss.detach() * batch.global_size)
@@ -371,8 +374,7 @@ def _start(trial: Trial, train_set: ImageSet, accelerator: Accelerator, teach: T
         ratio = trial.decomposition_ratio
         decomposition, variances, uncounted = agreed(lambda: _fitted(trial, ratio, train_set))
         progress.seconds += uncounted
-    with torch.random.fork_rng():
-        torch.manual_seed(derived_seed(trial.seed, Role.INITIALISE))
+    with seeded(accelerator.device, trial.seed, Role.INITIALISE):
         model = build_model(
             trial.model,
             num_classes=train_set.num_classes,

@@ -4,9 +4,12 @@ to launch than to run."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -75,12 +78,36 @@ class _Replayed:
         given = replace(batch, **{name: getattr(batch, name).clone() for name in names})
         graph = torch.cuda.CUDAGraph()
         try:
-            with captured_in(graph):
+            with captured_in(graph), _drawing_nothing():
                 self._take(given)
         except Exception as error:  # whatever a method or a network does that cannot be in a graph
             self._steps.give_up(error)
             return
         self._graph, self._given = graph, given
+
+
+@contextmanager
+def _drawing_nothing() -> Iterator[None]:
+    """Leaves the random number generators of the host as they were.
+
+    Raises:
+        RuntimeError: one was drawn from; every step that is replayed would have that number.
+    """
+    python, numpy, torch_s = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - users' code
+    before = _state_of_the_host()
+    try:
+        yield
+        if _state_of_the_host() != before:
+            raise RuntimeError("its code draws random numbers on the host")
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_s)
+
+
+def _state_of_the_host() -> object:
+    _, words, *rest = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), words.tolist(), rest, torch.get_rng_state().tolist()  # type: ignore[union-attr]
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -154,25 +154,26 @@ class RemotePath:
         waits = iter(WAITS)
         for _ in range(READ_ATTEMPTS):
             try:
-                content, size = self._read()
+                content, unchanged = self._read()
             except StorageError:
                 wait = next(waits, None)
                 if wait is None:
                     raise
                 time.sleep(wait)
             else:
-                if len(content) == size:
+                if unchanged:
                     return content
         raise StorageError(f"{self}: changes faster than it can be read")
 
-    def _read(self) -> tuple[bytes, int]:
-        """What the file held, and its size thereafter: pyarrow asks for the size first and reads no more than that, or
-        fails where the file is gone by then."""
+    def _read(self) -> tuple[bytes, bool]:
+        """What the file held, and whether it was the same before and afterwards: pyarrow asks for the size first and
+        reads no more than that, of whatever is there by then. A size alone may be that of one before the last."""
         filesystem, root = self._filesystem()
         with _told(self):
             with filesystem.open_input_file(self._in(root)) as file:
-                content = file.read()
-            return content, filesystem.get_file_info(self._in(root)).size or 0
+                before, content = file.metadata(), file.read()
+            with filesystem.open_input_file(self._in(root)) as file:
+                return content, (file.metadata(), file.size()) == (before, len(content))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The file's contents as text; raises UnicodeDecodeError where it is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from numpy.random import MT19937, SeedSequence
 
 from bench.certify.engine import COMPILE_FROM
 from bench.certify.smoothing import Smoothed
-from bench.machine.randomness import Role, derived_seed, generator, stream_key
+from bench.machine.randomness import Role, derived_seed, generator, seeded, stream_key
 from bench.models.classifier import build_model
 from bench.models.decomposition import LinearDecomposition
 from results.store.settings import CertifySettings
@@ -93,6 +94,21 @@ def test_no_two_streams_are_the_same() -> None:
     drawn = {bytes(generator(CPU, seed, Role(role), *indices).get_state().numpy()) for seed, role, *indices in keys}
     assert len(drawn) == len(keys) > 800
     assert len({bytes(stream_key(seed, Role(role), *indices)) for seed, role, *indices in keys}) == len(keys)
+
+
+def test_what_others_draw_is_seeded_and_nobody_else_notices() -> None:
+    def draw() -> tuple[float, ...]:
+        return torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002
+
+    def drawn(*indices: int) -> tuple[float, ...]:
+        with seeded(CPU, 5, Role.TRAINING, *indices):
+            return draw()
+
+    state = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    assert drawn(0, 0) == drawn(0, 0)
+    assert len({number for indices in ((0, 0), (0, 1), (1, 0)) for number in drawn(*indices)}) == 9
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (random.getstate(), str(np.random.get_state())) == state[1:]  # noqa: NPY002
 
 
 def test_streams_have_more_than_the_32_bits_that_torch_keeps_of_a_seed() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from bench.data import DataError, ImageSet, Normalisation, count_images, dataset_name, load_images, resolve_data
+from bench.data.held_out import held_out_of, name_of
 from bench.data.synthetic import draw_synthetic
 from bench.models.decomposition import spectrum_of
 from bench.settings.registries import DATASETS, register_dataset
@@ -133,6 +136,33 @@ def test_a_folders_name_tells_its_content_apart_and_survives_a_move(tmp_path: Pa
     assert names[0].startswith("mine@")
 
 
+def test_another_copy_on_a_machines_own_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of another machine finds under the same path what is there, which may be older."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    pixels, labels = [png(image) for image in random_pixels(3)], [0, 1, 0]
+    write_parquet(folder, "train", pixels[:2], labels[:2])
+    name = dataset_name(str(folder))
+    with monkeypatch.context() as patched:  # what this machine has read is not read again
+        patched.setattr("bench.data.files._fingerprint", lambda *_: pytest.fail("read again"))
+        assert len(load_images(str(folder), "train", name)) == 2
+        assert len(load_images(held_out_of(str(folder), 1), "test", name_of(name, 1))) == 1
+    others = [(pixels, labels), (pixels[1::-1], labels[:2]), (pixels[:2], [1, 1])]
+    for images, classes in others:  # one more, another order, another label
+        write_parquet(folder, "train", images, classes)
+        load_images.cache_clear()
+        found = dataset_name(str(folder)).partition("@")[2]
+        for _ in range(2):  # remembered or not
+            with pytest.raises(DataError, match=rf"mine: is {found} on {socket.gethostname()}, not {name}, with which"):
+                load_images(str(folder), "train", name)
+            shutil.rmtree(tmp_path / "home")
+        with pytest.raises(DataError, match=r"is a folder of images on .*, not cifar10"):
+            load_images(str(folder), "train", "cifar10")
+    write_parquet(folder, "train", pixels[:2], labels[:2])
+    assert len(load_images(str(folder), "train", name)) == 2
+
+
 @pytest.fixture
 def _own_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
@@ -153,6 +183,9 @@ def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
         assert load_images(f"stripes{number}", "train") is found
         assert count_images(f"stripes{number}", "test") == len(found)
         name, _, fingerprint = dataset_name(f"stripes{number}").partition("@")
+        assert load_images(f"stripes{number}", "train", f"{name}@{fingerprint}") is found
+        with pytest.raises(DataError, match=rf"stripes{number}: is {name}@{fingerprint} on .*, not {name}@00000000,"):
+            load_images(f"stripes{number}", "train", f"{name}@00000000")
         assert name == f"stripes{number}"
         names.append(fingerprint)
     assert names[0] == names[1]

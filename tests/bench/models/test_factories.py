@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from results import read_run
 from results.store.folder import write_json
 from tests.bench.cli.test_cli import bench
+from tests.conftest import small_trial
 
 FACTORIES = """
 import torch
@@ -216,11 +219,27 @@ def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.usefixtures("factories")
-def test_processes_with_other_weights_are_told_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (r"module-\w+", "module: has other weights in each process of the launch"),
+        ("synthetic", "synthetic: is synthetic on HOST, not synthetic-of-the-first, with which the trial began"),
+    ],
+)
+def test_processes_with_other_weights_or_images_are_told_so(
+    other: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.runner.single.agreed", lambda decide: f"{decide()}-of-the-first")
+    def agreed(decide: Callable[[], object]) -> object:
+        found = decide()
+        return f"{found}-of-the-first" if re.match(other, str(found)) else found
+
+    monkeypatch.setattr("bench.runner.single.agreed", agreed)
     command = ["certify", "--model", "factories:module", "--data", "synthetic", "--sigma", ".25", "--images", "2"]
     assert bench(*command) == 2
-    assert "module: has other weights in each process of the launch" in capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.replace(socket.gethostname(), "HOST").split())
+    assert message in told
+    if other == "synthetic":
+        Path("trial.json").write_text(small_trial().model_dump_json())
+        assert bench("trial", "trial.json", "--out", "runs/x") == 2
+        assert message in " ".join(capsys.readouterr().err.replace(socket.gethostname(), "HOST").split())
     assert not Path("runs").exists()

@@ -64,6 +64,10 @@ def test_thesis_recipe() -> None:
         ("train.batch=3", "train.batch = 3: must be at least copies = 4"),
         ("seeds=[-1]", "seed = -1: input should be greater than or equal to 0"),
         ("seeds=[1431655765]", "rows.ensemble: seed = 1431655765: must be below 1431655765: 3 members have seeds"),
+        (
+            "rows.macer.options.start_epoch=150",
+            "rows.macer: macer begins in epoch 150 (start_epoch), and train.epochs = 150 end before: set",
+        ),
         ("certify", "must be KEY=VALUE"),
         ("model.width=3", "model is a value, not a table"),
     ],

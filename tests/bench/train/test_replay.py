@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +120,36 @@ def test_what_cannot_be_captured_is_taken_as_it_is(caplog: pytest.LogCaptureFixt
     assert seen == [*range(WARM_UPS + 2)] * 2
     assert [line for line in caplog.messages if "not permitted" in line] == caplog.messages
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_a_step_that_draws_on_the_host_is_not_replayed(
+    draw: Callable[[], float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each step has a number of its own, those that it would have on a CPU."""
+
+    def numbers(steps: Steps) -> list[float]:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        found: list[float] = []
+
+        def take(_: Batch) -> None:
+            number = draw()
+            if Graph.capturing is None:
+                found.append(number)
+            else:
+                Graph.capturing.done.append(lambda: found.append(number))
+
+        take = steps.of_epoch(take)
+        for batch in batches:
+            take(batch)
+        return found
+
+    batches = [batch_of(number, 4) for number in range(WARM_UPS + 3)]
+    with caplog.at_level(logging.INFO, "bench"):
+        assert numbers(Steps(GPU)) == numbers(Steps(SimpleNamespace(device=torch.device("cpu"), num_processes=1)))
+    assert "draws random numbers on the host" in caplog.text
 
 
 @pytest.mark.parametrize(("kind", "processes"), [("cpu", 1), ("cuda", 2)])

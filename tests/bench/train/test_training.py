@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -118,7 +122,17 @@ def test_an_interrupted_training_continues_exactly(
     options["train"]["precision"] = "auto"
     monkeypatch.setattr("bench.machine.hardware.has_fast_bf16", lambda _: False)
     trial = small_trial(method, decomposition_ratio=0.2 if method == "generalised_ld" else None, **options)
+    trained: dict[int, tuple[float, ...]] = {}
+    one_epoch = loop.train_epoch
+
+    def recorded(trial: Trial, epoch: int, *rest: Any) -> loop.EpochResult:
+        trained[epoch] = (torch.rand(()).item(), random.random(), np.random.rand())  # noqa: NPY002 - as users' code may
+        return one_epoch(trial, epoch, *rest)
+
+    monkeypatch.setattr(loop, "train_epoch", recorded)
     undisturbed = train(trial, tmp_path / "a").trial(trial.trial_id)
+    drawn = trained.copy()
+    assert len({number for numbers in drawn.values() for number in numbers}) == 4 * 3
 
     evaluate = loop.noisy_accuracy
 
@@ -135,16 +149,9 @@ def test_an_interrupted_training_continues_exactly(
     folder = RunFolder(tmp_path / "b").trial(trial.trial_id)
     assert len(pq.read_table(folder.epochs)) == 2
     assert not is_trained(trial, RunFolder(tmp_path / "b"))
-    trained: list[int] = []
-    one_epoch = loop.train_epoch
-
-    def recorded(trial: Trial, epoch: int, *rest: Any) -> loop.EpochResult:
-        trained.append(epoch)
-        return one_epoch(trial, epoch, *rest)
-
-    monkeypatch.setattr(loop, "train_epoch", recorded)
+    trained.clear()
     train(trial, tmp_path / "b")
-    assert trained == [2, 3]
+    assert trained == {epoch: drawn[epoch] for epoch in (2, 3)}  # also what a network or a method draws by itself
     assert sha256_of(folder.model) == sha256_of(undisturbed.model)
     record = TrainingRecord.read(folder.training)
     assert (record.train_precision, record.auto_precision) == ("fp32", "fp32")
@@ -160,6 +167,37 @@ def test_the_parts_of_a_trial_may_be_of_several_precisions(tmp_path: Path) -> No
             assert loop.make_accelerator(trial, TrialFolder(tmp_path)).mixed_precision == mixed
     finally:
         leave_group()
+
+
+@pytest.mark.parametrize(("loss", "norm", "what"), [(1.0, math.nan, "gradient's norm"), (math.inf, 1.0, "loss")])
+def test_a_training_that_diverges_says_so(
+    loss: float, norm: float, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_epoch", lambda *_: loop.EpochResult(loss, norm))
+    with pytest.raises(loop.DivergedError, match=f"the {what} became (nan|inf) in epoch 0: lower train.learning_rate"):
+        train(small_trial(), tmp_path)
+
+
+def test_what_is_measured_of_a_training_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what its basis, or its teacher's votes, took: an earlier trial may have had them."""
+    order: list[str] = []
+
+    def noted(name: str, does: Callable[..., object]) -> None:
+        monkeypatch.setattr(loop, name, lambda *rest: (order.append(name), does(*rest))[1])
+
+    for name in ("_spectra", "restart_peak_memory", "EnergyMeter", "train_epoch"):
+        noted(name, getattr(loop, name))
+    train(small_trial("generalised_ld", decomposition_ratio=0.2, train={"epochs": 1}), tmp_path)
+    assert order == ["_spectra", "restart_peak_memory", "EnergyMeter", "train_epoch"]
+
+
+def test_tied_weights_are_written(tmp_path: Path) -> None:
+    tied = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    tied[2].weight = tied[0].weight
+    save_tensors(tmp_path / "model.safetensors", tied.state_dict(), {})
+    found = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(found["0.weight"], found["2.weight"])
+    assert torch.equal(found["0.weight"], tied[0].weight)
 
 
 @pytest.fixture(scope="module")

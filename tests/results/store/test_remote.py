@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
+from pyarrow import NativeFile
 
 from bench.cli import main
 from results import read_run
@@ -116,6 +119,45 @@ for number in range(80):
     assert writer.returncode == 0
 
 
+def test_a_file_that_has_its_size_again_was_another_meanwhile(
+    remote: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is longer while it is read, of which only the former size is seen."""
+    opened: list[str] = []
+
+    class Replaced:
+        def __init__(self, file: NativeFile) -> None:
+            self.file = file
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def read(self) -> bytes:
+            remote.write_bytes(b"longer by far")
+            content = self.file.read()
+            remote.write_bytes(b"other")
+            return content
+
+    filesystem, root = remote._filesystem()
+
+    def open_input_file(path: str) -> Any:
+        opened.append(path)
+        file = filesystem.open_input_file(path)
+        return Replaced(file) if len(opened) == 1 else file
+
+    remote.write_bytes(b"first")
+    stand_in = SimpleNamespace(open_input_file=open_input_file, open_output_stream=filesystem.open_output_stream)
+    monkeypatch.setattr(RemotePath, "_filesystem", lambda _: (stand_in, root))
+    assert remote.read_bytes() == b"other"
+    assert len(opened) == 4
+
+
 @pytest.mark.parametrize("failures", [4, 5])
 def test_a_store_that_is_busy_is_asked_again(
     failures: int,
@@ -126,7 +168,7 @@ def test_a_store_that_is_busy_is_asked_again(
     read, left = RemotePath._read, iter(range(failures))
     waits: list[float] = []
 
-    def busy(path: RemotePath) -> tuple[bytes, int]:
+    def busy(path: RemotePath) -> tuple[bytes, bool]:
         if next(left, None) is not None:
             raise StorageError(f"{path}: SlowDown")
         return read(path)
