@@ -90,7 +90,7 @@ def run_jobs(
                 stop=_NothingLeft(order),
                 callbacks=[
                     order.starts,
-                    _RoomWatch(size),
+                    _RoomWatch(order),
                     _StartWatch(),
                     *([TBXLoggerCallback()] if tensorboard else []),
                 ],
@@ -118,13 +118,13 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
         """Of `more`; what Tune does not hold by then is not begun."""
         self.size = size
         self.work = work
-        self.starts = _Starts()
+        self.keeping: set[str] = set()
+        """Trials that do nothing but keep their place."""
+        self.starts = _Starts(self.keeping)
         self.waiting = list(jobs)
         self.jobs = {job.name: job for job in jobs}
         self.left_out: list[str] = []
         """Accelerators, a sentence of each."""
-        self.keeping: set[str] = set()
-        """Trials that do nothing but keep their place."""
         self.running: dict[str, str] = {}
         self.ended: set[str] = set()
         self.succeeded: set[str] = set()
@@ -151,8 +151,9 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
             self.work.note_devices(self.waiting[0].task, self.left_out)
 
     def nothing_can_go_on(self) -> bool:
-        """Whether groups that only keep their places are all there are, and what waits has no room beside them."""
-        if not self.keeping or not self.starts.seen.isdisjoint(self.running):
+        """Whether groups that only keep their places, or kept them, are all there are, and what waits has no room
+        beside them."""
+        if not self.left_out or not self.starts.seen.isdisjoint(self.running):
             return False
         return not (self.waiting or self.running) or bool(missing_room(self.size, kept=len(self.keeping)))
 
@@ -185,8 +186,9 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
 class _Starts(tune.Callback):  # type: ignore[misc]  # ray is untyped
     """Knows which trials have found room, and tells those that gave their job back, should they be started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeping: set[str]) -> None:
         self.seen: set[str] = set()
+        self.keeping = keeping
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         self.seen.add(trial.trial_id)
@@ -194,6 +196,9 @@ class _Starts(tune.Callback):  # type: ignore[misc]  # ray is untyped
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:  # noqa: ARG002
         if "left_out" in result:
             trial.config["given_back"] = True
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self.keeping.discard(trial.trial_id)  # its node is gone, and the place with it
 
 
 class _NothingLeft(tune.Stopper):  # type: ignore[misc]  # ray is untyped
@@ -212,8 +217,8 @@ class _NothingLeft(tune.Stopper):  # type: ignore[misc]  # ray is untyped
 class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
     """Says that the cluster has no room for a worker group any more: jobs then wait, and nothing else tells why."""
 
-    def __init__(self, size: GroupSize) -> None:
-        self.size = size
+    def __init__(self, order: _Order) -> None:
+        self.order = order
         self.next_look = 0.0
         self.told = ""
 
@@ -221,7 +226,7 @@ class _RoomWatch(tune.Callback):  # type: ignore[misc]  # ray is untyped
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + ROOM_IS_LOOKED_FOR_EVERY
-        missing = missing_room(self.size)
+        missing = missing_room(self.order.size, kept=len(self.order.keeping))
         if missing and missing != self.told:
             logger.warning("%s now: what does not fit waits for a node to come (back)", missing)
         self.told = missing

@@ -20,7 +20,8 @@ from bench.audit.contest import DTYPES, forward_flops, matrix_products
 from bench.audit.finding import Finding, Verdict
 from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.noise import NoiseSamples
-from bench.data import ImageSet, load_images, resolve_data
+from bench.data import ImageSet, Split, load_images, resolve_data
+from bench.data.imageset import NoSplitError
 from bench.data.known import KNOWN
 from bench.machine.devices import drivers, fault_of, is_driver_too_old, is_given, needed_driver, own_device, unusable
 from bench.machine.driver import MASK, driver_version
@@ -52,6 +53,11 @@ FIGURES = {("AMD EPYC", "bf16", 2): Figures(train=920.0, certify=3700.0)}
 """By device, precision and, on CPUs, threads (0 on accelerators): docs/performance.md."""
 SLOW = 0.5
 """Of the figure."""
+SPLITS: dict[Split, str] = {
+    "train": "certified on, not trained on",
+    "test": "trained on, not certified on",
+}
+"""What data can be used for that lacks one."""
 LOOKED_AT = 1000
 """Images of a split whose pixels are looked at."""
 
@@ -204,13 +210,20 @@ def check_data(data: str | None) -> list[Finding]:
             return [Finding("data", missing, f"{known.title} is not in {place}", remedy)]
     else:
         place = resolve_data(name)
-    return [
-        _check_split(name, "train", load_images(place, "train")),
-        _check_split(name, "test", load_images(place, "test")),
-    ]
+    found: list[Finding] = []
+    lacks: list[NoSplitError] = []
+    for split, use in SPLITS.items():
+        try:
+            found.append(_check_split(name, split, load_images(place, split)))
+        except NoSplitError as error:
+            lacks.append(error)
+            found.append(Finding("data", "skipped", f"{name} has no {split}: it can be {use}"))
+    if len(lacks) == len(SPLITS):
+        raise lacks[0]
+    return found
 
 
-def _check_split(name: str, split: str, found: ImageSet) -> Finding:
+def _check_split(name: str, split: Split, found: ImageSet) -> Finding:
     counts = np.bincount(found.labels, minlength=found.num_classes)
     shape = " × ".join(map(str, found.images.shape[1:]))
     looked_at = found.images[evenly_spaced(len(found), min(len(found), LOOKED_AT))]
@@ -218,7 +231,7 @@ def _check_split(name: str, split: str, found: ImageSet) -> Finding:
     sentence = f"{name}, {split}: {len(found)} images of {shape}, {least} to {most}; {found.num_classes} classes of "
     sentence += f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.min()}"
     missing = np.flatnonzero(counts == 0).tolist()
-    if missing:
+    if missing and split == "train":
         return Finding("data", "wrong", f"{sentence}: none of class {missing[0]}", "give all classes, or fewer labels")
     if least == most:
         return Finding("data", "wrong", f"{sentence}: every pixel is the same", "see what wrote the images")

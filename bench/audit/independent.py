@@ -65,13 +65,15 @@ def audit(run: Path) -> dict[str, Any]:
         if name not in listed:
             raise AuditError(f"trials.parquet: {name} is not a trial of run.json")
         settings = json.loads((run / "trials" / name / "trial.json").read_text(encoding="utf-8"))
+        training = _sealed(run / "trials" / name / "training.json")
         _check_shards(run / "trials" / name, own)
+        if settings["kind"] != "imported":
+            _check_weights(run, name, settings, training)
+            _check_images(name, settings, training, own)
+        _check_columns(name, settings, training, merged[name], own)
         if settings["kind"] == "imported":
             imported += len(own)
             continue
-        training = _sealed(run / "trials" / name / "training.json")
-        _check_weights(run, name, settings, training)
-        _check_images(name, settings, training, own)
         beacons.update({settings["certify"]["beacon"]} - {None})
         for row in own:
             _check_row(f"{name}, image {row['index']}", settings, training, row)
@@ -100,6 +102,22 @@ def _check_shards(folder: Path, rows: list[Row]) -> None:
             raise AuditError(f"{folder.name}, image {merged['index']}: {', '.join(names)} is another in its shard")
     if len(there) != len(rows):
         raise AuditError(f"{folder.name}: its shards hold {len(there)} images, certificates.parquet {len(rows)}")
+
+
+def _check_columns(name: str, settings: Row, training: Row, merged: Row, rows: list[Row]) -> None:
+    """What trials.parquet and the rows say of a trial is what its own files say; folders need not be told."""
+    whose = {"method": settings["name"]} | {key: settings[key] for key in ("sigma", "seed", "dataset")}
+    own = settings["certify"] | settings | training | {"images": len(rows)} | whose
+    told = json.loads(merged["settings"])
+    told = told["certify"] | told | merged
+    aside = {"variant_of", "data", "parts", *(["model"] if "/" in settings["model"] else [])}
+    for key in sorted(own.keys() & told.keys() - aside):
+        if told[key] != own[key] and not isinstance(own[key], dict):
+            raise AuditError(f"trials.parquet: {key} of {name} is {told[key]}, its own files have {own[key]}")
+    for row in rows:
+        for key, value in whose.items():
+            if row[key] != value:
+                raise AuditError(f"{name}, image {row['index']}: {key} = {row[key]}, its trial has {value}")
 
 
 def _check_weights(run: Path, name: str, settings: dict[str, Any], training: dict[str, Any]) -> None:
@@ -133,7 +151,7 @@ def _check_images(name: str, settings: dict[str, Any], training: dict[str, Any],
 def _check_row(place: str, settings: dict[str, Any], training: dict[str, Any], row: Row) -> None:
     certify = settings["certify"]
     own = _composed(settings, row) if settings["kind"] == "composed" else _single(certify, row)
-    for fault in chain(_identity(settings, training, row), own, _soft(certify, row)):
+    for fault in chain(_identity(certify, training, row), own, _soft(certify, row)):
         raise AuditError(f"{place}: {fault}")
 
 
@@ -147,16 +165,12 @@ def _part(certify: dict[str, Any], row: Row) -> Iterator[str]:
     return chain(_selection(row), estimate(certify, row), _claim(certify, row))
 
 
-def _identity(settings: dict[str, Any], training: dict[str, Any], row: Row) -> Iterator[str]:
-    certify = settings["certify"]
-    expected = {key: settings[key] for key in ("sigma", "seed")} | {key: certify[key] for key in ("alpha", "n0")}
-    for key, value in expected.items():
-        if row[key] != value:
-            yield f"{key} = {row[key]}, its trial has {value}"
+def _identity(certify: dict[str, Any], training: dict[str, Any], row: Row) -> Iterator[str]:
+    for key in ("alpha", "n0", "estimator"):
+        if row[key] != certify[key]:
+            yield f"{key} = {row[key]}, its trial has {certify[key]}"
     if row["checkpoint_sha256"] != training["checkpoint_sha256"]:
         yield "is of other weights than its trial's"
-    if row["estimator"] != certify["estimator"]:
-        yield f"estimator {row['estimator']}, its trial has {certify['estimator']}"
     if certify["beacon"] is not None:
         digest = hashlib.sha256(f"{row['checkpoint_sha256']}\n{certify['beacon']}".encode()).hexdigest()
         if row["noise_seed"] != int(digest[:12], 16):

@@ -20,7 +20,7 @@ from bench.machine.devices import own_device
 from bench.machine.hardware import compute_reproducibly, has_fast_bf16, release_memory
 from bench.machine.randomness import Role
 from bench.machine.reasons import is_out_of_memory
-from bench.models.classifier import Classifier, build_model
+from bench.models.classifier import Classifier, build_model, channels_of
 from bench.models.decomposition import LinearDecomposition
 from bench.models.external import allowed_precision
 from bench.models.shelf import is_on_shelf
@@ -52,8 +52,8 @@ def plain_counts(model: nn.Module, image: Tensor, n: int, *, sigma: float, num_c
 
 
 def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dict[str, Any]:
-    """`bench perf certify`: speed; for a trained model (RUN/TRIAL) also what bf16 does to its ACR; for one off the
-    shelf at the size that it expects.
+    """`bench perf certify`: speed; for a trained model (RUN/TRIAL), where the device is fast in bf16, also what bf16
+    does to its ACR; for one off the shelf at the size that it expects.
 
     Raises:
         ValueError: an unknown model; SourceError, CheckpointError, DataError: as `bench.models.sources.open_model`.
@@ -74,7 +74,7 @@ def measure(model: str, *, sigma: float | None, rounds: int, images: int) -> dic
         raise SourceError(f"{model}: must be a single network that this program trained")
     classes = _classes(source)
     noise = source.trial.sigma if sigma is None else sigma
-    precisions = compare_precisions(source, noise, images)
+    precisions = compare_precisions(source, noise, images) if has_fast_bf16(device) else {}
     shape = load_images(source.trial.data, "test", source.trial.dataset).images.shape[1:]
     speed = measure_certify(source.model, classes, shape, sigma=noise, rounds=rounds, device=device)
     return {"model": source.name} | precisions | speed
@@ -84,8 +84,8 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
     """Samples per second of a model off the shelf, at the size that it expects: of the plain loop at several batch
     sizes, of certification in either precision, and of its network alone; and their ratios."""
     compute_reproducibly()
-    size = getattr(source.model, "size", None) or (224, 224)
-    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    size, channels = getattr(source.model, "size", None) or (224, 224), channels_of(source.model) or 3
+    image = torch.rand(channels, *size, generator=torch.Generator().manual_seed(0))
     model = source.model.to(device)
     with torch.inference_mode():
         num_classes = model(image[None].to(device)).shape[1]
@@ -113,8 +113,8 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
         for name, compiled_for in (("certify", COMPILE_FROM), ("certify_eager", 1)):
             count = partial(smoothed.class_counts, image, drawn, 0, Role.ESTIMATE, 0, compiled_for=compiled_for)
             contestants[f"{name}_{precision}"] = count, drawn
-    flops = forward_flops(model, image)
-    for precision in precisions:
+    flops = forward_flops(model, image)  # none of what onnxruntime computes
+    for precision in precisions if flops else []:
         contestants[f"matrix_products_{precision}"] = matrix_products(flops, DTYPES[precision], device)
     rates = medians(contestants, rounds, device)
     best = max((batch for batch in batches if f"plain_{batch}" in rates), key=lambda batch: rates[f"plain_{batch}"])
@@ -123,17 +123,18 @@ def measure_published(source: Source, *, sigma: float, rounds: int, device: torc
         ours = rates[f"certify_{precision}"]
         ratios[f"certify_{precision} / plain_{best}, its best"] = ours / rates[f"plain_{best}"]
         ratios[f"compiled / eager, {precision}"] = ours / rates[f"certify_eager_{precision}"]
-        roof = f"certify_{precision} / matrix products of as many operations"
-        ratios[roof] = ours / rates[f"matrix_products_{precision}"]
+        if flops:
+            roof = f"certify_{precision} / matrix products of as many operations"
+            ratios[roof] = ours / rates[f"matrix_products_{precision}"]
     return {
         "model": source.where,
         "plain": PLAIN,
-        "image": f"3 x {size[0]} x {size[1]}",
+        "image": f"{channels} x {size[0]} x {size[1]}",
         **conditions(device, rounds),
         "engine": engine,
         "compile_seconds": compile_seconds,
         "passes": passes,
-        "gigaflop_per_copy": flops / 1e9,
+        **({"gigaflop_per_copy": flops / 1e9} if flops else {}),
         "plain_best_batch": best,
         "samples_per_second": rates,
         "ratios": ratios,

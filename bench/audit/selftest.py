@@ -466,6 +466,13 @@ def _edit_merged(run: Path, _trial: Trial) -> None:
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
 
 
+def _edit_trials(run: Path, _trial: Trial) -> None:
+    path = RunFolder(run).trials
+    table = pq.read_table(path)
+    rows = [row | {"n": 100_000} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+
 def _edit_table(run: Path, _trial: Trial) -> None:
     path = run / "tables" / "certified_accuracy.csv"
     with path.open(newline="") as file:
@@ -532,6 +539,7 @@ MUTATIONS = (
     Mutation("misclassified images claimed as certified", after=_in_shards(_without_two_sided(_claimed))),
     Mutation("half of the errors given to the class", after=_in_shards(_without_two_sided(_raised))),
     Mutation("a radius edited in the Parquet", after=_edit_merged, merged_again=False),
+    Mutation("n of a trial edited in the Parquet", after=_edit_trials, merged_again=False),
     Mutation("an ACR edited in the table", after=_edit_table, merged_again=False),
     Mutation("the record of the training edited", after=_edit_record),
     Mutation("a beacon chosen after looking", after=_edit_beacon, merged_again=False),

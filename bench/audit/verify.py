@@ -202,7 +202,8 @@ def open_certified(
 
 
 def _compare(stored: CertificateRow, found: CertificateRow, level: float) -> Verdict:
-    then, now = (row.model_dump(include={"device", "torch_version", "engine", "batch"}) for row in (stored, found))
+    differs = {"device", "torch_version", "engine", "batch", "classifier"}
+    then, now = (row.model_dump(include=differs) for row in (stored, found))
     unlike = [key for key in then if then[key] != now[key]]
     reason = ", ".join(f"{key} {then[key]} then, {now[key]} now" for key in unlike)
     if _same_counts(stored, found) and _same_base_answers(stored, found):

@@ -29,6 +29,7 @@ from bench.certify.smoothing import (
 )
 from bench.machine.randomness import Role, derived_seed
 from bench.models.classifier import kind_of
+from bench.models.external import allowed_precision
 from bench.models.sources import Source
 from results.bounds import shares
 from results.bounds.composition import Estimate, composed, passes
@@ -264,11 +265,14 @@ def smoothed_source(source: Source, settings: CertifiedTrial, num_classes: int) 
 
     Args:
         num_classes: logits; of each of its classifiers, where it is composed.
+
+    Raises:
+        ModelError: a part cannot be put on the device, or not be computed in bf16.
     """
-    certify = settings.certify
+    precision = allowed_precision(source.model, settings.certify.precision)  # of all parts alike
 
     def smoothed(model: torch.nn.Module, sigma: float, classes: int) -> Smoothed:
-        return Smoothed(model, sigma, classes, precision=certify.precision, arithmetic=certify.arithmetic)
+        return Smoothed(model, sigma, classes, precision=precision, arithmetic=settings.certify.arithmetic)
 
     if not isinstance(settings, ComposedTrial):
         return smoothed(source.model, settings.sigma, num_classes)

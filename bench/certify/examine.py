@@ -7,6 +7,7 @@ its answers.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from results.store.shards import evenly_spaced
 NOISE, IMAGES, DIRECTIONS = 32, 32, 8
 ROUNDING = 1e-3
 """Share of the largest answer by which those of one model may differ between machines."""
+HOMONYMS = 100
+"""Of so many names that a model and the data share, one may mean two classes, such as the machine and the bird that are
+called crane."""
 
 
 def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
@@ -108,18 +112,25 @@ def refuse_other_answers(source: Source, trial_id: str, training: TrainingRecord
 
 def _refuse_other_order(source: Source, data: ImageSet) -> None:
     """Raise SourceError where the model says in which order it has its classes, and a class of the data has another
-    number there."""
+    number there: of many classes that both have, more than one in `HOMONYMS`."""
     stated = _stated_classes(source)
-    spelled = [_spelled(name) for name in data.classes or ()]
+    own, known = (_numbers(names) for names in (stated, data.classes or ()))
+    shared = [name for name in own if name in known]
+    displaced = [name for name in shared if own[name] != known[name]]
+    if len(displaced) > len(shared) // HOMONYMS:
+        number = own[displaced[0]]
+        raise SourceError(
+            f"{source.name}: has {stated[number]} as class {number}, the data as {known[displaced[0]]}; the data's "
+            f"order is {', '.join(data.classes or ())}, which numbers as names of its folders can change"
+        )
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int]:
+    """The number of each class by its name, without those that two have, as two of ImageNet's are cranes, and those
+    that are numbers themselves: they say nothing."""
+    spelled = [_spelled(name) for name in names]
     times = Counter(spelled)
-    # ImageNet has two cranes and two maillots: such a name says nothing.
-    known = {name: number for number, name in enumerate(spelled) if times[name] == 1}
-    for number, name in enumerate(stated):
-        if known.get(_spelled(name), number) != number and not name.isdecimal():
-            raise SourceError(
-                f"{source.name}: has {name} as class {number}, the data as {known[_spelled(name)]}; the data's order "
-                f"is {', '.join(data.classes or ())}, which numbers as names of its folders can change"
-            )
+    return {name: number for number, name in enumerate(spelled) if times[name] == 1 and not names[number].isdecimal()}
 
 
 def _stated_classes(source: Source) -> list[str]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", "ExternalTrial", "ComposedTrial")
 FEW = 20
 """Rows of which identical ones are listed too."""
+PREDICTED = 20
+"""Images whose answers `bench predict` gives, where nobody says how many."""
 
 perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a plain PyTorch loop.")
 app.add_typer(perf_app, name="perf")
@@ -186,7 +188,9 @@ def predict(
     alpha: Annotated[
         float, typer.Option(help="At most this probability that an answer is not the smoothed classifier's.")
     ] = ALPHA,
-    images: Annotated[int | None, typer.Option(help="Evenly spaced test images; all where not given.")] = 20,
+    images: Annotated[
+        int | None, typer.Option(help=f"Evenly spaced test images; {PREDICTED}, or all of fewer, where not given.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
@@ -195,7 +199,8 @@ def predict(
 ) -> None:
     """PREDICT on test images: the smoothed classifier's answers, or that it abstains."""
     with user_errors():
-        general = {"name": "model", "seed": seed, "certify": {"precision": precision, "images": images}}
+        chosen: dict[str, object] = {"precision": precision, "images": images}
+        general = {"name": "model", "seed": seed, "certify": chosen}
         parts = _parts(model, classifier or [], selector, sigma)
         _external(**general, sigma=1.0 if sigma is None else sigma)  # before the model is opened
         from bench.data import load_images, resolve_data
@@ -210,6 +215,9 @@ def predict(
         from bench.audit.predict import predict_source
 
         parts, data = _known(parts, sources, data, denoiser)
+        test = load_images(resolve_data(data), "test")
+        if images is None:
+            chosen["images"] = min(PREDICTED, len(test))
         stated = [part.stated(source.weights) for part, source in zip(parts, sources, strict=True)]
         settings: ExternalTrial | ComposedTrial
         if model is None:
@@ -217,7 +225,7 @@ def predict(
             source = joined(sources, settings.name, settings.weights)
         else:
             settings, [source] = _external(**general, **stated[0]), sources
-        found = predict_source(source, settings, load_images(resolve_data(data), "test"), n=n, alpha=alpha)
+        found = predict_source(source, settings, test, n=n, alpha=alpha)
     shares = found.shares()
     if as_json:
         typer.echo(json.dumps({"rows": found.rows.to_dict("records"), **shares}, indent=2))

@@ -82,7 +82,7 @@ def tune(
                 audience=_Terminal(methods, quiet=quiet, as_json=as_json),
             )
             failed = bool(tuned.failed)
-            _print_chosen(tuned, quiet=quiet, as_json=as_json)
+            _print_chosen(tuned, options.plugins, quiet=quiet, as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -147,7 +147,7 @@ def _print_forecast(searches: list[Search], methods: list[str], *, as_json: bool
     )
 
 
-def _print_chosen(tuned: Tuned, *, quiet: bool, as_json: bool) -> None:
+def _print_chosen(tuned: Tuned, plugins: list[str], *, quiet: bool, as_json: bool) -> None:
     rows = []
     for search in tuned.searches:
         best = search.halving.best()
@@ -204,15 +204,16 @@ def _print_chosen(tuned: Tuned, *, quiet: bool, as_json: bool) -> None:
     folder = tuned.folder
     lines = [f"{folder.search.name:<22} {folder.search}"]
     if all(row["ended"] for row in rows):
-        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: {_next_command(folder)}"]
+        lines += [f"{folder.tuned.name:<22} {folder.tuned}", f"next: {_next_command(folder, plugins)}"]
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _next_command(folder: RunFolder) -> str:
+def _next_command(folder: RunFolder, plugins: list[str]) -> str:
     """With a folder of its own: `bench run` would take the name of the file, which all searches share."""
     name = folder.path.name.removesuffix("-tuning") or "search"  # the root of a bucket has none
-    return shlex.join(["bench", "run", "--grid", str(folder.tuned), "--out", str(folder.path.parent / f"{name}-tuned")])
+    words = ["bench", "run", "--grid", str(folder.tuned), "--out", str(folder.path.parent / f"{name}-tuned")]
+    return shlex.join([*words, *(word for plugin in plugins for word in ("--plugin", plugin))])
 
 
 def _number(value: Any, error: Any = None) -> str:

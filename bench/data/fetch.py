@@ -36,8 +36,8 @@ def cache() -> Path:
 
 
 def fetched(url: RemotePath) -> Path:
-    """A copy of a folder in a store: there already if it was fetched before and its files have the same sizes still.
-    Several processes may fetch it at once.
+    """A copy of a folder in a store: there already if it was fetched before and no file was written since. Several
+    processes may fetch it at once.
 
     Raises:
         DataError: there is nothing.
@@ -46,7 +46,7 @@ def fetched(url: RemotePath) -> Path:
     files = sorted(url.walk())
     if not files:
         raise DataError(f"data {str(url)!r} is not a folder with files")
-    listing = "\n".join(f"{path} {size}" for path, size in files)
+    listing = "\n".join(f"{path} {size} {written}" for path, size, written in files)
     target = cache() / hashlib.sha256(listing.encode()).hexdigest()[:16] / (url.name or "data")
     if target.is_dir():
         return target
@@ -54,7 +54,7 @@ def fetched(url: RemotePath) -> Path:
     with (target.parent / "fetch.lock").open("wb") as turn:
         _wait_for_turn(turn)  # the others wait, and then find it
         if not target.is_dir():
-            _fetch(url, [path for path, _ in files], target)
+            _fetch(url, [path for path, *_ in files], target)
     return target
 
 

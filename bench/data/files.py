@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bench.data.fetch import cache, fetched
-from bench.data.imageset import DataError, ImageSet, Split, other_images
+from bench.data.imageset import DataError, ImageSet, NoSplitError, Split, other_images
 from bench.data.known import name_in
 from bench.data.stored import StoredImages
 from bench.settings.registries import DATASETS
@@ -307,8 +307,8 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def _nothing(folder: Path, split: Split) -> DataError:
-    return DataError(f"{folder}: found neither {split}-*.parquet nor a folder {split}/ with one folder per class")
+def _nothing(folder: Path, split: Split) -> NoSplitError:
+    return NoSplitError(f"{folder}: found neither {split}-*.parquet nor a folder {split}/ with one folder per class")
 
 
 def _files_of(folder: Path, split: Split) -> list[Path]:

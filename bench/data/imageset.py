@@ -25,6 +25,10 @@ class DataError(BenchError):
     """Data that is not there or not usable; the message is one sentence for the user."""
 
 
+class NoSplitError(DataError):
+    """Data that has no images of a split."""
+
+
 def other_images(place: str, dataset: str, found: str) -> DataError:
     """What to raise where a machine has other images than those that are called `dataset`; `found` is the fingerprint,
     or the name, of what is there."""

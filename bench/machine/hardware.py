@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import platform
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from results.store.settings import Precision
+
+PROCESSORS = Path("/proc/cpuinfo")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -35,14 +39,18 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's or processor's own name."""
+    """The accelerator's or processor's own name; of a processor that has none, as ARM's, what tells it from others."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "CPU"
+    said: dict[str, str] = {}
+    with contextlib.suppress(OSError), PROCESSORS.open(encoding="utf-8") as lines:
+        for line in takewhile(str.strip, lines):  # of the first of them
+            key, _, value = line.partition(":")
+            said[key.strip()] = value.strip()
+    if "model name" in said:
+        return said["model name"]
+    numbers = [f"{key[4:]} {said[key]}" for key in ("CPU implementer", "CPU part") if key in said]
+    return ", ".join([f"{platform.machine()} CPU", *numbers]) if numbers else "CPU"
 
 
 def release_memory() -> None:

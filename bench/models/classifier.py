@@ -136,7 +136,9 @@ def channels_of(model: nn.Module) -> int | None:
     if isinstance(model, Denoised):
         return channels_of(model.classifier)
     first = model.members[0] if isinstance(model, MeanLogits) else model
-    return first.mean.shape[1] if isinstance(first, Classifier | Preprocessed) else None
+    if isinstance(first, Preprocessed):
+        return first.channels
+    return first.mean.shape[1] if isinstance(first, Classifier) else None
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -137,7 +137,8 @@ def from_diffusers(name: ShelfName) -> Diffusion:
     and scheduler/.
 
     Raises:
-        SourceError: it needs classes, or predicts something else; anything else as diffusers raises it.
+        SourceError: it needs classes, has no such schedule, or predicts something else; anything else as diffusers
+            raises it.
     """
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.utils import logging as talk
@@ -150,7 +151,13 @@ def from_diffusers(name: ShelfName) -> Diffusion:
     )
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
         raise SourceError(f"{name}: needs the class of an image, which nobody knows before it is classified")
-    found: Any = DDPMScheduler.from_pretrained(name.name, revision=revision, subfolder="scheduler" if parts else None)
+    if unet.config.time_embedding_type == "fourier":
+        raise SourceError(f"{name}: is asked with a level of noise, and not with a step of a schedule")
+    subfolder = "scheduler" if parts else None
+    stated: Any = DDPMScheduler.load_config(name.name, revision=revision, subfolder=subfolder)
+    if "beta_start" not in stated and not stated.get("trained_betas"):
+        raise SourceError(f"{name}: its scheduler says no betas: must be one like DDPMScheduler")
+    found: Any = DDPMScheduler.from_pretrained(name.name, revision=revision, subfolder=subfolder)
     kind = found.config.prediction_type
     if kind not in PREDICTS.values():
         raise SourceError(f"{name}: prediction_type = {kind}: must be {', '.join(PREDICTS.values())}")

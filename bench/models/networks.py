@@ -26,7 +26,7 @@ def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH, chann
 
     Raises:
         BenchError: an unknown name, a depth that is not 6n+2, a width where the network has none, a number of channels
-            that it does not take, or a builder that gives no module.
+            that it does not take, or a builder that gives no module, or one whose state is not of tensors alone.
     """
     if name not in NETWORKS:
         return ResNet(residual_blocks(name), width, num_classes, channels)
@@ -34,6 +34,9 @@ def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH, chann
     network = builder(num_classes, **chosen_arguments(name, builder, width, channels))
     if not isinstance(network, nn.Module):
         raise BenchError(f"model = {name!r}: its builder must return a torch.nn.Module, gave {type(network).__name__}")
+    for key, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise BenchError(f"model = {name!r}: {key} of its state_dict must be a tensor, is {type(value).__name__}")
     return network
 
 

@@ -24,6 +24,9 @@ from bench.models.shelf import ShelfName, SourceError
 ENGINES = ("onnx2torch", "onnxruntime")
 SAME = 1e-3
 """Share of the largest logit by which what onnx2torch made may differ from onnxruntime."""
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""fp32 is fp32, and algorithms are not chosen by a timing."""
 
 logger = logging.getLogger("bench")
 
@@ -57,7 +60,7 @@ def from_onnx(name: ShelfName) -> tuple[Published, str]:
     size = None if shape[2] is None or shape[3] is None else (shape[2], shape[3])
     output = [dim.dim_value or None for dim in graph.graph.output[0].type.tensor_type.shape.dim]
     classes = output[1] if len(output) == 2 else None
-    return Published(network, Expected(None, size), num_classes=classes), weights
+    return Published(network, Expected(None, size, channels=shape[1]), num_classes=classes), weights
 
 
 def _digest(path: Path, model: Any) -> str:
@@ -153,7 +156,7 @@ class OnnxRuntime(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._run: tuple[str, Callable[[Tensor], Tensor]] | None = None
+        self._run: tuple[torch.device, Callable[[Tensor], Tensor]] | None = None
         self._compute = torch.compiler.disable(self._compute_outside)
 
     def __deepcopy__(self, _: object) -> OnnxRuntime:
@@ -166,23 +169,23 @@ class OnnxRuntime(nn.Module):
         return logits
 
     def _compute_outside(self, images: Tensor) -> Tensor:
-        if self._run is None or self._run[0] != images.device.type:
-            self._run = images.device.type, self._opened(images.device)
+        if self._run is None or self._run[0] != images.device:
+            self._run = images.device, self._opened(images.device)
         return self._run[1](images)
 
     def _opened(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         import onnxruntime
 
-        wanted = ["CPUExecutionProvider"]
-        if device.type == "cuda":
-            if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-                wanted = ["CUDAExecutionProvider", *wanted]
-            else:
-                logger.warning("%s: computed on the CPU: this onnxruntime has no CUDAExecutionProvider", self.path)
+        wanted: list[tuple[str, dict[str, Any]]] = [(CPU, {})]
+        if device.type == "cuda" and CUDA in onnxruntime.get_available_providers():
+            wanted.insert(0, (CUDA, CUDA_OPTIONS | {"device_id": device.index or 0}))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted)
+        options.use_deterministic_compute = True
+        session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted, enable_fallback=0)
+        if device.type == "cuda" and CUDA not in session.get_providers():
+            logger.warning("%s: computed on the CPU: this onnxruntime has no %s that works here", self.path, CUDA)
         name = session.get_inputs()[0].name
 
         def run(images: Tensor) -> Tensor:

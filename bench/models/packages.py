@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench.models.preprocessing import Expected
 from bench.models.shelf import ShelfName, SourceError, is_file_of_weights
 from bench.settings.normalisation import Normalisation
+from bench.settings.registries import CHANNELS
 
 RANDOM = "random"
 """Weights that are drawn, by seed 0: the same every time, and of no use but to measure and to try."""
@@ -96,25 +97,29 @@ def from_torchvision(name: ShelfName) -> Published:
             f"{name}: weights = {wanted}: must be {', '.join(kinds.__members__)}, {RANDOM}, or a file .safetensors"
         )
     weights: Any = kinds["DEFAULT" if drawn else wanted]
+    names = weights.meta["categories"]
+    if names is None:
+        raise SourceError(f"{name}: weights = {wanted}: are of features alone, not of a classifier")
+    transforms = weights.transforms()
+    size = transforms.crop_size[0]
 
     def build(*, pretrained: bool, classes: int | None) -> nn.Module:
         more: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name.name in INCEPTIONS:
             more |= {"transform_input": True, "aux_logits": True, "init_weights": False}
+        if name.name.startswith("vit_"):  # they have a position for each patch
+            more["image_size"] = size
         model: nn.Module = models.get_model(name.name, weights=None, **more)
         if pretrained:  # given the weights, torchvision would unpickle them
             model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         return model
 
     network = _with_weights(name, build)
-    transforms = weights.transforms()
-    size = transforms.crop_size[0]
     expected = Expected(
         Normalisation(tuple(transforms.mean), tuple(transforms.std)),
         (size, size),
         _mode(transforms.interpolation.value),
     )
-    names = weights.meta["categories"]
     head = _head(network)
     classes = head[1] if head else len(names)
     return Published(network, expected, names if len(names) == classes else (), classes)
@@ -139,7 +144,8 @@ def from_transformers(name: ShelfName) -> Published:
     if missing := sorted(loaded["missing_keys"]):  # it would have drawn them, others each time
         raise SourceError(f"{name}: its weights lack {missing[0]} ({len(missing)} in all)")
     model.float()  # those in half precision would be computed in it
-    expected = _as_processed(name, _processor(name, revision, model.config))
+    settings = _processor(name, revision, model.config)
+    expected = _as_processed(name, settings, getattr(model.config, "num_channels", CHANNELS))
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     told = any(label != f"LABEL_{number}" for number, label in enumerate(labels))
     return Published(model, expected, labels if told else (), len(labels))
@@ -174,15 +180,16 @@ def _processor(name: ShelfName, revision: str, config: Any) -> dict[str, Any]:
     return usual
 
 
-def _as_processed(name: ShelfName, settings: dict[str, Any]) -> Expected:
+def _as_processed(name: ShelfName, settings: dict[str, Any], channels: int) -> Expected:
     """What a processor does to pixels in [0, 255], of pixels in [0, 1]."""
     kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
     if settings.get("do_flip_channel_order") or kind.startswith(IN_BGR):
         raise SourceError(f"{name}: its processor makes BGR of RGB, which is not done here: a factory of yours may")
     scale = 255 * float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 255.0
     shift = -1.0 if settings.get("rescale_offset") else 0.0
-    normalises = settings.get("do_normalize", True)
-    means, stds = (settings["image_mean"], settings["image_std"]) if normalises else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    means, stds = (0.0,) * channels, (1.0,) * channels
+    if settings.get("do_normalize", True):
+        means, stds = settings["image_mean"], settings["image_std"]
     if settings.get("include_top", kind.startswith("EfficientNet")):  # it divides by them twice
         stds = tuple(std * std for std in stds)
     # (scale · x + shift − mean) / std
@@ -239,6 +246,9 @@ def _tensors(name: ShelfName, file: str) -> dict[str, Tensor]:
 
 
 def _head(network: nn.Module) -> tuple[str, int] | None:
-    """The name of the last linear layer, and its number of outputs."""
-    found = [(key, module.out_features) for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    """The name of the last linear layer, or of the last convolution where there is none, and its number of outputs."""
+    modules = list(network.named_modules())
+    linear = [(key, module.out_features) for key, module in modules if isinstance(module, nn.Linear)]
+    convolutions = [(key, module.out_channels) for key, module in modules if isinstance(module, nn.Conv2d)]
+    found = linear or convolutions
     return found[-1] if found else None

@@ -24,6 +24,8 @@ class Expected:
     """(height, width); None: any."""
     interpolation: str = "bilinear"
     """bilinear or bicubic, with antialiasing."""
+    channels: int | None = None
+    """Of the images, where the network says it itself."""
 
 
 class Preprocessed(nn.Module):
@@ -47,6 +49,7 @@ class Preprocessed(nn.Module):
         self.interpolation = expected.interpolation
         self.class_names = list(class_names)
         self.normalises = expected.normalisation is not None
+        self.channels = expected.channels or (normalisation.channels if self.normalises else None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, num_classes)."""

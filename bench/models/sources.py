@@ -312,7 +312,9 @@ def _from_shelf(name: ShelfName) -> Source:
         raise SourceError(f"{name}: {reason_of(error)}") from error
     expected = found.expected
     if "normalise" in name.options:
-        expected = replace(expected, normalisation=name.normalisation)
+        stated = expected.normalisation
+        channels = expected.channels or (stated.channels if stated else None)
+        expected = replace(expected, normalisation=name.normalisation, channels=channels)
     model = frozen(Preprocessed(found.network, expected, found.class_names))
     digest = weights or digest_of(found.network.state_dict())
     return Source(model, str(name), name.title, digest, None, None, found.num_classes)

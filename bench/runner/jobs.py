@@ -15,7 +15,7 @@ from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
 from cluster import ClusterError, GroupSize, Job, missing_room, node_resources, run_jobs
-from results.store.folder import RunFolder, refresh
+from results.store.folder import RunFolder, TrialFolder, refresh
 from results.store.records import RunRecord, StateRecord
 
 logger = logging.getLogger("bench")
@@ -38,14 +38,14 @@ def group_of(options: RunOptions, run: RunFolder, trials: int, *, trains: bool) 
     asked, nodes = (options.cpus_per_worker, options.gpus_per_worker), node_resources()
     size = default_group(options.workers, *asked, nodes, trials)
     known = trains and options.workers is None and not options.fresh and run.description.exists()
-    before = RunRecord.read(run.description).group if known else None
-    if before and before.workers != size.workers and size.gpus_per_worker in (0, 1):
-        again = default_group(before.workers, *asked, nodes, trials)
+    before = RunRecord.read(run.description).trained_by if known else None
+    if before and before != size.workers and size.gpus_per_worker in (0, 1):
+        again = default_group(before, *asked, nodes, trials)
         if not (missing := missing_room(again)):
-            numbers = before.workers, size.workers
+            numbers = before, size.workers
             logger.warning("trials train on %d workers each, as before, and not on %d: --workers changes it", *numbers)
             return again
-        numbers = size.workers, before.workers
+        numbers = size.workers, before
         logger.warning("trials train on %d workers now, and on %d before, which changes weights: %s", *numbers, missing)
     if missing := missing_room(size):
         raise ClusterError(missing)
@@ -98,8 +98,17 @@ def run_trials(
     place = Path(str(run.path), "tensorboard") if tensorboard else None
     failed = run_jobs(jobs, TrialWork(), size, stalled_after=stall_seconds(), tensorboard=place)
     for job in jobs:
-        refresh(run.trial(job.name))
+        folder = run.trial(job.name)
+        refresh(folder)
+        if job.name not in failed and not _has_ended(folder):
+            failed[job.name] = f"it ended where {run.path} is another folder: all nodes must share that of --out"
     return failed
+
+
+def _has_ended(folder: TrialFolder) -> bool:
+    """Whether what a job that succeeded wrote is seen here."""
+    waits = folder.state.exists() and StateRecord.read(folder.state).state == "waiting"
+    return folder.training.exists() and not waits
 
 
 def plan_jobs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from accelerate import PartialState
@@ -17,20 +17,23 @@ from bench.certify.shard import OpenedModel, agreement, certify_images, settle_e
 from bench.data import ImageSet, dataset_name, load_images, resolve_data
 from bench.data.imageset import other_images
 from bench.data.thumbnails import keep_thumbnails
+from bench.machine.devices import own_device
+from bench.machine.hardware import resolve_precision
 from bench.machine.processes import agreed, first_process_first, join_group, leaving_group, wait_for_all
 from bench.models.classifier import count_bytes, count_parameters
-from bench.models.external import ModelError
+from bench.models.external import ModelError, allowed_precision
 from bench.models.sources import Source, SourceError
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
 from bench.runner.state import trial_task
 from bench.settings.trial import Trial
+from results.errors import StoreError
 from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder
 from results.store.lock import RunLock, end_command
 from results.store.records import StateRecord, TrainingRecord
 from results.store.schema import CERTIFICATES, read_table
-from results.store.settings import ComposedTrial, ExternalTrial
+from results.store.settings import ComposedTrial, ExternalTrial, Precision
 from results.store.shards import evenly_spaced
 
 
@@ -96,6 +99,7 @@ def certify_source(
     Raises:
         DataError: as `run_single`.
         SourceError: the model does not fit the data, or answers otherwise than when it was certified before.
+        ModelError: it cannot be computed in the precision that is asked for, or that its certificates have.
         RunError: the run has another trial in its place.
         LockedError: another process works on the run.
     """
@@ -110,6 +114,7 @@ def certify_source(
         images = load_images(settings.data, "test", settings.dataset)
         num_classes, answers = examine_trial(source, settings, images)
         evenly_spaced(len(images), settings.certify.images)
+        model = _opened(source, settings, run, num_classes)
         with _locked(run, state):
             if state.is_main_process:
                 add_trials(run, [settings], replace=False)
@@ -121,10 +126,28 @@ def certify_source(
             with _unfinished(run.trial(settings.trial_id), state):
                 if state.is_main_process:
                     _keep_record(source, settings, run, answers, num_classes, images)
-                smoothed = smoothed_source(source, settings, num_classes)
-                model = OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
                 _certify_all(model, settings, run, shard_size, state)
         return bool(state.is_main_process)
+
+
+def _opened(source: Source, settings: ExternalTrial | ComposedTrial, run: RunFolder, num_classes: int) -> OpenedModel:
+    """The model in one precision on all machines that certify the trial, whatever "auto" would be on each."""
+    allowed = allowed_precision(source.model, settings.certify.precision)
+    precision = agreed(
+        lambda: _precision_of_rows(run.trial(settings.trial_id)) or resolve_precision(allowed, own_device())
+    )
+    certify = settings.certify.model_copy(update={"precision": precision})
+    smoothed = smoothed_source(source, settings.model_copy(update={"certify": certify}), num_classes)
+    return OpenedModel(smoothed, kind_of_trial(source, settings), settings.weights)
+
+
+def _precision_of_rows(folder: TrialFolder) -> Precision | None:
+    """Of the certificates that a trial has already; None: it has none."""
+    for path in folder.shard_files():
+        with suppress(StoreError, IndexError):  # what is damaged, or empty, is set aside later
+            precision: Precision = read_table(path, CERTIFICATES)["precision"][0].as_py()
+            return precision
+    return None
 
 
 def _refuse_other_data(settings: Trial | ExternalTrial | ComposedTrial) -> None:

@@ -11,6 +11,7 @@ from bench.models.digests import is_whole_checkpoint
 from bench.settings.trial import Trial
 from results.errors import StoreError
 from results.store.folder import (
+    NO_FILE,
     AnyPath,
     RunFolder,
     TrialFolder,
@@ -19,8 +20,7 @@ from results.store.folder import (
     sha256_of,
     write_whole,
 )
-from results.store.records import TrainingRecord
-from results.store.remote import StorageError
+from results.store.records import StateRecord, TrainingRecord
 from results.store.schema import EPOCHS, SPECTRA, read_table, write_table
 from results.store.settings import CertifiedTrial
 from results.store.shards import evenly_spaced, repair_shards
@@ -60,16 +60,21 @@ def unfinished(trials: Sequence[Trial], run: RunFolder) -> dict[str, tuple[Trial
     """By id, what of the trials is still to be trained or certified, and of the members and teachers that they need and
     none of them trains; whether it is to be certified, too. All are repaired first.
 
-    Of what is finished the state is removed, which a command leaves that is killed right after the last shard.
+    Of what is finished the state is removed, which a command leaves that is killed right after the last shard. What is
+    trained waits from here on: a training that was taken over has no shards yet, and others may have been set aside, so
+    no report may take it for finished before its job begins.
     """
     trained = {trial.trial_id: repair(trial, run) for trial in trials}
     found = {}
     for name, (trial, certify) in everything(trials, trained).items():
         done = trained[name] if name in trained else repair(trial, run)
+        folder = run.trial(name)
         if done and not (certify and images_left(trial, run)):
-            run.trial(name).state.unlink(missing_ok=True)
-        else:
-            found[name] = (trial, certify)
+            folder.state.unlink(missing_ok=True)
+            continue
+        if done and not folder.state.exists():
+            StateRecord(state="waiting").write(folder.state)
+        found[name] = (trial, certify)
     return found
 
 
@@ -141,9 +146,7 @@ def _holds_training(trial: Trial, folder: TrialFolder) -> bool:
             and (trial.decomposition_ratio is None or read_table(folder.spectrum, SPECTRA).num_rows > 0)
             and sha256_of(folder.model) == training.checkpoint_sha256
         )
-    except StorageError:
-        raise
-    except (OSError, StoreError):
+    except (*NO_FILE, StoreError):
         return False
 
 
@@ -151,9 +154,7 @@ def _record(folder: TrialFolder) -> TrainingRecord | None:
     """training.json; None where there is none that reads back as it was written."""
     try:
         return TrainingRecord.read(folder.training)
-    except StorageError:
-        raise
-    except (OSError, StoreError):
+    except (*NO_FILE, StoreError):
         return None
 
 

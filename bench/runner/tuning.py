@@ -280,7 +280,7 @@ def tune_grid(
             from cluster import run_jobs
 
             size = size or join()
-            add_trials(folder, [], group=GroupRecord(**asdict(size)))
+            add_trials(folder, [], group=GroupRecord(**asdict(size)), trained_by=size.workers)
         audience.begins([search.trial for search in searches], searches[0].trial.dataset, size, folder)
         if size:
             with audience.watching(folder):
@@ -288,6 +288,8 @@ def tune_grid(
         if failed:
             audience.fails(folder, failed)
         going.write()
+        if not failed and not all(search.halving.ended for search in searches):
+            raise RunError(f"trials ended where {folder.path} is another folder: all nodes must share that of --out")
         if all(search.halving.ended for search in searches):
             chosen: dict[str, dict[float, dict[str, Option]]] = {}
             for search in searches:
@@ -337,7 +339,9 @@ class _Going:
         """The jobs that follow the end of one."""
         jobs: list[Job] = []
         for search, step in self.awaited.pop(name, []):
-            refresh(self.run.trial(name))
+            trial = search.at(step)
+            for part in (*trial.needed, trial):
+                refresh(self.run.trial(part.trial_id))
             if self._look(search, step):
                 jobs += self._go_on(search)
         self.write()

@@ -106,8 +106,8 @@ def _drawing_nothing() -> Iterator[None]:
 
 
 def _state_of_the_host() -> object:
-    _, words, *rest = np.random.get_state()  # noqa: NPY002
-    return random.getstate(), words.tolist(), rest, torch.get_rng_state().tolist()  # type: ignore[union-attr]
+    _, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    return random.getstate(), np.asarray(words).tolist(), rest, torch.get_rng_state().tolist()
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

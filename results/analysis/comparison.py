@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from results.analysis.groups import SAME, Group, refuse_twins, trained_models
+from results.analysis.groups import SAME, Group, arithmetic_of, refuse_twins, trained_models
 from results.analysis.metrics import RADII
 from results.analysis.permutation import sign_flip_test
 from results.analysis.statistics import NO_SPREAD, Interval, per_image, wilson
@@ -29,7 +29,7 @@ METHOD = (
 )
 OF_TRIALS = ("trial_id", "method", "sigma", "seed", "members", *SAME)
 """Columns of trials that a comparison needs; `members` may be lacking."""
-OF_CERTIFICATES = ("trial_id", "index", "label", "correct", "radius", "estimator")
+OF_CERTIFICATES = ("trial_id", "index", "label", "correct", "radius", "estimator", "lattice_pixels")
 """Columns of certificates that it needs."""
 
 
@@ -182,7 +182,7 @@ def check_comparable(
     first: Mapping[Hashable, Any], second: Mapping[Hashable, Any], one: pd.DataFrame, other: pd.DataFrame
 ) -> None:
     """Raise CompareError, with the reason, unless both trials certify the same images in the same way: the columns of
-    SAME, the images, their labels and the estimator agree.
+    SAME, the images, their labels, the estimator and the arithmetic agree.
 
     Args:
         first: the row of trials of the first.
@@ -202,6 +202,8 @@ def check_comparable(
     kinds = {left["estimator"].iloc[0], right["estimator"].iloc[0]}
     if len(kinds) > 1 and kinds != {"fixed", "imported"}:  # a log is of as many samples for every image
         raise CompareError(f"{pair}: their estimators are {' and '.join(sorted(kinds))}")
+    if arithmetic_of(one) != arithmetic_of(other):
+        raise CompareError(f"{pair}: their arithmetics are float and sound")
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from results.analysis.groups import SAME, Group
+from results.analysis.groups import SAME, Group, setting_of
 from results.analysis.metrics import certified_accuracies
 from results.printable import PER_INPUT
 
@@ -54,7 +54,5 @@ def envelopes(groups: list[Group]) -> list[Envelope]:
     for group in groups:
         if group.sigma == PER_INPUT:  # where it is chosen for each image already
             continue
-        setting = tuple(group.trials[list(SAME)].iloc[0])
-        images = tuple(sorted(group.certificates["index"].unique()))
-        together.setdefault((group.method, *setting, images), []).append(group)
+        together.setdefault((group.method, *setting_of(group, *SAME)), []).append(group)
     return [Envelope(sorted(own, key=lambda group: group.sigma)) for own in together.values() if len(own) > 1]

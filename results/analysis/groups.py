@@ -50,19 +50,24 @@ SAME = ("dataset", "images", "n", "n0", "alpha")
 
 def setting_of(group: Group, *names: str) -> tuple[object, ...]:
     """What groups agree in that may be ranked against each other: these columns of their trials, and which images they
-    certify by which estimator; as `results.analysis.comparison.check_comparable`."""
+    certify by which estimator and arithmetic; as `results.analysis.comparison.check_comparable`."""
     rows = group.seeds[0]
     estimator = rows["estimator"].iloc[0]
-    images = tuple(sorted(rows["index"]))
-    return (*group.trials[list(names)].iloc[0], hash(images), "fixed" if estimator == "imported" else estimator)
+    how = "fixed" if estimator == "imported" else estimator, arithmetic_of(rows)
+    return (*group.trials[list(names)].iloc[0], hash(tuple(sorted(rows["index"]))), *how)
+
+
+def arithmetic_of(rows: pd.DataFrame) -> str:
+    """Of the certificates of a trial: float or sound; of the latter every radius is less by what it costs."""
+    return "float" if rows["lattice_pixels"].isna().all() else "sound"
 
 
 def certified_groups(run: Run) -> list[Group]:
     """The groups of a run, `in_order` of the thesis's table of certified accuracy.
 
     Raises:
-        BenchError: two trials of one method, σ and seed; seeds of a method with other images, n, n0, alpha or
-            estimator, whose mean would be of nothing; or a trial without certificates.
+        BenchError: two trials of one method, σ and seed; seeds of a method with other images, n, n0, alpha, estimator
+            or arithmetic, whose mean would be of nothing; or a trial without certificates.
     """
     trials = run.trials
     refuse_twins(trials)
@@ -125,5 +130,7 @@ def _refuse_unlike_seeds(group: Group) -> None:
     kinds = group.certificates["estimator"].unique()
     if len(kinds) > 1:
         raise BenchError(f"{what}: their estimators are {' and '.join(kinds)}")
+    if len({arithmetic_of(rows) for rows in group.seeds}) > 1:
+        raise BenchError(f"{what}: their arithmetics are float and sound")
     if len({tuple(sorted(rows["index"])) for rows in group.seeds}) > 1:
         raise BenchError(f"{what}: their test images are different ones")

@@ -153,6 +153,8 @@ def not_comparable(trials: pd.DataFrame) -> list[str]:
         reasons.append(f"the width of the network is not {USUAL_WIDTH}")
     if (trials["n"] < 100_000).any():
         reasons.append("n is below 100 000, which lowers every radius")
+    if (trials["n"] > 100_000).any():
+        reasons.append("n is above 100 000, which raises every radius")
     if (trials["alpha"] != 0.001).any():
         reasons.append("alpha is not 0.001")
     return reasons

@@ -52,7 +52,9 @@ class Row:
     sigmas: tuple[float, ...] = ()
     """Those of which it is the best; none where the row is of `sigma` alone."""
     setting: tuple[object, ...] = ()
-    """Data, images, n, n0, alpha and estimator: only rows that agree in it are ranked against each other."""
+    """Data, images, n, n0, alpha, estimator, arithmetic: only rows that agree in it are ranked against each other."""
+    settings: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    """Of columns in which rows compare that agree in less: what these agree in, in the place of `setting`."""
     difference_intervals: dict[str, Interval] = field(default_factory=dict)
     """95 %, of measured minus published, for the uncertainty of the test images of both; of accuracies and ACR, where
     the data is that of the published numbers."""
@@ -128,7 +130,9 @@ class ResultTable:
 
 
 def rivals(rows: list[Row], row: Row, key: str) -> list[Row]:
-    """The rows, this one among them, whose number compares with the row's: same σ and setting."""
-    return [
-        other for other in rows if (other.sigma, other.setting) == (row.sigma, row.setting) and key in other.measured
-    ]
+    """The rows, this one among them, whose number in a column compares with the row's: same σ and setting."""
+
+    def of(one: Row) -> tuple[object, ...]:
+        return one.sigma, one.settings.get(key, one.setting)
+
+    return [other for other in rows if key in other.measured and of(other) == of(row)]

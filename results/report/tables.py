@@ -34,10 +34,10 @@ INTERVALS = "Intervals: 95 %, for the uncertainty of the test images (accuracy: 
 BEYOND_ACR = (
     "A smaller n takes a random subset of each image's samples, drawn once. Means over the seeds. Rank: among the "
     "methods at the same σ. All hold: the ACR of certificates that hold all at once with 95\u00a0% confidence, each at "
-    "5\u00a0% divided by the number of images. Two-sided ACR: with all samples and the radius σ/2 (Φ⁻¹(p_A) − "
-    "Φ⁻¹(p_B)), from a lower bound of p_A and an upper bound of the runner-up's p_B that hold together with "
-    "probability 1 − alpha. p_A: share of an image's samples that are classified as its label; the columns give the "
-    "share of images above; where nothing was estimated, it counts as 0."
+    "5\u00a0% divided by the number of images, or at alpha where that is less. Two-sided ACR: with all samples and the "
+    "radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower bound of p_A and an upper bound of the runner-up's p_B that hold "
+    "together with probability 1 − alpha. p_A: share of an image's samples that are classified as its label; the "
+    "columns give the share of images above; where nothing was estimated, it counts as 0."
 )
 SOFT = (
     "Soft: the ACR of another classifier, whose answer is the class of the largest expected softmax under noise, from "
@@ -53,7 +53,8 @@ ENVELOPE = (
     "Certified accuracy at each radius at whichever σ gives most of it there (the smallest of equal ones), as papers "
     "on denoised smoothing report; means over the seeds. No one classifier has it, and the σ is chosen on these test "
     "images, which makes it a little too large: so it has no intervals. Those of its numbers at their σ are in the "
-    "table of certified accuracy. Rows are compared where they are the best of the same σ."
+    f"table of certified accuracy, up to radius {RADII[-1]:.2f}. Rows are compared where they are the best of the same "
+    "σ."
 )
 FURTHER = (2.0, 2.5, 3.0, 3.5)
 """Radii of the best of several σ beyond `RADII`, where a row has any accuracy there."""
@@ -331,7 +332,8 @@ def table_beyond_acr(run: Run | Subject) -> ResultTable:
             | _two_sided_acr(group)
             | _soft_acr(group)
             | _probable(group),
-            setting=setting_of(group, "dataset", "images", "alpha"),  # at one budget n is no matter
+            setting=setting_of(group, *SAME),
+            settings={f"acr_{n}": setting_of(group, *(name for name in SAME if name != "n")) for n in budgets},
         )
         for group in groups
     ]
@@ -682,8 +684,9 @@ def _published_sentence(rows: list[Row], origin: published.Source, where: str) -
         theirs = " and ".join(f"{_grouped(size)} ({', '.join(titles)})" for size, titles in sorted(sizes.items()))
         mark = (
             " † marks a number that differs from ours by more than the test images of both explain: the 95 % interval "
-            "of the difference leaves out 0, as it does for one in twenty by chance alone (accuracy: Newcombe's hybrid "
-            f"score; ACR: with the spread of our images for theirs). Published test images: {theirs}; "
+            "of the difference leaves out 0 (accuracy: Newcombe's hybrid score; ACR: with the spread of our images for "
+            "theirs). Chance alone marks one in twenty where the images of both are drawn apart, and fewer where they "
+            f"are the same; chance in training is not in it. Published test images: {theirs}; "
             f"{_grouped(published.ASSUMED_IMAGES)} are assumed where a source does not say."
         )
     if any(row.apart for row in rows if row.published):

@@ -28,6 +28,8 @@ Content = TypeVar("Content")
 Place = TypeVar("Place", bound=AnyPath)
 AT_ONCE = 16
 """Files that are read at the same time from a store, whose answers take long."""
+NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What reading raises where there is no file; any other OSError says nothing about one."""
 LEFT_OVER = 3600.0
 """Seconds after which a temporary file is of nobody, whichever machine wrote it."""
 

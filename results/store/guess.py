@@ -160,7 +160,7 @@ def _of_path(path: PurePath, above: Sequence[str]) -> Guess:
     last = re.sub(r"\.(?:tsv|csv|txt|log)$", "", path.name, flags=re.I)
     parts = [as_utf8(part) for part in (*path.parts[:-1], last)]
     sigma, trained = _sigma_of(parts)
-    if sigma is None:
+    if sigma is None and not any(_SIGMA.search(part) for part in parts):
         sigma, trained = _sigma_of(above)
     kept, seed = _kept_parts(parts, sigma)
     if not kept:  # a folder that says what all of it is of
@@ -173,14 +173,23 @@ def _of_path(path: PurePath, above: Sequence[str]) -> Guess:
 
 
 def _sigma_of(parts: Sequence[str]) -> tuple[float | None, float | None]:
-    """That of the certification, and that of the training where a path has both: noise_0.25/test/sigma_0.50."""
-    named = [(match[1].lower(), float(match[2])) for part in parts for match in _SIGMA.finditer(part)]
+    """That of the certification, and that of the training where a path has both: noise_0.25/test/sigma_0.50. None where
+    it does not say either, or not in which units."""
+    named = [(match[1].lower(), _number(match[2])) for part in parts for match in _SIGMA.finditer(part)]
     certified = [value for name, value in named if name in ("sigma", "σ")]
     other = [value for name, value in named if name not in ("sigma", "σ")]
     if named:
         return (certified or other)[-1], other[-1] if certified and other else None
     bare = [float(text) for text in _BARE.findall(parts[-1].replace("_", " "))] if parts else []
     return (bare[0] if bare else None), None
+
+
+def _number(text: str) -> float | None:
+    """σ as folders are called, without its point or with it: 0.25 or 025, 1 or 100. Another whole number, such as 25 or
+    128, may be of hundredths or of 255 levels."""
+    if re.fullmatch(r"0\d+|[1-9]00", text):
+        return float(f"{text[0]}.{text[1:]}")
+    return float(text) if "." in text or len(text) == 1 else None
 
 
 def _data_of(parts: Sequence[str]) -> str | None:

@@ -179,7 +179,9 @@ def _importing(run: RunFolder) -> Iterator[_Importing]:
     with RunLock(run):
         check_room(run)
         listed = RunRecord.read(run.description).trials if run.description.exists() else []
-        importing = _Importing(run, {name: read_trial_settings(run.trial(name).settings) for name in listed})
+        places = {name: run.trial(name).settings for name in listed}
+        known = {name: read_trial_settings(place) for name, place in places.items() if place.exists()}
+        importing = _Importing(run, known)
         try:
             yield importing
         finally:

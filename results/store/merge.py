@@ -35,6 +35,7 @@ from results.store.settings import (
     NativeTrial,
     beacon_seed,
     read_trial_settings,
+    trial_settings,
 )
 from results.store.shards import evenly_spaced, read_shard
 
@@ -150,6 +151,34 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, trainin
         if len(kinds) > 1:
             raise MergeError(f"{folder.shards}: {name} is {' and '.join(kinds)}: these are different classifiers")
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
+
+
+def check_trial(row: Mapping[str, Any], certificates: pa.Table, rows: AnyPath, trials: AnyPath) -> None:
+    """What can be checked of a trial without its files: that its certificates follow from their counts by the settings
+    that its row has, and its row from these.
+
+    Args:
+        row: of `trials`, a file.
+        certificates: its own, of the file `rows`.
+
+    Raises:
+        MergeError: it does not follow; names the file.
+        StoreError: settings of no trial.
+    """
+    settings = trial_settings(json.loads(row["settings"]), trials)
+    told = settings.model_dump(include={"sigma", "seed", "dataset"}) | {"method": settings.name}
+    told |= settings.certify.model_dump(include={"n", "n0", "alpha"}) | {"images": certificates.num_rows}
+    if not isinstance(settings, ImportedTrial) and settings.certify.images not in (None, certificates.num_rows):
+        raise MergeError(f"{rows}: {row['trial_id']}: {certificates.num_rows} images of {settings.certify.images}")
+    for name, own in told.items():
+        if row[name] != own:
+            raise MergeError(f"{trials}: {row['trial_id']}: {name} = {row[name]}, by its settings and rows {own}")
+    holder = dict.fromkeys(certificates["index"].to_pylist(), rows)
+    _refuse_other_trial(holder, certificates, settings)
+    if isinstance(settings, ImportedTrial):
+        check_imported(holder, certificates)
+    else:
+        check_numbers(holder, certificates, settings)
 
 
 def _refuse_other_trial(holder: dict[int, AnyPath], table: pa.Table, settings: AnyTrial) -> None:
@@ -344,6 +373,8 @@ def _trial_row(
 ) -> TrialRow:
     seconds = pc.sum(rows["seconds"]).as_py()
     samples = pc.sum(rows["n"]).as_py() + pc.sum(rows["n0"]).as_py()
+    for selectors in ("selector_selection_counts", "selector_counts"):
+        samples += pc.sum(pc.list_flatten(rows[selectors])).as_py() or 0
     native = settings if isinstance(settings, NativeTrial) else None
     told = settings.model_dump(mode="json")
     told = told if places else without_place(told, settings.dataset)

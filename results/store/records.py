@@ -34,6 +34,9 @@ class RunRecord(FileRecord):
     teachers: dict[str, str] = {}
     """Of each trial that learns from another's votes, that other; both by id."""
     group: GroupRecord | None = None
+    """Of the last command that had something to do."""
+    trained_by: Positive | None = None
+    """Workers of a trial, by the last command that trained."""
     grid: dict[str, JsonValue] | None = None
     """As the last command loaded it; none where no grid was run."""
     command: list[str] = []

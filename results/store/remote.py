@@ -125,13 +125,14 @@ class RemotePath:
             found = filesystem.get_file_info(_selector(self._in(root)))
         return [(self / info.base_name, info.mtime_ns or 0) for info in found]
 
-    def walk(self) -> list[tuple[RemotePath, int]]:
-        """All files below the folder with their sizes in bytes, in one listing."""
+    def walk(self) -> list[tuple[RemotePath, int, int | None]]:
+        """All files below the folder, each with its size in bytes and the time of its writing (ns since 1970), if the
+        store tells; in one listing."""
         filesystem, root = self._filesystem()
         with _told(self):
             found = filesystem.get_file_info(_selector(self._in(root), recursive=True))
         start = len(self._in(root)) + 1
-        return [(self / info.path[start:], info.size) for info in found if info.type.name == "File"]
+        return [(self / info.path[start:], info.size, info.mtime_ns) for info in found if info.type.name == "File"]
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Paths below this one; * stands for any part of a name."""

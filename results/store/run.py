@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from results.errors import StoreError
 from results.printable import printable
@@ -63,8 +64,9 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
 
     Raises:
         FileNotFoundError: no merged run there.
-        StoreError: a file that is not Parquet, not of this schema version, or not to be opened (names it); or two
-            runs hold the same trial with different weights.
+        StoreError: a file that is not Parquet, not of this schema version, or not to be opened (names it); two runs
+            hold the same trial with different weights; or, of files that are sent without the shards from which they
+            were made, certificates whose radii do not follow from their counts.
     """
     if not sources:
         raise ValueError("give at least one run")
@@ -72,13 +74,19 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     # The Parquet files can do without.
     descriptions = [RunRecord.read(run.description) for run in runs if run.description.exists()]
     certificates, trials = _read(runs, "certificates", CERTIFICATES), _read(runs, "trials", TRIALS)
+    for run in runs:
+        if not (run.path / "trials").is_dir():
+            _check_alone(run)
     for trial_id, same in trials.groupby("trial_id", sort=False):
         if len(set(same["checkpoint_sha256"])) > 1:
             raise StoreError(f"two runs hold {trial_id}, each with weights of its own")
     finished = set(trials["trial_id"])
     if set(certificates["trial_id"]) != finished:
         odd = min(set(certificates["trial_id"]) ^ finished)
-        raise StoreError(f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd})")
+        raise StoreError(
+            f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd}): "
+            "`bench report` writes them again"
+        )
     wanted = dict.fromkeys(trial for description in descriptions for trial in description.trials)
     return Run(
         certificates.drop_duplicates(["trial_id", "index"], ignore_index=True),
@@ -90,6 +98,16 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
         tuple(descriptions),
         tuple(trial for trial in wanted if trial not in finished),
     )
+
+
+def _check_alone(run: RunFolder) -> None:
+    """What a merge checks, of files of which there is nothing else."""
+    from results.store.merge import check_trial  # which most runs do without
+
+    certificates = read_table(run.certificates, CERTIFICATES)
+    for row in read_table(run.trials, TRIALS).to_pylist():
+        own = certificates.filter(pc.equal(certificates["trial_id"], row["trial_id"])).combine_chunks()
+        check_trial(row, own, run.certificates, run.trials)
 
 
 def read_thumbnails(source: str | Path | RemotePath) -> pd.DataFrame:

@@ -12,10 +12,13 @@ _SECRET = re.compile(
 )
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 _ASSIGNED = re.compile(r"([\w.-]+)(=)([^&\s,;\"']+)")
-_PLACE = re.compile(r"((?:[\w.-]+=)*)((?:[A-Za-z][\w+.-]*://|~|/|\.\./).*|\.\.)", re.DOTALL)
+_PLACE = re.compile(r"((?:[\w.-]+=)*)((?:[A-Za-z][\w+.-]*://|~|[^:]*/).*|\.\.)", re.DOTALL)
 _NAMED_FILES = (".toml", ".py")
+_SAYS_WHERE = ("--out", "--address")
 _OF_A_MODEL = re.compile(r"(?<=[:=])(?:~|/|\.\./).*?(?=@\w+=|,\w+=|, \w+:| > |$)", re.DOTALL)
 """The path in onnx:FILE, hf:FOLDER or weights=FILE, of which options, or other models, may follow."""
+_RELATIVE = re.compile(r"((?:^|=)\w+:|[@,]weights=)([^:/@,=]*/.*?)(?=@\w+=|,\w+=|$)", re.DOTALL)
+"""Likewise, in a word of a command line, of a path that leads from the working folder, or of a name with an owner."""
 
 
 def is_secret(name: str) -> bool:
@@ -43,19 +46,25 @@ def _assigned(name: str, sign: str, value: str) -> str:
 
 
 def placeless(words: Sequence[str]) -> list[str]:
-    """A command line that says nothing of the machine: in the place of an absolute path, one that leads out of the
-    working folder, and a URL, stands …, with the file's own name where it is a grid, a plugin or a model's."""
+    """A command line that says nothing of the machine: in the place of a path and of a URL, and of where the run is and
+    who runs it, stands …, with the file's own name where it is a grid, a plugin or a model's."""
     found = []
-    for place, word in enumerate(words):
-        match = _PLACE.fullmatch(word)
-        if match and place == 0:
+    for before, word in zip(["", *words], words, strict=False):
+        match, (option, sign, _) = _PLACE.fullmatch(word), word.partition("=")
+        if match and not before:
             program = PurePosixPath(word)
             found += ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+        elif before in _SAYS_WHERE:
+            found.append("…")
+        elif sign and option in _SAYS_WHERE:
+            found.append(f"{option}=…")
         elif match:
             path = PurePosixPath(match[2])
             found.append(f"{match[1]}…" + (f"/{path.name}" if path.suffix in _NAMED_FILES else ""))
         else:
-            found.append(model_without_place(word))
+            found.append(
+                _RELATIVE.sub(lambda part: f"{part[1]}…/{PurePosixPath(part[2]).name}", model_without_place(word))
+            )
     return found
 
 

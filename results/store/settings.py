@@ -312,7 +312,11 @@ def read_trial_settings(path: AnyPath) -> AnyTrial:
         FileNotFoundError: there is none.
         StoreError: it is not one; names the file, the key, the value and what is allowed.
     """
-    values = read_json(path)
+    return trial_settings(read_json(path), path)
+
+
+def trial_settings(values: dict[str, Any], path: AnyPath) -> AnyTrial:
+    """As `read_trial_settings`, of what the file holds."""
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise StoreError(f"{path}: kind = {shortened(kind)}: must be {', '.join(map(str, KINDS))}")

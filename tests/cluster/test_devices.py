@@ -91,6 +91,28 @@ def test_a_place_that_was_kept_and_is_lost_does_not_do_its_job_again(tmp_path: P
     assert not (tmp_path / "job" / "notes.txt").exists()
 
 
+def test_a_place_whose_node_is_lost_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from what is left elsewhere, nor by keeping Tune waiting at the end."""
+    nodes = [(1.0, 1.0), (1.0, 1.0)]
+    monkeypatch.setattr(schedule, "node_resources", lambda: nodes)
+    order = schedule._Order([job(tmp_path), job(tmp_path, "other")], ONE_GPU, FailingWork(), lambda _: [])
+    trial = SimpleNamespace(trial_id="first", config=order.suggest("first"))
+    order.starts.on_trial_start(1, [], trial)
+    result = {"left_out": "GPU 0 of here is left out"}
+    order.on_trial_result("first", result)
+    order.starts.on_trial_result(1, [], trial, result)
+    assert not order.nothing_can_go_on()
+    nodes.pop()
+    assert order.nothing_can_go_on()  # where the place is on the node that is left
+    order.starts.on_trial_recover(1, [], trial)  # or on the other
+    assert not order.nothing_can_go_on()
+    for name in ("second", "third"):
+        assert order.suggest(name)
+        order.on_trial_complete(name, {"succeeded": 1})
+    assert order.nothing_can_go_on()  # Tune still holds the first
+    assert order.succeeded == {"job", "other"}
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jsonschema
@@ -58,12 +58,25 @@ def test_the_file_for_ray_up_is_of_rays_schema() -> None:
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
 
 
+def test_ray_up_leaves_out_no_package_of_the_program() -> None:
+    """A pattern of rsync holds of every folder of that name, or, with a slash before it, of the one in the root."""
+    left_out = yaml.safe_load((FILES / "ray-up.yaml").read_text(encoding="utf-8"))["rsync_exclude"]
+    folders = {"/data", "/.venv"}
+    for package in ("bench", "methods", "cluster", "results"):
+        folders |= {f"/{path.parent.relative_to(ROOT)}" for path in (ROOT / package).rglob("*.py")}
+    found = {folder for folder in folders for pattern in left_out if PurePosixPath(folder).match(pattern)}
+    assert found == {"/data", "/.venv"}
+    assert "/bench/data" in folders
+
+
 def test_the_manifest_for_kuberay_takes_its_token_from_a_secret_and_is_closed() -> None:
-    documents = list(yaml.safe_load_all((FILES / "kuberay.yaml").read_text(encoding="utf-8")))
+    text = (FILES / "kuberay.yaml").read_text(encoding="utf-8")
+    documents = list(yaml.safe_load_all(text))
     kinds = {document["kind"]: document for document in documents}
     assert set(kinds) == {"RayCluster", "ServiceAccount", "NetworkPolicy"}
     cluster = kinds["RayCluster"]
     assert cluster["apiVersion"] == "ray.io/v1"
+    assert f" raycluster/{cluster['metadata']['name']} --timeout" in text  # there may be no pod yet
     head, workers = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"]
     assert head["serviceType"] == "ClusterIP"
     assert head["rayStartParams"] == {"dashboard-host": "127.0.0.1", "num-cpus": "0"}
@@ -182,12 +195,13 @@ def test_the_sbatch_script_starts_both_nodes_runs_and_takes_its_token_away(tmp_p
 # A run that ends in order when it is told to, as `bench run` does.
 PYTHON = """#!/bin/bash
 if [ "$1" = - ]; then cat >/dev/null; exit; fi
-echo "python $*" >>"$CALLS"
+echo "python $*, umask $(umask)" >>"$CALLS"
 trap 'exit 143' TERM
 while :; do read -r -t 0.1 _ <> <(:) || true; done
 """
 IDLE = (
-    '#!/bin/bash\nshift 3\nif [ "$1" = hostname ]; then echo 10.0.0.1; fi\nif [ "$1" = ray ]; then exec sleep 600; fi\n'
+    '#!/bin/bash\necho "$3 ${*:4}" >>"$CALLS"\nshift 3\n'
+    'if [ "$1" = hostname ]; then echo 10.0.0.1; fi\nif [ "$1" = ray ]; then exec sleep 600; fi\n'
 )
 
 
@@ -196,7 +210,7 @@ def test_before_its_time_limit_the_sbatch_script_ends_the_run_and_queues_again(
     tmp_path: Path, sent: signal.Signals, requeued: bool
 ) -> None:
     environment = allocation(tmp_path, srun=IDLE, python=PYTHON)
-    process = subprocess.Popen(["bash", SBATCH, "--grid", "thesis"], cwd=tmp_path, env=environment)
+    process = subprocess.Popen(["bash", SBATCH, "--grid", "thesis"], cwd=tmp_path, env=environment, umask=0o027)
     calls = tmp_path / "calls"
     deadline = time.monotonic() + 60
     while not (calls.exists() and "python -m bench run --grid thesis --address 10.0.0.1:" in calls.read_text()):
@@ -207,6 +221,8 @@ def test_before_its_time_limit_the_sbatch_script_ends_the_run_and_queues_again(
     assert process.wait(timeout=60) == 143
     assert (f"scontrol requeue {os.getpid()}" in calls.read_text()) is requeued
     assert not list(tmp_path.glob(".bench-slurm-*"))
+    assert "umask 0027" in calls.read_text()  # colleagues may read the run
+    assert all(f"--nodelist={node} rm -rf /tmp/ray-{os.getpid()}\n" in calls.read_text() for node in ("n1", "n2"))
 
 
 @pytest.mark.parametrize(("restarts", "arrives"), [(None, True), ("0", True), ("1", False)])

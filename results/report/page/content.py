@@ -58,6 +58,8 @@ class Best(TypedDict):
     title: str
     acr: str
     interval: str
+    aside: str
+    """How many rows there are of another setting; empty where all compare."""
 
 
 class Summary(TypedDict):

@@ -65,10 +65,10 @@ def grids(run: Run, *, places: bool = False) -> list[GridContent]:
             grid = without_place(grid, _dataset(run, description))
             if grid["data"] != description.grid.get("data") and "@" in str(grid["data"]):
                 data = " --data FOLDER"
+        plugin = " --plugin FILE" if _has_plugin(run, description) else ""
         several = f" of run {len(found) + 1}" if len(run.descriptions) > 1 else ""
-        found.append(
-            {"title": f"The grid{several}", "toml": to_toml(grid), "command": f"bench run --grid grid.toml{data}"}
-        )
+        command = f"bench run --grid grid.toml{data}{plugin}"
+        found.append({"title": f"The grid{several}", "toml": to_toml(grid), "command": command})
     return found
 
 
@@ -76,6 +76,13 @@ def _dataset(run: Run, description: RunRecord) -> str:
     """What tables call the data of the run's last command."""
     own = run.trials[run.trials["trial_id"].isin(description.trials)]["dataset"]
     return str(own.iloc[-1]) if len(own) else "unknown"
+
+
+def _has_plugin(run: Run, description: RunRecord) -> bool:
+    """Whether a method, a network or the data of the run is not of this program."""
+    own = run.trials[run.trials["trial_id"].isin(description.trials)]["settings"]
+    given = {word.partition("=")[0] for word in description.command}
+    return "--plugin" in given or any(json.loads(text).get("code") for text in own)
 
 
 def environment(run: Run, *, places: bool = False) -> list[Block]:

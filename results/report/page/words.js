@@ -10,7 +10,8 @@ function buildSummary({ summary: { verdict, facts, best, caption } }) {
       ? html("ul", { class: "winners" }, best.map((row) => html("li", {},
         html("span", { class: "where" }, `Largest ACR at ${row.sigma}`),
         html("span", { class: "figure" }, row.acr),
-        html("span", {}, row.interval ? `${row.title} [${row.interval}]` : row.title))))
+        html("span", {}, row.interval ? `${row.title} [${row.interval}]` : row.title),
+        row.aside ? html("span", { class: "where" }, row.aside) : "")))
       : "",
     facts.length ? pairs(facts) : "",
     html("p", { class: "caption" }, caption.join(" ")));

@@ -79,9 +79,13 @@ def _ahead(lead: Lead) -> str:
     if lead.interval:
         lower, upper = (f"{end:.3f}".replace("-", "−") for end in (lead.interval.lower, lead.interval.upper))
         interval = f" (95\u00a0% interval {lower} to {upper})"
-    aside = f" ({lead.others} of another setting not counted)" if lead.others else ""
+    aside = f" {_aside(lead)}" if lead.others else ""
     ahead = f"{lead.acr:.3f}{aside}: {lead.difference:.3f}{interval} above {lead.next.title}"
     return f"{at} {title} has the largest ACR, {ahead}"
+
+
+def _aside(lead: Lead) -> str:
+    return f"({lead.others} of another setting not counted)" if lead.others else ""
 
 
 def _chance(lead: Lead) -> str:
@@ -186,13 +190,14 @@ def _best(tables: list[ResultTable], found: list[Lead]) -> list[Best]:
         return []
     table, column = with_acr[0]
     rows = {(row.sigma, row.method): row for row in table.rows}
-    ahead = [rows[lead.sigma, lead.best.method] for lead in found]
+    ahead = [(rows[lead.sigma, lead.best.method], _aside(lead)) for lead in found]
     return [
         {
             "sigma": named_sigma(row.sigma),
             "title": row.title,
             "acr": formats.number(row.measured["acr"], column),
             "interval": formats.interval(row, column),
+            "aside": aside,
         }
-        for row in ahead
+        for row, aside in ahead
     ]

@@ -7,13 +7,16 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch import nn
 from typer.testing import CliRunner
 
 import bench.cli  # noqa: F401  # which registers the commands
@@ -25,6 +28,7 @@ from bench.certify.engine import COMPILE_FROM, Engine
 from bench.certify.shard import OpenedModel, agreement, settle_engine_of
 from bench.cli.base import app
 from bench.models.denoisers import OneShot
+from bench.models.external import ModelError
 from bench.models.sources import SourceError, from_trial, joined, open_model
 from results import at_budget, read_run
 from results.analysis.together import holding_together
@@ -84,7 +88,13 @@ def test_a_run_in_order_passes(finished: Path) -> None:
 
 
 def test_rows_are_the_smaller_of_two(finished: Path) -> None:
-    rows = read_run(finished).certificates
+    found = read_run(finished)
+    rows = found.certificates
+    for trial in found.trials.to_dict("records"):
+        its = rows[rows["trial_id"] == trial["trial_id"]]
+        counts = pd.concat([its["selector_selection_counts"].dropna(), its["selector_counts"].dropna()])
+        samples = its["n"].sum() + its["n0"].sum() + sum(map(np.sum, counts))
+        assert trial["certify_samples_per_second"] == pytest.approx(samples / its["seconds"].sum())  # of all parts
     own = rows[rows["status"] == "certified"]
     kept = own["selector_radius"].fillna(np.inf)
     assert (own["radius"] == np.minimum(own["classifier_radius"], kept)).all()
@@ -306,6 +316,32 @@ def test_parts_are_run_alike(ways: list[str], settled: str, tmp_path: Path, monk
     run = RunFolder(tmp_path / "run")
     settle_engine_of(OpenedModel(smoothed_source(source, settings, 10), "", settings.weights), settings, run)
     assert agreement(run.trial(settings.trial_id)).engine == settled
+
+
+@pytest.mark.parametrize("composition", ["dual", "multi-scale"])
+def test_parts_are_in_the_precision_that_all_of_them_allow(composition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.machine.hardware.has_fast_bf16", lambda _: True)
+    parts = [{"model": "", "sigma": sigma, "weights": ""} for sigma in (0.5, 0.25, 0.25)]
+    settings = ComposedTrial.model_validate(
+        {"name": "composed", "composition": composition, "parts": parts, "model": ""}
+    )
+    opened = [open_model(name) for name in (BRIGHT, NEAREST, NEAREST)]
+    mixed = [*opened[:2], replace(opened[2], model=InSingle(opened[2].model))]
+    for sources, precision in ((opened, "bf16"), (mixed, "fp32")):
+        classes = 2 if composition == "dual" else 10
+        smoothed = smoothed_source(joined(sources, "composed", settings.weights), settings, classes)
+        assert smoothed.precision == precision
+    certify = settings.certify.model_copy(update={"precision": "bf16"})
+    with pytest.raises(ModelError, match="the model computes in fp32 alone"):
+        smoothed_source(
+            joined(mixed, "composed", settings.weights), settings.model_copy(update={"certify": certify}), 10
+        )
+
+
+class InSingle(nn.Sequential):
+    """As onnxruntime runs a model."""
+
+    only_fp32 = True
 
 
 def test_weights_of_another_part_are_found(run: RunFolder) -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from bench.audit import checks_machine, checks_ranks, checks_torch, doctor, forecast
 from bench.audit.finding import Finding, guarded
@@ -29,6 +31,7 @@ from bench.audit.forecast import Rates
 from bench.certify import engine
 from bench.cli import doctor as command
 from bench.data import DataError, ImageSet
+from bench.machine import hardware
 from bench.machine.hardware import has_fast_bf16
 from tests.bench.cli.test_cli import bench
 from tests.bench.machine.test_devices import pretend
@@ -170,6 +173,33 @@ def test_one_device_of_two_is_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NVIDIA H100, 80 GB, capability 9.0" in second.sentence
 
 
+ARM = """processor\t: 0
+BogoMIPS\t: 243.75
+CPU implementer\t: 0x41
+CPU part\t: 0xd0c
+
+processor\t: 1
+CPU part\t: 0xd0d
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (ARM, "aarch64 CPU, implementer 0x41, part 0xd0c"),
+        ("processor\t: 0\nmodel name\t: Some CPU: 64 cores\n\nmodel name\t: other\n", "Some CPU: 64 cores"),
+        ("cpu : what else there is\n", "CPU"),
+        (None, "CPU"),
+    ],
+)
+def test_the_name_of_a_processor(said: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if said is not None:
+        (tmp_path / "cpuinfo").write_text(said)
+    monkeypatch.setattr(hardware, "PROCESSORS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert hardware.device_name(torch.device("cpu")) == name
+
+
 DRIVERS: list[tuple[str, str | None, str | None, str, str]] = [
     ("", "13.2", None, "right", "the processor computes"),
     ("", "13.2", "0", "wrong", "CUDA_VISIBLE_DEVICES=0"),
@@ -263,12 +293,28 @@ def test_data_that_is_there() -> None:
     assert "2000 images of 3 × 32 × 32" in train.sentence
 
 
+@pytest.mark.parametrize(("split", "verdicts"), [("test", ["skipped", "right"]), ("train", ["right", "skipped"])])
+def test_data_of_one_split(split: str, verdicts: list[str], tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        (tmp_path / "images" / split / name).mkdir(parents=True)
+        pixels = np.full((4, 4, 3), 200 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / split / name / "0.png")
+    found = checks_torch.check_data(str(tmp_path / "images"))
+    assert [finding.verdict for finding in found] == verdicts
+    if split == "test":
+        assert found[0].sentence == f"{tmp_path}/images has no train: it can be certified on, not trained on"
+
+
+def test_data_of_no_split(tmp_path: Path) -> None:
+    found = only(guarded("data", lambda: checks_torch.check_data(str(tmp_path))))
+    assert (found.verdict, "found neither train-*.parquet nor" in found.sentence) == ("wrong", True)
+
+
 @pytest.mark.parametrize(
     ("pixels", "labels", "sentence"),
     [
         (7, [0, 1], "every pixel is the same"),
         (1, [0, 1], "bytes from 0 to 255 are expected"),
-        (255, [0, 0], "none of class 1"),
     ],
 )
 def test_data_that_cannot_be_right(
@@ -279,6 +325,15 @@ def test_data_that_cannot_be_right(
     monkeypatch.setattr(checks_torch, "load_images", lambda *_: ImageSet(images, np.array(labels), 2, None))
     for found in checks_torch.check_data(str(tmp_path)):
         assert (found.verdict, sentence in found.sentence) == ("wrong", True)
+
+
+def test_only_what_is_trained_on_must_have_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.full((2, 3, 4, 4), 255, np.uint8)
+    images[0] = 0
+    monkeypatch.setattr(checks_torch, "load_images", lambda *_: ImageSet(images, np.array([0, 0]), 2, None))
+    train, test = checks_torch.check_data(str(tmp_path))
+    assert (train.verdict, "none of class 1" in train.sentence) == ("wrong", True)
+    assert (test.verdict, "2 classes of 0 to 2" in test.sentence) == ("right", True)
 
 
 def test_rates_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +404,7 @@ def test_a_check_that_hangs_or_dies_is_ended_with_all_that_it_started(
     found = only(doctor.apart("devices", 3))
     assert time.monotonic() - started < 10
     assert (found.verdict, found.sentence) == ("wrong", "no answer within 3 seconds; it said: loading")
+    assert only(doctor.apart("data", 0.1)).verdict == "slow"  # which says nothing against the data
     child = int((tmp_path / "child").read_text())
     assert is_gone(child)
     stands_in(monkeypatch, tmp_path, "echo CUDA error >&2", "kill -SEGV $$")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -16,7 +17,8 @@ from typer.testing import CliRunner
 from bench.audit import forecast
 from bench.audit.forecast import Passes, Rates, count_passes
 from bench.cli.base import app
-from bench.data import load_images
+from bench.data import ImageSet, load_images
+from methods import Method, TrainingStep
 from results.analysis.power import detectable
 from tests.conftest import small_trial
 
@@ -51,6 +53,33 @@ def test_passes_by_hand(method: str, options: dict[str, Any], expected: Passes) 
 
 def test_an_ensemble_is_certified_by_all_its_members_and_trained_by_none() -> None:
     assert count_passes(small_trial("ensemble", train=TRAIN), 200, 500, certify=True) == Passes(certify=3 * 12 * 50)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Particular(Method):
+    """Takes images of one size and number of channels, and so many classes."""
+
+    classes: int = 10
+    shape: tuple[int, int, int] = (3, 32, 32)
+
+    def training_loss(self, step: TrainingStep) -> torch.Tensor:
+        channels, height, _ = self.shape
+        seen = torch.nn.functional.conv2d(step.images, torch.ones(1, channels, height, height))
+        assert seen.shape == (len(step.images), 1, 1, 1)
+        torch.nn.functional.avg_pool2d(step.images, 2)
+        logits = step.train((step.images + step.noise)[..., :28, :28])
+        return (logits.softmax(dim=-1) - torch.nn.functional.one_hot(step.labels, self.classes)).square().mean()
+
+
+def test_passes_are_counted_of_a_method_that_takes_the_datas_images_alone() -> None:
+    grey = ImageSet(np.zeros((3, 1, 28, 28), dtype=np.uint8), np.zeros(3, dtype=np.int64), 12)
+    expected = Passes(train=4 * 200 * 2, survey=4 * 500)
+    for method, data in ((Particular(copies=2), None), (Particular(copies=2, classes=12, shape=(1, 28, 28)), grey)):
+        trial = small_trial(train=TRAIN)
+        vars(trial)["objective"] = method
+        assert count_passes(trial, 200, 500, certify=False, like=data) == expected
+    with pytest.raises(RuntimeError):
+        count_passes(trial, 200, 500, certify=False)
 
 
 def test_the_activations_that_are_held_are_those_of_the_network() -> None:

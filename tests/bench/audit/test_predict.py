@@ -107,6 +107,19 @@ def test_the_command_says_shares_and_needs_sigma() -> None:
     assert "n must be at least" in str(refused.exception)
 
 
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(("available", "answered"), [(7, 7), (500, 20)])
+def test_twenty_images_are_answered_or_all_of_fewer(
+    available: int, answered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_images("synthetic", "test").evenly(available)
+    monkeypatch.setattr("bench.data.load_images", lambda *_: data)
+    words = ["predict", "--model", "a_plane:plane", "--data", "synthetic", "--sigma", ".25", "--n", "20", "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["rows"]) == answered
+
+
 def test_a_composed_classifier_answers_and_has_no_base_accuracy() -> None:
     models = "tests.bench.audit.composed_models"
     parts = ["--selector", f"{models}:bright@0.5", *(f"--classifier={models}:nearest@{sigma}" for sigma in (0.25, 1.0))]

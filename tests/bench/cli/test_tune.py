@@ -73,4 +73,6 @@ def test_an_ensemble_costs_what_its_members_do() -> None:
     ],
 )
 def test_it_ends_with_the_command_that_runs_the_grid_in_a_folder_of_its_own(out: str, words: str) -> None:
-    assert _next_command(RunFolder(Path(out))) == f"bench run {words}"
+    assert _next_command(RunFolder(Path(out)), []) == f"bench run {words}"
+    plugins = ["my methods.py", "theirs"]
+    assert _next_command(RunFolder(Path(out)), plugins) == f"bench run {words} --plugin 'my methods.py' --plugin theirs"

@@ -16,7 +16,7 @@ import pytest
 from bench.data import DataError, dataset_name, load_images, resolve_data
 from bench.data.known import KNOWN
 from results.store.folder import location
-from results.store.remote import StorageError
+from results.store.remote import RemotePath, StorageError
 from tests.bench.data.test_data import png, random_pixels, write_parquet
 from tests.s3 import bucket, s3_server  # noqa: F401
 
@@ -81,6 +81,14 @@ def test_images_in_a_store_are_those_of_the_folder_and_are_fetched_once(
     upload(mine, url)
     load_images.cache_clear()
     assert len(load_images(url, "test")) == 2
+    before, place = len(copies(home)), location(url)
+    assert isinstance(place, RemotePath)
+    later = [(path, size, (written or 0) + 10**9) for path, size, written in place.walk()]
+    with monkeypatch.context() as patched:  # others of the same sizes
+        patched.setattr(RemotePath, "walk", lambda _: later)
+        load_images.cache_clear()
+        load_images(url, "test")
+    assert len(copies(home)) == before + 2
     with pytest.raises(DataError, match="is not a folder with files"):
         load_images(f"{bucket}/nothing", "test")
     with pytest.raises(DataError, match="is not a folder with files"):

@@ -171,10 +171,11 @@ def test_the_weights_of_both_and_the_step_of_sigma_make_a_pipeline() -> None:
 @pytest.mark.usefixtures("factories")
 def test_a_unet_of_diffusers_stands_before_a_published_network(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
-    unet = diffusers.UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16),
-        norm_num_groups=4, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    )  # fmt: skip
+    shape: dict[str, Any] = {
+        "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "block_out_channels": (8, 16),
+        "norm_num_groups": 4, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2,
+    }  # fmt: skip
+    unet = diffusers.UNet2DModel(**shape)
     scheduler = diffusers.DDPMScheduler(beta_schedule="linear", prediction_type="v_prediction")
     unet.save_pretrained(tmp_path / "flat")
     scheduler.save_pretrained(tmp_path / "flat")
@@ -201,6 +202,12 @@ def test_a_unet_of_diffusers_stands_before_a_published_network(tmp_path: Path) -
         torch.rand(1, 3, 32, 32), CertifySettings(n=30)
     )
     assert sum(certificate[0].counts) == certificate[0].n
+    diffusers.ScoreSdeVeScheduler().save_pretrained(tmp_path / "parts" / "scheduler")
+    with pytest.raises(SourceError, match="parts: its scheduler says no betas: must be one like DDPMScheduler"):
+        load_model("denoising:classifies", 0.25, denoiser="ddpm:parts")
+    diffusers.UNet2DModel(**shape, time_embedding_type="fourier").save_pretrained(tmp_path / "parts" / "unet")
+    with pytest.raises(SourceError, match="is asked with a level of noise, and not with a step"):
+        load_model("denoising:classifies", 0.25, denoiser="ddpm:parts")
     scheduler.register_to_config(prediction_type="flow")
     scheduler.save_pretrained(tmp_path / "flat")
     with pytest.raises(SourceError, match="flow"):

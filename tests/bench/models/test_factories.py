@@ -8,14 +8,21 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+from bench.certify.examine import _refuse_other_order
+from bench.data import ImageSet
+from bench.models.sources import Source, SourceError
 from results import read_run
 from results.store.folder import write_json
+from results.store.merge import merge_run
 from tests.bench.cli.test_cli import bench
 from tests.conftest import small_trial
 
@@ -35,6 +42,9 @@ class Two(nn.Module):
     def forward(self, images): return torch.zeros(len(images), 10), torch.zeros(len(images), 3)
 class Random(nn.Module):
     def forward(self, images): return torch.rand(len(images), 10)
+class Only(nn.Sequential):
+    only_fp32 = True
+    def __init__(self): super().__init__(nn.Flatten(), nn.Linear(3072, 10))
 def leaves(): raise SystemExit(0)
 module = good()
 """
@@ -163,6 +173,32 @@ def test_a_changed_constant_is_another_model(
     assert "gives other answers" in capsys.readouterr().err
 
 
+CRANES = [f"class {number}" for number in range(210)]
+
+
+@pytest.mark.parametrize(
+    ("own", "data", "displaced"),
+    [
+        (["crane", *CRANES, "crane"], ["x", *CRANES, "crane"], None),  # two of the model's
+        (["x", *CRANES, "crane"], ["crane", *CRANES, "crane"], None),  # two of the data's
+        (["crane", "y", *CRANES, "x"], ["x", "z", *CRANES, "crane"], None),  # one or two in a hundred may be homonyms
+        (["crane", "maillot", *CRANES, "x"], ["x", "crane", *CRANES, "maillot"], "crane"),
+        (["dog", *CRANES[:98]], [*CRANES[:1], "dog", *CRANES[1:98]], "dog"),
+        (["wolf", "dog", "7"], ["7", "dog"], None),
+        (["cat", "dog"], ["wolf", "cat"], "cat"),
+    ],
+)
+def test_classes_of_one_name_may_be_two_where_there_are_many(
+    own: list[str], data: list[str], displaced: str | None
+) -> None:
+    model = nn.Identity()
+    model.class_names = own  # type: ignore[assignment]
+    source = Source(model, "here", "mine", "", None, None)
+    images = ImageSet(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, np.int64), len(data), tuple(data))
+    with pytest.raises(SourceError, match=f"has {displaced} as class") if displaced else nullcontext():
+        _refuse_other_order(source, images)
+
+
 ORDERED = """
 from torch import nn
 class Ordered(nn.Module):
@@ -216,6 +252,36 @@ def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture
     assert bench(*command, "--batch", "20") == 0  # which they are below
     assert set(read_run("runs/module").certificates["batch"]) == {10}
     assert bench("verify", "runs/module", "--model", "factories:module") == 0
+
+
+@pytest.mark.usefixtures("factories")
+def test_what_is_certified_later_is_in_the_precision_of_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine is that goes on."""
+    monkeypatch.setattr("bench.cli.models.merge_and_report", merge_run)
+    command = ["certify", "--model", "factories:good", "--data", "synthetic", "--sigma", ".25"]
+    command += ["--n", "50", "--images", "4", "--shard-size", "2", "--alpha", ".01"]
+    for precision in ("fp32", "bf16"):
+        out = ["--out", f"runs/{precision}"]
+        fast = {torch.device("cpu"): precision == "bf16"}
+        monkeypatch.setattr("bench.machine.hardware.has_fast_bf16", fast.__getitem__)
+        assert bench(*command, *out) == 0
+        before = read_run(f"runs/{precision}").certificates
+        sorted(Path("runs", precision).rglob("shards/*"))[1].unlink()
+        fast[torch.device("cpu")] = precision != "bf16"
+        assert bench(*command, *out) == 0
+        rows = read_run(f"runs/{precision}").certificates
+        assert set(rows["precision"]) == {precision}
+        assert rows["p_lower"].tolist() == before["p_lower"].tolist()
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_precision_that_the_model_has_not_is_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["certify", "--model", "factories:Only", "--data", "synthetic", "--sigma", ".25", "--precision", "bf16"]
+    assert bench(*command) == 2
+    assert "the model computes in fp32 alone" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.usefixtures("factories")

@@ -202,8 +202,16 @@ def test_a_network_that_is_none_is_refused() -> None:
     register_network("nothing")(lambda _: None)
     with pytest.raises(ValueError, match=r"'nothing': its builder must return a torch.nn.Module, gave NoneType"):
         build_model("nothing", num_classes=2)
+
+    class Counts(nn.Linear):
+        def get_extra_state(self) -> object:
+            return {"seen": 3}
+
+    register_network("counts")(lambda num_classes: nn.Sequential(Counts(5, num_classes)))
+    with pytest.raises(ValueError, match=r"'counts': 0\._extra_state of its state_dict must be a tensor, is dict"):
+        build_model("counts", num_classes=2)
     with pytest.raises(
-        ValueError, match="model = 'nothin': must be tiny, patches, nothing or resnet followed by a depth 6n"
+        ValueError, match="model = 'nothin': must be tiny, patches, nothing, counts or resnet followed by a depth 6n"
     ):
         check_network("nothin")
 

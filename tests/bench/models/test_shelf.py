@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import CertifySettings, Smoothed, load_model
+from bench.audit.verify import _compare, _rows_of, rows_with_a_model
 from bench.certify.engine import Engine
+from bench.certify.examine import examine
+from bench.data import ImageSet
+from bench.models.classifier import channels_of
+from bench.models.denoisers import Denoised
 from bench.models.external import ModelError
+from bench.models.onnx_files import OnnxRuntime
 from bench.models.preprocessing import Preprocessed
 from bench.models.shelf import IMAGENET, SourceError, shelf_name
 from bench.models.sources import _moved, open_model
 from results import read_run
+from results.store.folder import RunFolder
 from tests.bench.cli.test_cli import bench
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,7 +103,45 @@ def test_a_network_of_torchvision_is_given_what_its_own_transforms_give() -> Non
         assert torch.allclose(model(cropped), own(by_torchvision), atol=1e-4)
         assert torch.allclose(model(IMAGES), own(normalised(IMAGES, model, 224, "bilinear")), atol=1e-4)
     assert model.class_names[:2] == ["tench", "goldfish"]
-    assert loaded("torchvision:mobilenet_v3_small@weights=random,classes=5").class_names == []
+    other = loaded("torchvision:mobilenet_v3_small@weights=random,classes=5,normalise=none")
+    assert other.class_names == []
+    assert channels_of(model) == channels_of(other) == 3  # also where nothing is normalised
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_b_16@weights=IMAGENET1K_SWAG_E2E_V1", 384),
+        ("vit_b_16@weights=IMAGENET1K_SWAG_LINEAR_V1", 224),
+        ("vit_h_14@weights=random", 518),
+        ("resnet18@weights=random", None),
+    ],
+)
+def test_a_vision_transformer_is_built_for_the_size_of_its_weights(
+    name: str, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import WeightsEnum
+
+    asked: list[dict[str, Any]] = []
+
+    def built(_: str, **options: Any) -> nn.Module:
+        asked.append(options)
+        return nn.Linear(2, 1000, bias=False)
+
+    monkeypatch.setattr("torchvision.models.get_model", built)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: {"weight": torch.zeros(1000, 2)})
+    model = loaded(f"torchvision:{name}")
+    assert [options.get("image_size") for options in asked] == [size]
+    assert model.size == (size or 224, size or 224)
+
+
+def test_a_network_whose_last_layer_is_a_convolution_has_the_classes_of_its_file(tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    save_file(squeezenet1_1(num_classes=4).state_dict(), tmp_path / "own.safetensors")
+    source = open_model(f"torchvision:squeezenet1_1@weights={tmp_path / 'own.safetensors'}")
+    assert source.num_classes == 4
+    assert source.model(torch.rand(1, 3, 64, 64)).shape == (1, 4)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
@@ -166,6 +212,17 @@ def test_a_model_of_transformers_is_given_what_its_own_processor_gives(vit: Path
         expected = model.network(pixel_values=given).logits
         found = model(torch.from_numpy(pixels).float() / 255)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_one_channel_keeps_it_without_normalisation(vit: Path) -> None:
+    import transformers
+
+    config = transformers.ViTConfig.from_pretrained(vit, num_channels=1)
+    transformers.ViTForImageClassification(config).save_pretrained(vit)
+    with_processor(vit, size={"height": 16, "width": 16}, do_normalize=False)
+    model = loaded(f"hf:{vit}")
+    assert channels_of(model) == 1
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("kind", ["MobileViTImageProcessor", "PPLCNetImageProcessor"])
@@ -270,9 +327,10 @@ def test_a_run_of_a_model_of_transformers_is_certified_verified_predicted_and_at
 
 
 class Small(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        first = nn.Conv2d(channels, 6, 3, stride=2)
+        self.layers = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(6, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -280,11 +338,11 @@ class Small(nn.Module):
         return 30 * logits
 
 
-def written(path: Path, batch: int | None, size: int = 32) -> nn.Module:
+def written(path: Path, batch: int | None, size: int = 32, channels: int = 3) -> nn.Module:
     """A file of operations that onnx2torch knows, and the network that it is of."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     torch.manual_seed(0)
-    network = Small().eval()
+    network = Small(channels).eval()
     weights = {key: value.numpy() for key, value in network.state_dict().items()}
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
@@ -297,7 +355,7 @@ def written(path: Path, batch: int | None, size: int = 32) -> nn.Module:
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("pixels", kind, [batch or "batch", 3, size, size])],
+        [helper.make_tensor_value_info("pixels", kind, [batch or "batch", channels, size, size])],
         [helper.make_tensor_value_info("e", kind, [batch or "batch", 10])],
         [onnx.numpy_helper.from_array(value, key) for key, value in weights.items()],
     )
@@ -323,6 +381,55 @@ def test_a_file_of_onnx_has_the_logits_of_the_network_it_is_of(
     assert sum(certificate.counts) == certificate.n
     with pytest.raises(ModelError, match="fp32 alone") if engine == "onnxruntime" else warnings.catch_warnings():
         Smoothed(model, 0.1, 10, precision="bf16", device="cpu")
+
+
+@pytest.mark.parametrize("options", ["", "@normalise=none", "@normalise=0.5:0.5"])
+def test_a_file_of_onnx_says_its_channels(options: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch", reason="onnx2torch is not installed")
+    written(tmp_path / "grey.onnx", None, channels=1)
+    source = open_model(f"onnx:{tmp_path / 'grey.onnx'}{options}")
+    assert channels_of(Denoised(nn.Identity(), source.model)) == channels_of(source.model) == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+    grey, colour = (ImageSet(pixels[:, :count], np.arange(8), 8) for count in (1, 3))
+    assert examine(source, grey)[0] == 10
+    with pytest.raises(SourceError, match="grey takes images of 1 channel, those of the data have 3"):
+        examine(source, colour)
+
+
+def test_onnxruntime_on_an_accelerator_is_asked_for_fp32_that_is_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    opened: list[Any] = []
+
+    class Session:
+        works = True
+
+        def __init__(self, _: str, options: Any, providers: list[Any], enable_fallback: int) -> None:
+            opened.append((providers, options.use_deterministic_compute, enable_fallback))
+            self.providers = [name for name, _ in providers if self.works or name != "CUDAExecutionProvider"]
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="pixels")]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    network = OnnxRuntime(Path("some.onnx"))
+    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+    network._opened(torch.device("cuda", 1))
+    options = {"device_id": 1, "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert opened == [([("CUDAExecutionProvider", options), cpu], True, 0)]
+    assert not caplog.messages
+    monkeypatch.setattr(Session, "works", False)
+    network._opened(torch.device("cuda", 1))
+    assert "some.onnx: computed on the CPU: this onnxruntime has no CUDAExecutionProvider that works" in caplog.text
+    caplog.clear()
+    network._opened(torch.device("cpu"))
+    assert opened[-1][0] == [cpu]
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(("batch", "passes"), [(None, 8), (1, 8), (40, 40), (100, 64)])
@@ -380,6 +487,12 @@ def test_a_run_of_an_onnx_file_is_verified_by_either_engine(tmp_path: Path, monk
     assert bench("certify", "--model", "onnx:small.onnx", *options) == 0
     assert bench("verify", "runs/small") == 0
     assert bench("verify", "runs/small", "--model", "onnx:small.onnx@engine=onnxruntime") == 0
+    row = _rows_of(rows_with_a_model(RunFolder(Path("runs/small"))).head(1))[0]
+    other = row.model_copy(update={"base_noisy": (row.base_noisy or 0) + 1})
+    assert _compare(row, other, 1e-3).outcome == "different"
+    verdict = _compare(row, other.model_copy(update={"classifier": "network in onnxruntime"}), 1e-3)
+    assert verdict.outcome == "within rounding"
+    assert verdict.reason == "classifier network then, network in onnxruntime now"
     written(tmp_path / "other.onnx", 3)
     assert bench("certify", "--model", "onnx:other.onnx", *options, "--out", "runs/small") == 0
     (tmp_path / "elsewhere").mkdir()
@@ -401,6 +514,10 @@ def test_a_run_of_an_onnx_file_is_verified_by_either_engine(tmp_path: Path, monk
         (
             "torchvision:resnet18@weights=V9",
             "weights = V9: must be IMAGENET1K_V1, DEFAULT, random, or a file .safetensors",
+        ),
+        (
+            "torchvision:vgg16@weights=IMAGENET1K_FEATURES",
+            "weights = IMAGENET1K_FEATURES: are of features alone, not of a classifier",
         ),
         ("torchvision:resnet18@colour=red", "colour is no option of torchvision: allowed are weights, classes, norm"),
         ("torchvision:resnet18@weights=a.safetensors", "there is no file a.safetensors"),

@@ -18,13 +18,13 @@ from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
 from bench.runner.trial_work import COMPILE_PROCESSES, TrialWork
 from bench.settings.options import RunOptions
-from cluster import ClusterError
+from cluster import ClusterError, GroupSize, Job
 from results.store.description import RunError, add_trials, check_room
 from results.store.folder import RunFolder, read_json
 from results.store.lock import RunLock
 from results.store.records import GroupRecord, RunRecord
 from results.store.settings import ExternalTrial
-from tests.conftest import SMALL, edit_record, here, small_trial, trial_ids
+from tests.conftest import SMALL, edit_record, here, small_trial, trial_ids, write_fake_run
 
 
 def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def group_left(run: RunFolder, before: tuple[int, float] | None, left: int, **as
     """Workers of a trial, and GPUs of a worker, of a run whose last command had `before`."""
     if before:
         group = GroupRecord(workers=before[0], cpus_per_worker=1, gpus_per_worker=before[1])
-        add_trials(run, [small_trial()], group=group)
+        add_trials(run, [small_trial()], group=group, trained_by=before[0])
     trains = asked.pop("trains", True)
     size = jobs.group_of(RunOptions.of(grid="smoke", **asked), run, left, trains=trains)
     return size.workers, size.gpus_per_worker
@@ -176,6 +176,25 @@ def test_a_run_that_goes_on_keeps_its_number_of_workers(
     assert "trials train on 1 workers now, and on 8 before, which changes weights: 8 workers with" in caplog.text
     nodes_are(CPUS)
     assert group_left(run, (1, 0), 12) == (1, 0)
+
+
+def test_what_ends_where_nodes_share_no_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one of the same name on the disk of each."""
+    trials = [small_trial("gaussian"), small_trial("macer"), small_trial("consistency")]
+    run, names = write_fake_run(tmp_path, trials), [trial.trial_id for trial in trials]
+    run.trial(names[2]).training.unlink()
+    left = {trial.trial_id: (trial, True) for trial in trials}
+
+    def run_jobs(given: list[Job], *_: Any, **__: Any) -> dict[str, str]:
+        assert sorted(job.name for job in given) == sorted(names)
+        for name in (names[0], names[2]):
+            run.trial(name).state.unlink()
+        return {}
+
+    monkeypatch.setattr(jobs, "run_jobs", run_jobs)
+    failed = jobs.run_trials(left, run, GroupSize(1, 1, 0), shard_size=5)
+    assert failed.keys() == set(names[1:])  # one waits still, as far as is seen here; the other was never trained
+    assert set(failed.values()) == {f"it ended where {tmp_path} is another folder: all nodes must share that of --out"}
 
 
 def test_a_group_for_which_there_is_no_room_is_refused(tmp_path: Path, nodes_are: Callable[..., None]) -> None:

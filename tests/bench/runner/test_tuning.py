@@ -330,6 +330,15 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(ended: Ended, tmp_pa
     assert run.description.read_bytes() == before
 
 
+def test_a_search_where_nodes_share_no_folder_is_told_so(ended: Ended, tmp_path: Path) -> None:
+    class Elsewhere(Workers):
+        def do(self, name: str, task: Any) -> None:
+            """On another disk, under the same path."""
+
+    with pytest.raises(RunError, match="is another folder: all nodes must share that of --out"):
+        search(ended.grid, tmp_path / "out", Elsewhere(), data=ended.data)
+
+
 def test_a_run_does_not_go_into_the_folder_of_a_search(ended: Ended) -> None:
     with pytest.raises(RunError, match="holds a search, not a run: give --out another folder"):
         run_grid(str(ended.grid), out=ended.place / "out", data="synthetic", set=["train.images=90"], quiet=True)

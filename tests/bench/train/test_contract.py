@@ -23,6 +23,7 @@ from bench.machine.randomness import Role, derived_seed, generator
 from bench.models.checkpoint import digest_of, load_sealed
 from bench.models.classifier import build_model
 from bench.runner import votes, work
+from bench.runner.progress import read_progress
 from bench.runner.single import run_single
 from bench.runner.stages import is_trained, repair, unfinished
 from bench.runner.state import trial_task
@@ -389,6 +390,10 @@ def test_a_trial_with_a_teacher_runs_alone_from_its_beginning_to_its_rows(
     assert (settings["method"], settings["sigma"]) == ("gaussian", 0.25)
     assert not run.trial(trial.teacher.trial_id).shards.exists()
     assert len(run.trial(trial.trial_id).shard_files()) == 3
+    shown = {each.trial_id: each.stage for each in read_progress(run).trials}
+    assert shown == {trial.trial_id: "done", trial.teacher.trial_id: "done"}
+    run.trial(trial.teacher.trial_id).training.unlink()  # as where the training was taken over
+    assert [each.trial_id for each in read_progress(run).trials] == [trial.trial_id]
 
 
 # --- images left out ------------------------------------------------------------------------------------------------

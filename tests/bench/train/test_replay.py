@@ -141,9 +141,9 @@ def test_a_step_that_draws_on_the_host_is_not_replayed(
             else:
                 Graph.capturing.done.append(lambda: found.append(number))
 
-        take = steps.of_epoch(take)
+        each = steps.of_epoch(take)
         for batch in batches:
-            take(batch)
+            each(batch)
         return found
 
     batches = [batch_of(number, 4) for number in range(WARM_UPS + 3)]

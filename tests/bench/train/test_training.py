@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import random
 import shutil
@@ -20,14 +21,16 @@ from bench.data import load_images
 from bench.machine.processes import leave_group
 from bench.models.checkpoint import CheckpointError, load_model, save_tensors
 from bench.runner import work
-from bench.runner.stages import is_trained, repair
+from bench.runner.stages import is_trained, repair, unfinished
 from bench.runner.state import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches
 from bench.train.replay import Steps
 from bench.train.resume import last_state
+from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder, read_json, sha256_of
+from results.store.merge import merge_run
 from results.store.records import TrainingRecord
 from tests.conftest import here, small_trial
 from tests.ranks import said_by_two_ranks
@@ -183,7 +186,11 @@ def test_what_is_measured_of_a_training_is_its_own(tmp_path: Path, monkeypatch: 
     order: list[str] = []
 
     def noted(name: str, does: Callable[..., object]) -> None:
-        monkeypatch.setattr(loop, name, lambda *rest: (order.append(name), does(*rest))[1])
+        def act(*rest: object) -> object:
+            order.append(name)
+            return does(*rest)
+
+        monkeypatch.setattr(loop, name, act)
 
     for name in ("_spectra", "restart_peak_memory", "EnergyMeter", "train_epoch"):
         noted(name, getattr(loop, name))
@@ -192,12 +199,12 @@ def test_what_is_measured_of_a_training_is_its_own(tmp_path: Path, monkeypatch: 
 
 
 def test_tied_weights_are_written(tmp_path: Path) -> None:
-    tied = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
-    tied[2].weight = tied[0].weight
-    save_tensors(tmp_path / "model.safetensors", tied.state_dict(), {})
+    layer = nn.Linear(3, 3)
+    save_tensors(tmp_path / "model.safetensors", nn.Sequential(layer, nn.ReLU(), layer).state_dict(), {})
     found = load_file(tmp_path / "model.safetensors")
-    assert torch.equal(found["0.weight"], found["2.weight"])
-    assert torch.equal(found["0.weight"], tied[0].weight)
+    assert sorted(found) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    for name in ("0.weight", "2.weight"):
+        assert torch.equal(found[name], layer.weight)
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +249,10 @@ def test_the_same_training_is_not_done_twice_for_other_certification_settings(tr
     assert not trained.trial(other.trial_id).training.exists()
     assert not is_trained(other, trained)
     assert not trained.trial(other.trial_id).training.exists()  # to ask changes nothing
-    repair(other, trained)
+    assert list(unfinished([other], trained)) == [other.trial_id]
     assert is_trained(other, trained)
+    add_trials(trained, [other])
+    assert merge_run(trained) == [other.trial_id]  # which waits, while its command starts what it needs
     assert sha256_of(trained.trial(other.trial_id).model) == sha256_of(trained.trial(trial.trial_id).model)
 
 
@@ -268,6 +277,26 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     logits = [load_model(run, member, 10)(images) for member in ensemble.members]
     assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
     assert not torch.equal(logits[0], logits[1])
+
+
+def test_a_file_system_that_fails_says_nothing_about_a_training(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = small_trial()
+    folder = trained.trial(trial.trial_id)
+    for path in (folder.training, folder.epochs):
+        read, failing = Path.open, str(path)
+
+        def broken(path: Path, *rest: Any, read: Any = read, failing: str = failing, **kinds: Any) -> Any:
+            if str(path) == failing:
+                raise OSError(errno.EIO, "Input/output error", failing)
+            return read(path, *rest, **kinds)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", broken)
+            with pytest.raises(OSError, match="Input/output error"):
+                is_trained(trial, trained)
+    assert is_trained(trial, trained)
 
 
 def test_members_with_only_one_file_missing_are_trained_again(trained: RunFolder) -> None:

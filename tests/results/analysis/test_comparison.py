@@ -38,6 +38,7 @@ def made(first: np.ndarray, second: np.ndarray, names: tuple[str, ...] = ("a", "
                     "radius": radii,
                     "correct": radii > 0,
                     "estimator": "fixed",
+                    "lattice_pixels": None,
                 }
             )
             for name, radii in zip(names, (first, second), strict=True)
@@ -230,13 +231,14 @@ def test_unlike_trials_are_refused_with_the_reason(column: str, value: object) -
         compare(replace(pair, trials=unlike))
 
 
-def test_other_images_labels_and_estimators_are_refused() -> None:
+def test_other_images_labels_estimators_and_arithmetics_are_refused() -> None:
     pair = made(np.full(5, 0.3), np.full(5, 0.4))
     second = pair.certificates["trial_id"] == "b"
     for column, value, reason in (
         ("index", pair.certificates["index"] + 1, "test images are different"),
         ("label", 7, "different labels"),
         ("estimator", "two-stage", "estimators are fixed and two-stage"),
+        ("lattice_pixels", 3072, "arithmetics are float and sound"),
     ):
         changed = pair.certificates.assign(**{column: pair.certificates[column].where(~second, value)})
         with pytest.raises(CompareError, match=reason):

@@ -216,6 +216,7 @@ def test_published_marks_of_another_setting_are_grey_with_the_reason() -> None:
     for change, reason in (
         ({"model": "resnet20"}, "the network is not ResNet-110"),
         ({"n": 10_000}, "n is below 100 000"),
+        ({"n": 200_000}, "n is above 100 000"),
         ({"dataset": "cifar10-jpeg@1"}, "the images are a copy of CIFAR-10"),
     ):
         colours, text = marks(replace(same, trials=same.trials.assign(**change)))

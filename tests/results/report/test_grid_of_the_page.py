@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.settings.grid import SHIPPED, load_grid
+from results import read_run
+from results.report.page.settings import grids
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
@@ -50,11 +54,19 @@ def test_odd_tables_come_back(table: dict[str, Any]) -> None:
     [
         ("/home/alice/.venv/bin/bench run --grid smoke", "bench run --grid smoke"),
         ("/home/alice/x/bench/__main__.py run --grid smoke", "python -m bench run --grid smoke"),
-        ("bench run --grid ~alice/mine.toml --out runs/a", "bench run --grid …/mine.toml --out runs/a"),
+        ("bench run --grid ~alice/mine.toml --out runs/a", "bench run --grid …/mine.toml --out …"),
+        (".venv/bin/bench run --data images/alice --out=runs/smith", "bench run --data … --out=…"),
+        ("bench run --grid=alice/my.toml --plugin alice/mine.py", "bench run --grid=…/my.toml --plugin …/mine.py"),
+        ("bench run --set data=alice/a#256,224 --set train.epochs=3", "bench run --set data=… --set train.epochs=3"),
+        ("bench run --address alices-host:6379 --out alice --seed 1", "bench run --address … --out … --seed 1"),
+        ("bench runs/alice/a --model onnx:alice/a.onnx@engine=x", "bench … --model onnx:…/a.onnx@engine=x"),
+        ("bench timm:vit@weights=alice/w.safetensors,classes=3", "bench timm:vit@weights=…/w.safetensors,classes=3"),
+        ("bench --model timm:vit@normalise=.5/.5/.5:.2/.2/.2", "bench --model timm:vit@normalise=.5/.5/.5:.2/.2/.2"),
+        ("bench certify --model my_module:my_factory", "bench certify --model my_module:my_factory"),
         ("bench run --grid=../a/my.toml --data=/home/alice", "bench run --grid=…/my.toml --data=…"),
         ("bench run --set data=/home/alice --out s3://alice/x --data ..", "bench run --set data=… --out … --data …"),
         ("bench certify --model onnx:/home/alice/a.onnx@engine=x", "bench certify --model onnx:…/a.onnx@engine=x"),
-        ("bench predict --model hf:o/vit --denoiser=ddpm:~/a", "bench predict --model hf:o/vit --denoiser=ddpm:…/a"),
+        ("bench predict --model hf:o/vit --denoiser=ddpm:~/a", "bench predict --model hf:…/vit --denoiser=ddpm:…/a"),
     ],
 )  # fmt: skip
 def test_a_command_line_loses_its_places(typed: str, told: str) -> None:
@@ -104,6 +116,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     record = RunRecord.read(folder.description)
     record.model_copy(update={"command": command, "grid": {**GRID, "data": FOLDER}}).write(folder.description)
     return folder
+
+
+def test_a_grid_of_a_plugin_is_run_again_with_one(run: RunFolder) -> None:
+    merge_run(run)
+    plain = read_run(run.path)
+    [description] = plain.descriptions
+    command = "bench run --grid grid.toml --data FOLDER"
+    assert [grid["command"] for grid in grids(plain)] == [command]
+    settings = [json.dumps(json.loads(text) | {"code": "0aa89b6a0aa8"}) for text in plain.trials["settings"]]
+    given = description.model_copy(update={"command": ["bench", "run", "--plugin=own/mine.py"]})
+    for own in (
+        replace(plain, trials=plain.trials.assign(settings=settings)),
+        replace(plain, descriptions=(given,)),  # which the data alone may be of
+    ):
+        assert [grid["command"] for grid in grids(own)] == [f"{command} --plugin FILE"]
 
 
 def files_of_the_report(run: RunFolder) -> list[Path]:

@@ -91,3 +91,6 @@ def test_a_mark_needs_an_interval_of_the_difference() -> None:
     [sentence] = [sentence for sentence in table_certified_accuracy(other).caption if "†" in sentence]
     assert "Published test images: 10\u00a0000 (Gaussian)" in sentence
     assert "are assumed where a source does not say" in sentence
+    assert "and fewer where they are the same; chance in training is not in it" in sentence
+    [row] = table_certified_accuracy(replace(other, trials=other.trials.assign(n=1_000_000))).rows
+    assert not row.is_outside("r0.00")  # of another n

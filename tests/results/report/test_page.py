@@ -380,10 +380,10 @@ def test_a_page_says_what_is_missing(page: Parts) -> None:
     assert ["Trials", "6 finished, 1 not finished"] in content["summary"]["facts"]
 
 
-@pytest.mark.parametrize("other", ["n", "images", "estimator"])
+@pytest.mark.parametrize("other", ["n", "images", "estimator", "arithmetic"])
 @pytest.mark.parametrize("place", [0, 2])
 def test_the_largest_acr_is_among_those_that_compare(other: str, place: int) -> None:
-    """Wherever one stands that does not, as a log of another n, other images, or another estimator."""
+    """Wherever one stands that does not, as a log of another n, other images, another estimator or arithmetic."""
     radii = np.random.default_rng(0).gamma(2, 0.25, (3, 100))
     radii[place] += 1
     groups = groups_with(radii)
@@ -392,14 +392,19 @@ def test_the_largest_acr_is_among_those_that_compare(other: str, place: int) -> 
         group.trials["n"] = 100_000
     elif other == "images":
         group.certificates["index"] += 100
-    else:
+    elif other == "estimator":
         group.certificates["estimator"] = "two-stage"
+    else:
+        group.certificates["lattice_pixels"] = 3072
     [lead] = leads(groups)
     ahead, behind = (groups[number].method for number in sorted({0, 1, 2} - {place}, key=lambda k: -radii[k].mean()))
     assert (lead.best.method, lead.next and lead.next.method, lead.others) == (ahead, behind, 1)
     rows = [Row(0.25, name, name, {"acr": own.mean()}) for name, own in zip("abc", radii, strict=True)]
     table = ResultTable("certified_accuracy", "", [Column("acr", "ACR", 3, "max")], rows, [], [])
-    assert [best["title"] for best in _best([table], [lead])] == [ahead]
+    [card] = _best([table], [lead])
+    assert (card["title"], card["aside"]) == (ahead, "(1 of another setting not counted)")
+    [card] = _best([table], [replace(lead, others=0)])
+    assert card["aside"] == ""
     [said] = verdict([lead])[:1]
     assert f"{ahead} has the largest ACR, " in said
     assert "(1 of another setting not counted)" in said
@@ -443,6 +448,7 @@ def groups_with(radii: ArrayLike) -> list[Group]:
     groups = []
     for name, own in zip("abcdef", np.asarray(radii), strict=False):
         rows = pd.DataFrame({"trial_id": name, "label": 0, "correct": True, "estimator": "fixed", "radius": own})
+        rows["lattice_pixels"] = np.nan
         trial = {"trial_id": name, "method": name, "sigma": 0.25, "dataset": "d", "images": len(own)}
         trials = pd.DataFrame([trial | {"n": 9, "n0": 9, "alpha": 0.1}])
         groups.append(Group(0.25, name, name, rows.assign(index=range(len(own))), trials))

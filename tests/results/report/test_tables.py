@@ -408,15 +408,44 @@ def test_unlike_seeds_are_not_averaged(column: str, value: object, tmp_path: Pat
         table_certified_accuracy(replace(run, certificates=moved))
 
 
+def starred(table: ResultTable) -> set[str]:
+    """The columns in which a row is the best."""
+    return {column.key for column in table.columns if any(table.best(row, column) for row in table.rows)}
+
+
 def test_only_equal_settings_are_ranked(run: Run) -> None:
     other = run.trials.copy()
     other.loc[other["method"] == "generalised_ld", "n"] = 1500
-    table = table_certified_accuracy(replace(run, trials=other))
-    assert not any(table.best(row, column) for row in table.rows for column in table.columns)
-    equal = table_certified_accuracy(run)
-    assert any(equal.best(row, column) for row in equal.rows for column in equal.columns)
+    assert not starred(table_certified_accuracy(replace(run, trials=other)))
+    assert starred(table_certified_accuracy(run))
     budgets = [column.key for column in table_beyond_acr(replace(run, trials=other)).columns if "acr" in column.key]
     assert budgets == ["acr_1000", "acr_1500", "acr_2000"]
+
+
+@pytest.mark.parametrize("column", ["n", "n0"])
+def test_only_at_one_budget_are_rows_of_another_n_ranked(run: Run, column: str) -> None:
+    """What is of all samples is more where there are more."""
+    other = run.trials.copy()
+    other.loc[other["method"] == "generalised_ld", column] = 1500
+    table = table_beyond_acr(replace(run, trials=other))
+    assert starred(table) == ({"acr_1000", "acr_1500"} if column == "n" else set())
+    assert {"acr_1000", "acr_2000", "two_sided", "together"} <= starred(table_beyond_acr(run))
+
+
+def test_float_and_sound_certificates_are_neither_ranked_nor_averaged(run: Run) -> None:
+    own = run.certificates["method"] == "generalised_ld"
+    pixels = run.certificates["lattice_pixels"].astype("Int64").where(~own, 3072)
+    for make in (table_certified_accuracy, table_beyond_acr):
+        assert not starred(make(replace(run, certificates=run.certificates.assign(lattice_pixels=pixels))))
+
+
+def test_seeds_of_two_arithmetics_are_not_averaged(tmp_path: Path) -> None:
+    folder = write_fake_run(tmp_path / "run", [small_trial(seed=seed) for seed in (0, 1)])
+    merge_run(folder)
+    run = read_run(folder.path)
+    pixels = run.certificates["seed"].map({0: np.nan, 1: 3072.0}).astype("Int64")
+    with pytest.raises(ValueError, match="cannot be averaged: their arithmetics are float and sound"):
+        table_certified_accuracy(replace(run, certificates=run.certificates.assign(lattice_pixels=pixels)))
 
 
 def test_two_trials_of_one_cell_are_refused(tmp_path: Path) -> None:

@@ -58,6 +58,32 @@ def test_the_methods_of_the_field_by_their_folders(tmp_path: Path) -> None:
     assert names == list(paths.values())
 
 
+@pytest.mark.parametrize(
+    ("path", "sigma"),
+    [
+        ("sigma_025", 0.25),
+        ("noise_050", 0.5),
+        ("sd05", 0.5),
+        ("sigma_100", 1.0),
+        ("noise_1", 1.0),
+        ("noise_0.125", 0.125),
+        ("sigma_25", None),
+        ("sigma_128", None),
+        ("noise_0.25/sigma_128", None),
+        ("sigma_64/acc_0.5", None),
+        ("noise_025/test/sigma_050", 0.5),
+    ],
+)
+def test_numbers_without_a_point_are_read_where_they_can_be_but_one_thing(
+    path: str, sigma: float | None, tmp_path: Path
+) -> None:
+    [guess] = guesses(tmp_path / "noise_0.75", f"macer/{path}.tsv")
+    assert guess.sigma == sigma
+    if sigma is None:
+        with pytest.raises(LogError, match="its path does not say σ: give --sigma"):
+            settings_of(tmp_path / path, guess, {})
+
+
 def test_a_folder_within_the_logs_says_what_they_are_of(tmp_path: Path) -> None:
     [guess] = guesses(tmp_path / "data" / "svhn" / "noise_1.0" / "cohen_wide", "log.tsv")
     assert (guess.name, guess.sigma, guess.dataset) == ("gaussian", 1.0, "svhn")

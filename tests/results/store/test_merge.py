@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from results.store.folder import RunFolder, TrialFolder, read_json, write_json
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from results.store.shards import evenly_spaced, repair_shards
-from tests.conftest import edit_record, small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
+from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
 
 NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
 
@@ -195,6 +196,26 @@ def test_damaged_foreign_and_overlapping_shards_are_set_aside_and_done_again(fak
     ]
     assert repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256="0" * 63 + "9") == set()
     assert len(list(folder.shards.iterdir())) == 4  # nothing is deleted
+
+
+def test_a_file_system_that_fails_harms_no_shard(fake_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = first_trial(fake_run)
+    shards, sha256 = folder.shard_files(), read_json(folder.training)["checkpoint_sha256"]
+    read = Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path == shards[1]:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", broken)
+        with pytest.raises(OSError, match="Stale file handle"):
+            repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256=sha256)
+    assert folder.shard_files() == shards
+    here(shards[0]).unlink()
+    here(shards[0]).mkdir()  # no file at all
+    assert repair_shards(folder, trial_id=folder.path.name, checkpoint_sha256=sha256) == {5, 6, 7, 8, 9, 10, 11}
 
 
 def test_shards_of_another_version_are_neither_used_nor_set_aside(fake_run: RunFolder) -> None:

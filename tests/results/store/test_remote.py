@@ -80,7 +80,7 @@ def test_files_are_written_read_listed_renamed_and_deleted(remote: RemotePath) -
     assert sorted(path.name for path in remote.iterdir()) == ["sub", "y.txt"]
     assert list(remote.glob("*/x.json")) == list(remote.glob("sub/*.json")) == [file]
     assert list(remote.glob("none/*")) == []
-    assert [(path.name, size) for path, size in remote.walk()] == [("x.json", 13), ("y.txt", 2)]
+    assert [(path.name, size) for path, size, _ in remote.walk()] == [("x.json", 13), ("y.txt", 2)]
     assert abs(dict(listing(remote))[remote / "y.txt"] / 1e9 - time.time()) < 60
     with file.open("rb") as opened:
         assert opened.read() == file.read_bytes()
@@ -92,7 +92,7 @@ def test_files_are_written_read_listed_renamed_and_deleted(remote: RemotePath) -
         file.unlink()
     file.unlink(missing_ok=True)
     (remote / "z.json").unlink()
-    assert [path.name for path, _ in remote.walk()] == ["y.txt"]
+    assert [path.name for path, *_ in remote.walk()] == ["y.txt"]
 
 
 @pytest.mark.parametrize("size", [0, 3, 6_000_000, 20_000_000])
@@ -140,7 +140,7 @@ def test_a_file_that_has_its_size_again_was_another_meanwhile(
 
         def read(self) -> bytes:
             remote.write_bytes(b"longer by far")
-            content = self.file.read()
+            content: bytes = self.file.read()
             remote.write_bytes(b"other")
             return content
 

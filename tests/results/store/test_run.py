@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from results import read_run
 from results.store.folder import RunFolder, read_json, write_json, write_whole
-from results.store.merge import merge_run
+from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from tests.conftest import here, small_trial, write_fake_run
 
@@ -80,6 +82,34 @@ def test_the_parquet_files_alone_are_a_run(run: RunFolder, tmp_path: Path) -> No
     assert len(found.trials) == 4
     assert found.spectra.empty
     assert found.descriptions == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "change", "reason"),
+    [
+        ("certificates", "radius", lambda values: pc.multiply(values, 1.01), "radius"),
+        ("certificates", "seed", lambda values: pc.add(values, 1), "seed is not the trial's 0"),
+        ("trials", "n", lambda values: pc.multiply(values, 10), "n = 20000, by its settings and rows 2000"),
+        ("trials", "alpha", lambda values: pc.divide(values, 2.0), "alpha = 0.0005, by its settings and rows 0.001"),
+    ],
+)
+def test_files_alone_are_checked_from_their_counts(
+    file: str,
+    column: str,
+    change: Callable[[pa.ChunkedArray], pa.ChunkedArray],
+    reason: str,
+    run: RunFolder,
+    tmp_path: Path,
+) -> None:
+    """Who is sent them has no shards to make them of again."""
+    for name in ("certificates", "trials", "epochs"):
+        shutil.copy(here(run.path) / f"{name}.parquet", tmp_path)
+    path = tmp_path / f"{file}.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, table.schema.field(place), change(table[column])), path)
+    with pytest.raises(MergeError, match=rf"{file}\.parquet: .*{reason}"):
+        read_run(tmp_path)
 
 
 def changed_schema(run: RunFolder, change: object) -> None:

@@ -59,7 +59,7 @@ def write_full_grid(folder: RunFolder) -> None:
         for epoch in range(90):
             row = {"trial_id": trial_id, "method": method, "sigma": sigma, "seed": 0, "epoch": epoch, "loss": 1.0}
             epochs.append(row | {"learning_rate": 0.1, "noisy_test_accuracy": 0.5, "seconds": 1.0})
-    folder.path.mkdir()
+    (here(folder.path) / "trials").mkdir(parents=True)  # alone, the files would have to follow from their counts
     pq.write_table(pa.concat_tables(tables), folder.certificates)
     pq.write_table(pa.Table.from_pylist(trials, TRIALS), folder.trials)
     pq.write_table(pa.Table.from_pylist(epochs, EPOCHS), folder.epochs)
