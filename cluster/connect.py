@@ -6,7 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray.exceptions import RayError
@@ -45,8 +45,9 @@ def connected(address: str | None, *, allow_unauthenticated: bool = False, cores
     warn_if_unchecked()
     if address is None:
         ensure_token()
-        try:
-            with small_local_cluster():
+        with ExitStack() as kept:
+            kept.callback(ray.shutdown)
+            with small_local_cluster(kept):
                 _init(
                     "Ray cannot be started",
                     "local",
@@ -56,8 +57,6 @@ def connected(address: str | None, *, allow_unauthenticated: bool = False, cores
                     runtime_env=_python(),
                 )
             yield
-        finally:
-            ray.shutdown()
         return
     head = find_head(address)
     authenticated = check_head(head, allow_unauthenticated=allow_unauthenticated)

@@ -9,6 +9,7 @@ from pathlib import Path
 WANTED = {
     "RAY_AUTH_MODE": "token",  # a cluster runs whatever it is sent; read when ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # read when a cluster starts
+    "RAY_agent_register_timeout_ms": "300000",  # likewise: a node that is busy takes longer than the usual 30 s
     "RAY_AIR_NEW_OUTPUT": "0",  # this one and those below: read when Tune runs
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

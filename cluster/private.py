@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,8 @@ done
 """
 """Shell commands that set `python`; empty where the raylet does not tell."""
 OF_THE_AGENT = "--dashboard_agent_command"
+PORT_OF_THE_AGENT = "--runtime-env-agent-port"
+"""Within the command of the agent for runtime environments, which picks one for 0."""
 INSTEAD = {OF_THE_AGENT: "cat", "--num_prestart_python_workers": "0"}
 """Options of a node on this machine. It wants some agent that lasts as long as itself, as `cat` does: it reads the pipe
 from the node."""
@@ -154,18 +157,28 @@ def ending_as_before() -> Iterator[None]:
 
 
 @contextmanager
-def small_local_cluster() -> Iterator[None]:
+def small_local_cluster(kept: ExitStack) -> Iterator[None]:
     """What is started in this block listens on loopback alone, and has no processes but those that run tasks: no
     dashboard, its agent, autoscaler or collector of logs, which take seconds to start, and of which nobody hears.
     Blanks and quotes in paths reach its workers as they are. Workers start when they are needed: for those in advance,
     of which a trial's cannot be, Ray waits, for ever where they do not start. Whether there are tokens is read again:
-    ray may have been imported before this package set that."""
+    ray may have been imported before this package set that.
+
+    Args:
+        kept: ends with the cluster.
+    """
 
     def start(command: list[str], *arguments: Any, **options: Any) -> Any:
         given = dict(part.split("=", 1) for part in command if "=" in part)
-        if OF_THE_AGENT in given:  # it is a node, which waits for the agent's ports; where nobody listens they are -1
-            for port in ports:
+        if OF_THE_AGENT in given:  # it is a node, which waits for its agents' ports, and ends where they come late
+            for port in ports:  # nobody listens there
                 persist_port(given["--session_dir"], given["--node_id"], port, -1)
+            free = kept.enter_context(socket.socket())
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the agent does, too
+            free.bind(("127.0.0.1", 0))
+            persist_port(given["--session_dir"], given["--node_id"], agents_port, free.getsockname()[1])
+            told = f"{PORT_OF_THE_AGENT}={free.getsockname()[1]}"
+            command = [part.replace(f"{PORT_OF_THE_AGENT}=0", told) for part in command]
         return start_ray_process([changed(part) for part in command], *arguments, **options)
 
     def changed(part: str) -> str:
@@ -174,8 +187,9 @@ def small_local_cluster() -> Iterator[None]:
 
     set_authentication(os.environ["RAY_AUTH_MODE"])
     start_ray_process, persist_port = _part(services, "start_ray_process"), _part(_raylet, "persist_port")
-    ports = [
-        _part(_raylet, f"{port}_PORT_NAME") for port in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")
+    agents_port, *ports = [
+        _part(_raylet, f"{port}_PORT_NAME")
+        for port in ("RUNTIME_ENV_AGENT", "METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")
     ]
     with ExitStack() as patches:
         patches.enter_context(_replaced(services, "start_ray_process", start))

@@ -18,7 +18,7 @@ class TrainingStep:
     """What a method is given to compute the loss of one optimizer step, of the images that this process has of it.
 
     What differs from step to step must come from here, random numbers too (`uniforms`): on a GPU the operations of one
-    step are replayed for others, and Python code of a step may run three times in an epoch.
+    step are replayed for others, and Python code of a step may run a few times in an epoch.
     """
 
     images: Tensor

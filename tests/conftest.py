@@ -46,10 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 ENVIRONMENT = re.compile(
     r"BENCH_.*|(FORCE|NO)_COLOR|PY_COLORS|COLORTERM|COLUMNS|LINES|TERM|TERMINAL_WIDTH|TTY_.*|GITHUB_ACTIONS|"
-    r"(HTTP|HTTPS|ALL|NO)_PROXY",
+    r"(HTTP|HTTPS|ALL|NO)_PROXY|RAY_ADDRESS|AWS_(ENDPOINT_URL_S3|PROFILE)|(LOCAL_)?RANK|WORLD_SIZE|MASTER_(ADDR|PORT)|"
+    r"PYTHONDONTWRITEBYTECODE",
     re.IGNORECASE,
 )
-"""Variables that change what commands print and whom they ask."""
+"""Variables that change what commands print, whom they ask or join, and how long they take to start."""
 
 
 def pytest_sessionstart() -> None:
@@ -61,8 +62,7 @@ def pytest_sessionstart() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tests mean CPUs, on machines with a GPU as on others, but for those of GPUs (`make gpu`)."""
     if config.getoption("markexpr") != "gpu":
-        if Path("/dev/nvidiactl").exists():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return
     import torch
 

@@ -52,7 +52,6 @@ def said_by_two_ranks(before: str, program: str, *arguments: str) -> list[str]:
             cwd=Path(__file__).parents[1],
             stdout=subprocess.PIPE,
             text=True,
-            timeout=300,
             check=True,
         )
         assert ended.stdout == "0 0\n"

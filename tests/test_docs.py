@@ -67,7 +67,7 @@ class Block:
             commands = f'bench() {{ "{sys.executable}" {program} "$@"; }}\nset -euo pipefail\n{self.text}'
             environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
             done = subprocess.run(
-                ["bash", "-c", commands], capture_output=True, text=True, env=environment, timeout=300, check=False
+                ["bash", "-c", commands], capture_output=True, text=True, env=environment, check=False
             )
             assert done.returncode == 0, f"{self.page.name}:{self.line}\n{done.stdout}{done.stderr}"
             assert "Warning: " not in done.stderr, f"{self.page.name}:{self.line}\n{done.stderr}"

@@ -59,7 +59,7 @@ def command(folder: Path, *options: str, program: list[str] = BENCH) -> list[str
 
 def bench_run(folder: Path, *options: str, program: list[str] = BENCH) -> subprocess.CompletedProcess[str]:
     started = command(folder, *options, program=program)
-    return subprocess.run(started, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(started, capture_output=True, text=True, check=False)
 
 
 def certificates(folder: Path) -> pd.DataFrame:

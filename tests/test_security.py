@@ -312,7 +312,12 @@ def test_names_give_no_orders_to_readers(
     write_json(fake_run.description, description | {"command": [EVIL], "git_commit": EVIL, "versions": {EVIL: EVIL}})
     merge_run(fake_run)
     shutil.rmtree(str(fake_run.path / "trials"))
-    with_text(fake_run, lambda row: {"title": f"{EVIL} {row['method']}", "model": EVIL, "dataset": EVIL}, "trials")
+
+    def forged(row: dict[str, Any]) -> dict[str, Any]:
+        settings = json.dumps(json.loads(row["settings"]) | {"model": EVIL, "dataset": EVIL})
+        return {"title": f"{EVIL} {row['method']}", "model": EVIL, "dataset": EVIL, "settings": settings}
+
+    with_text(fake_run, forged, "trials")
     with_text(fake_run, lambda _: {"dataset": EVIL, "device": EVIL, "torch_version": EVIL}, "certificates")
     assert bench("report", str(fake_run.path)) == 0
     printed = capsys.readouterr()

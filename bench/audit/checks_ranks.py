@@ -10,18 +10,21 @@ import torch.distributed as dist
 
 from bench.audit.finding import Finding
 
-JOINS_WITHIN = timedelta(seconds=20)
 
+def join_ranks(rank: int, address: str, until: float) -> Finding:
+    """One of two ranks: join, add up, and see that the sum is right. The other one runs beside.
 
-def join_ranks(rank: int, address: str) -> Finding:
-    """One of two ranks: join, add up, and see that the sum is right. The other one runs beside."""
+    Args:
+        until: when it gives the other up (seconds since 1970); torch's import may keep one for longer than the other.
+    """
     apart = torch.cuda.is_available() and torch.cuda.device_count() > 1
     device = torch.device("cuda", rank) if apart else torch.device("cpu")
     backend = "nccl" if apart else "gloo"
     if apart:
         torch.cuda.set_device(device)
     started = time.perf_counter()
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=2, timeout=JOINS_WITHIN)
+    within = timedelta(seconds=max(1.0, until - time.time()))
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=2, timeout=within)
     total = torch.full((1024,), float(rank + 1), device=device)
     dist.all_reduce(total)
     right = bool((total.cpu() == 3).all())

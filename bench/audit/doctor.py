@@ -29,6 +29,8 @@ SECONDS = 120.0
 """Of all checks of this machine together."""
 LIMITS = {"devices": 40.0, "compilation": 75.0, "noise": 30.0, "ranks": 45.0, "data": 45.0, "rates": 60.0}
 """Seconds of each that runs in a process of its own; most of them are for torch's import on a slow machine."""
+ERRORS_TAKE = 5.0
+"""Seconds of those of ranks, for the error of one that waits in vain."""
 COMPUTING = {
     "devices": ("checks_torch", "check_devices"),
     "compilation": ("checks_torch", "check_compilation"),
@@ -127,9 +129,10 @@ def two_ranks(seconds: float) -> list[Finding]:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     until = time.monotonic() + seconds
+    arguments = {"address": address, "until": time.time() + seconds - ERRORS_TAKE}
     with (
-        _Apart("ranks", {"rank": 0, "address": address}) as first,
-        _Apart("ranks", {"rank": 1, "address": address}) as other,
+        _Apart("ranks", {"rank": 0, **arguments}) as first,
+        _Apart("ranks", {"rank": 1, **arguments}) as other,
     ):
         while not (first.has_ended() or other.has_ended()):
             if time.monotonic() > until:

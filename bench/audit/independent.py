@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -56,9 +56,7 @@ def audit(run: Path) -> dict[str, Any]:
     by_trial: dict[str, list[Row]] = {name: [] for name in merged}
     for row in rows:
         if row["trial_id"] not in by_trial:
-            raise AuditError(
-                f"certificates.parquet: image {row['index']} is of {row['trial_id']}, not in trials.parquet"
-            )
+            raise AuditError(f"certificates.parquet: image {row['index']}: trials.parquet has no {row['trial_id']}")
         by_trial[row["trial_id"]].append(row)
     imported, beacons = 0, Counter[str]()
     for name, own in by_trial.items():
@@ -107,17 +105,22 @@ def _check_shards(folder: Path, rows: list[Row]) -> None:
 def _check_columns(name: str, settings: Row, training: Row, merged: Row, rows: list[Row]) -> None:
     """What trials.parquet and the rows say of a trial is what its own files say; folders need not be told."""
     whose = {"method": settings["name"]} | {key: settings[key] for key in ("sigma", "seed", "dataset")}
-    own = settings["certify"] | settings | training | {"images": len(rows)} | whose
-    told = json.loads(merged["settings"])
-    told = told["certify"] | told | merged
-    aside = {"variant_of", "data", "parts", *(["model"] if "/" in settings["model"] else [])}
-    for key in sorted(own.keys() & told.keys() - aside):
-        if told[key] != own[key] and not isinstance(own[key], dict):
-            raise AuditError(f"trials.parquet: {key} of {name} is {told[key]}, its own files have {own[key]}")
-    for row in rows:
-        for key, value in whose.items():
-            if row[key] != value:
-                raise AuditError(f"{name}, image {row['index']}: {key} = {row[key]}, its trial has {value}")
+    own = settings["certify"] | settings.get("train", {}) | settings | training | whose | {"images": len(rows)}
+    own["certify_seconds"] = sum(row["seconds"] for row in rows)
+    aside = {"variant_of", "data", "parts", "settings", *(["model"] if "/" in settings["model"] else [])}
+    for told, there in ((json.loads(merged["settings"]), settings), (merged, own)):
+        for key in sorted(told.keys() & there.keys() - aside):
+            if not _agree(told[key], there[key]):
+                raise AuditError(f"trials.parquet: {key} of {name} is {told[key]}, its own files have {there[key]}")
+    for row, key in product(rows, whose):
+        if row[key] != whose[key]:
+            raise AuditError(f"{name}, image {row['index']}: {key} = {row[key]}, its trial has {whose[key]}")
+
+
+def _agree(told: Any, own: Any) -> bool:
+    if isinstance(told, dict) and isinstance(own, dict):
+        return all(_agree(told[key], own[key]) for key in told.keys() & own.keys())
+    return math.isclose(told, own) if isinstance(told, float) and own is not None else bool(told == own)
 
 
 def _check_weights(run: Path, name: str, settings: dict[str, Any], training: dict[str, Any]) -> None:

@@ -164,5 +164,5 @@ def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
 
         return load(known, folder, split)
     if "@" in dataset:
-        refuse_other_images(folder, dataset, named)
+        refuse_other_images(data, folder, dataset, named)
     return load_folder(folder, split, splits, crop)

@@ -52,7 +52,7 @@ def fetched(url: RemotePath) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "fetch.lock").open("wb") as turn:
-        _wait_for_turn(turn)  # the others wait, and then find it
+        wait_for_turn(turn)  # the others wait, and then find it
         if not target.is_dir():
             _fetch(url, [path for path, *_ in files], target)
     return target
@@ -66,7 +66,7 @@ def remove_abandoned(folder: Path, prefix: str) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _wait_for_turn(turn: IO[bytes]) -> None:
+def wait_for_turn(turn: IO[bytes]) -> None:
     """Lock the file, where its file system can; else several processes may each fetch the data, and one is kept."""
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)

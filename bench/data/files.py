@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from bench.data.fetch import cache, fetched
+from bench.data.fetch import cache, fetched, wait_for_turn
 from bench.data.imageset import DataError, ImageSet, NoSplitError, Split, other_images
 from bench.data.known import name_in
 from bench.data.stored import StoredImages
@@ -192,7 +192,6 @@ def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> st
         return known
     files = _files_of_all(folder, splits)
     fingerprint = _fingerprint(folder, files)
-    _remember(fingerprint, folder, files)
     if splits == get_args(Split):
         _tell_of_the_rest(folder, {file for found in files.values() for file in found})
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
@@ -200,19 +199,19 @@ def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> st
     return f"{name}{cropped}@{fingerprint}"
 
 
-def refuse_other_images(folder: Path, dataset: str, splits: tuple[Split, ...]) -> None:
-    """Raise DataError where a folder holds other images, or labels, of these splits than those that are called
-    `dataset`: a machine may have another copy on a disk of its own.
+def refuse_other_images(data: str, folder: Path, dataset: str, splits: tuple[Split, ...]) -> None:
+    """Raise DataError where a folder, or the copy of one in a store, holds other images or labels of these splits than
+    those that are called `dataset`: a machine may have another copy on a disk of its own.
 
-    Files that were looked at before and have not changed since are not read again.
+    Files that were looked at before, and have not changed since, are not read again.
     """
     files = _files_of_all(existing(folder), splits)
-    wanted, found = dataset.rpartition("@")[2], _remembered(folder, files)
+    found = _fingerprints.known(_state_of(folder, files))
     if found is None:
-        found = _fingerprint(folder, files)
-        _remember(found, folder, files)
-    if found != wanted:
-        raise other_images(str(folder), dataset, found)
+        with _fingerprints.one_at_a_time():  # the others wait, and then know it
+            found = _fingerprints.known(_state_of(folder, files)) or _fingerprint(folder, files)
+    if found != dataset.rpartition("@")[2]:
+        raise other_images(data, dataset, found)
 
 
 def _files_of_all(folder: Path, splits: tuple[Split, ...]) -> dict[Split, list[Path]]:
@@ -224,39 +223,63 @@ def _files_of_all(folder: Path, splits: tuple[Split, ...]) -> dict[Split, list[P
 
 def _fingerprint(folder: Path, files: dict[Split, list[Path]]) -> str:
     """Eight hexadecimal digits of the images and labels, in their order."""
-    digest = hashlib.sha256()
+    before, digest = _state_of(folder, files), hashlib.sha256()
     for split, found in files.items():
         if found:
             encoded = _read(folder, split, found, tuple(files), None)
             for label, (content, _) in zip(encoded.labels, encoded.contents(), strict=True):
                 digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()[:8]
+    fingerprint = digest.hexdigest()[:8]
+    if _state_of(folder, files) == before:
+        _fingerprints.keep(before, fingerprint)
+    return fingerprint
 
 
-def _remembered(folder: Path, files: dict[Split, list[Path]]) -> str | None:
-    """What these files had when they were read on this machine; None: they have changed, or were not read."""
-    try:
-        return _note_of(folder, files).read_text(encoding="ascii")
-    except (OSError, ValueError, DataError):
-        return None
-
-
-def _remember(fingerprint: str, folder: Path, files: dict[Split, list[Path]]) -> None:
-    with suppress(OSError, DataError):  # they are read again, then
-        note = _note_of(folder, files)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_text(note, fingerprint)
-
-
-def _note_of(folder: Path, files: dict[Split, list[Path]]) -> Path:
-    """Where their fingerprint is kept; another one for files that were written since."""
+def _state_of(folder: Path, files: dict[Split, list[Path]]) -> str:
+    """A digest of which files these are, and when they were written."""
     listing = hashlib.sha256(f"{folder.resolve()}\n".encode())
     for split, found in files.items():
         for file in found:
             seen = file.stat()
-            state = f"{seen.st_dev} {seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
+            state = f"{seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
             listing.update(f"{split} {file} {state}\n".encode())
-    return cache().with_name("fingerprints") / f"{listing.hexdigest()[:32]}.txt"
+    return listing.hexdigest()
+
+
+class _Fingerprints:
+    """What files had when they were read, by their state: in this process, and in the user's .cache for others."""
+
+    def __init__(self) -> None:
+        self._here: dict[str, str] = {}
+
+    def known(self, state: str) -> str | None:
+        """The fingerprint; None: such files were not read."""
+        if state not in self._here:
+            with suppress(OSError, ValueError, DataError):
+                self._here[state] = self._note(state).read_text(encoding="ascii")
+        return self._here.get(state)
+
+    def keep(self, state: str, fingerprint: str) -> None:
+        """Remember it; a cache that cannot be written keeps nothing for other processes."""
+        self._here[state] = fingerprint
+        with suppress(OSError, DataError):
+            write_text(self._note(state), fingerprint)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """A block that no other process of this user enters meanwhile, where there is a cache."""
+        with ExitStack() as stack:
+            with suppress(OSError, DataError):
+                place = self._note("lock")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                wait_for_turn(stack.enter_context(place.open("wb")))
+            yield
+
+    def _note(self, name: str) -> Path:
+        return cache().with_name("fingerprints") / name[:32]
+
+
+_fingerprints = _Fingerprints()
 
 
 def load_folder(

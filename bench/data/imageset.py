@@ -33,8 +33,7 @@ def other_images(place: str, dataset: str, found: str) -> DataError:
     """What to raise where a machine has other images than those that are called `dataset`; `found` is the fingerprint,
     or the name, of what is there."""
     return DataError(
-        f"{place}: is {found} on {socket.gethostname()}, not {dataset}, with which the trial began: every machine must "
-        "have the same images"
+        f"{place}: is {found} on {socket.gethostname()}, and not {dataset}: every machine must have the same images"
     )
 
 

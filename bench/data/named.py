@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -22,19 +22,30 @@ def load_named(name: str, split: Split, dataset: str = "", splits: tuple[Split, 
     Raises:
         DataError: its loader fails, or gives something else than images with labels; it is another one.
     """
-    if "@" not in dataset:
-        return _load(name, split)
-    found = {part: _load(name, part) for part in splits}
-    if (here := _name_of(name, found)) != dataset:
+    if "@" in dataset and (here := _name_once(name, DATASETS.code(name), splits)) != dataset:
         raise other_images(name, dataset, here)
-    return found[split]
+    return _load(name, split)
 
 
 def name_of_named(name: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
     """The name itself for this program's own data; else with a fingerprint of all that belongs to these splits."""
     if not DATASETS.code(name):
         return name
-    return _name_of(name, {split: _load(name, split) for split in splits})
+    digest = hashlib.sha256()
+    for split in splits:
+        found = _load(name, split)
+        shape = ", ".join(map(str, found.images.shape))
+        digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
+        if (found.normalisation, found.flip) != (None, True):
+            digest.update(f"{found.normalisation} {found.flip}\n".encode())
+        digest.update(np.ascontiguousarray(found.images).data)
+        digest.update(np.ascontiguousarray(found.labels, dtype="<i8").data)
+    return f"{name}@{digest.hexdigest()[:8]}"
+
+
+@lru_cache(maxsize=4)
+def _name_once(name: str, code: str, splits: tuple[Split, ...]) -> str:  # noqa: ARG001 - of another code it is another
+    return name_of_named(name, splits)
 
 
 def _load(name: str, split: Split) -> ImageSet:
@@ -49,18 +60,6 @@ def _load(name: str, split: Split) -> ImageSet:
         reason = " ".join(str(error).split())
         raise DataError(f"data {name!r}: its loader fails on {split!r}: {type(error).__name__}: {reason}") from error
     return _checked(name, found)
-
-
-def _name_of(name: str, sets: Mapping[Split, ImageSet]) -> str:
-    digest = hashlib.sha256()
-    for split, found in sets.items():
-        shape = ", ".join(map(str, found.images.shape))
-        digest.update(f"{split} {shape} {found.num_classes} {found.classes}\n".encode())
-        if (found.normalisation, found.flip) != (None, True):
-            digest.update(f"{found.normalisation} {found.flip}\n".encode())
-        digest.update(np.ascontiguousarray(found.images).tobytes())
-        digest.update(np.ascontiguousarray(found.labels, dtype="<i8").tobytes())
-    return f"{name}@{digest.hexdigest()[:8]}"
 
 
 def _checked(name: str, found: object) -> ImageSet:

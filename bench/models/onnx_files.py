@@ -7,6 +7,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,13 @@ class OnnxRuntime(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         options.use_deterministic_compute = True
-        session = onnxruntime.InferenceSession(str(self.path), options, providers=wanted, enable_fallback=0)
+        open_with = partial(onnxruntime.InferenceSession, str(self.path), options, enable_fallback=0)
+        try:
+            session = open_with(providers=wanted)
+        except Exception:  # a library of CUDA that is not there, or another one
+            if len(wanted) == 1:
+                raise
+            session = open_with(providers=wanted[1:])
         if device.type == "cuda" and CUDA not in session.get_providers():
             logger.warning("%s: computed on the CPU: this onnxruntime has no %s that works here", self.path, CUDA)
         name = session.get_inputs()[0].name

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_cores
-from bench.runner.stages import everything, is_trained, unfinished
+from bench.runner.stages import everything, unfinished
 from bench.settings.options import RunOptions
 from bench.settings.registries import check_network
 from results.report.update import Report, update_report
@@ -136,7 +136,7 @@ def finish_grid(
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
                 forecast = answer() if answer else None
-            trains = options.fresh or not all(is_trained(trial, folder) for trial, _ in left.values())
+            trains = options.fresh or not all(folder.trial(name).training.exists() for name in left)
             size = group_of(options, folder, len(left), trains=trains)
         details: dict[str, Any] = {}  # or as it was
         if size:

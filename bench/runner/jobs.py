@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
 from cluster import ClusterError, GroupSize, Job, missing_room, node_resources, run_jobs
-from results.store.folder import RunFolder, TrialFolder, refresh
+from results.errors import StoreError
+from results.store.folder import SHARED_FOLDER_SECONDS, RunFolder, TrialFolder, refresh
 from results.store.records import RunRecord, StateRecord
+
+LOOKED_AT_EVERY = 0.5
+"""Seconds, for what another machine has written."""
 
 logger = logging.getLogger("bench")
 
@@ -38,7 +43,8 @@ def group_of(options: RunOptions, run: RunFolder, trials: int, *, trains: bool) 
     asked, nodes = (options.cpus_per_worker, options.gpus_per_worker), node_resources()
     size = default_group(options.workers, *asked, nodes, trials)
     known = trains and options.workers is None and not options.fresh and run.description.exists()
-    before = RunRecord.read(run.description).trained_by if known else None
+    record = RunRecord.read(run.description) if known else None
+    before = record and (record.trained_by or (record.group and record.group.workers))
     if before and before != size.workers and size.gpus_per_worker in (0, 1):
         again = default_group(before, *asked, nodes, trials)
         if not (missing := missing_room(again)):
@@ -97,17 +103,24 @@ def run_trials(
     jobs = plan_jobs(left, run, shard_size, plugins)
     place = Path(str(run.path), "tensorboard") if tensorboard else None
     failed = run_jobs(jobs, TrialWork(), size, stalled_after=stall_seconds(), tensorboard=place)
+    deadline = time.monotonic() + SHARED_FOLDER_SECONDS
     for job in jobs:
         folder = run.trial(job.name)
         refresh(folder)
-        if job.name not in failed and not _has_ended(folder):
-            failed[job.name] = f"it ended where {run.path} is another folder: all nodes must share that of --out"
+        while job.name not in failed and not _has_ended(folder):
+            if time.monotonic() > deadline:
+                failed[job.name] = f"it ended where {run.path} is another folder: all nodes must share that of --out"
+            time.sleep(LOOKED_AT_EVERY)
+            refresh(folder)
     return failed
 
 
 def _has_ended(folder: TrialFolder) -> bool:
     """Whether what a job that succeeded wrote is seen here."""
-    waits = folder.state.exists() and StateRecord.read(folder.state).state == "waiting"
+    try:
+        waits = StateRecord.read(folder.state).state == "waiting"
+    except (FileNotFoundError, StoreError):
+        waits = False
     return folder.training.exists() and not waits
 
 

@@ -29,9 +29,10 @@ from results.store.shards import evenly_spaced, repair_shards
 def repair(trial: Trial, run: RunFolder) -> bool:
     """Put a trial's training in order before anybody asks how far it is; whether it is done, as `is_trained`.
 
-    What a killed process left is removed. The same training under another trial of the run (other certification
-    settings) is taken over. An ensemble whose members are trained gets its record. Of what is trained, checkpoints that
-    do not read back as they were written are set aside, that nobody who needs them later has to look.
+    What a killed process left is removed, and so is the record of a training whose files are not whole. The same
+    training under another trial of the run (other certification settings) is taken over. An ensemble whose members are
+    trained gets its record. Of what is trained, checkpoints that do not read back as they were written are set aside,
+    that nobody who needs them later has to look.
     """
     members = [repair(member, run) for member in trial.members]
     folder = run.trial(trial.trial_id)
@@ -44,6 +45,7 @@ def repair(trial: Trial, run: RunFolder) -> bool:
     if _holds_training(trial, folder) or _take_over(trial, run):
         _set_aside_damaged(trial, folder)
         return True
+    folder.training.unlink(missing_ok=True)  # it is to be trained
     return False
 
 

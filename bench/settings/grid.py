@@ -104,9 +104,8 @@ class Grid(Record):
         for part in (*trial.members, trial):
             if part.objective.begins >= trial.train.epochs:
                 raise GridError(
-                    f"rows.{name}: {part.method} begins in epoch {part.objective.begins} (start_epoch), and "
-                    f"train.epochs = {trial.train.epochs} end before: set rows.{name}.options.start_epoch, or train "
-                    "for longer"
+                    f"rows.{name}: {part.method} begins in epoch {part.objective.begins}, and train.epochs = "
+                    f"{trial.train.epochs} end before: change its options (rows.{name}.options), or train for longer"
                 )
         return trial
 

@@ -61,15 +61,13 @@ from bench.train.resume import (
 from bench.train.survey import survey
 from methods.base import TrainingStep
 from results.errors import BenchError
-from results.store.folder import RunFolder, TrialFolder, refresh
+from results.store.folder import SHARED_FOLDER_SECONDS, RunFolder, TrialFolder, refresh
 from results.store.records import TrainedOn, TrainingRecord
 from results.store.rows import EpochRow
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
 """Test images of a forward pass, by kind of device. Of few images, too, each rank then has some; on an accelerator a
 ResNet-110 is 618 launches, however few they are."""
-SHARED_FOLDER_SECONDS = 60.0
-"""How long a shared file system may show one machine what another has replaced."""
 
 
 class TrainingError(BenchError):
@@ -177,7 +175,8 @@ def _run_training(
         rate = learning_rate(trial, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        memory = _before_epoch(trial, epoch, model, train_data, train_set, accelerator)
+        with seeded(device, trial.seed, Role.TRAINING, epoch):  # alike on every rank
+            memory = _before_epoch(trial, epoch, model, train_data, train_set, accelerator)
         train_data = replace(train_data, memory=memory)
         with seeded(device, trial.seed, Role.TRAINING, epoch, accelerator.process_index):
             trained = train_epoch(trial, epoch, parallel, optimizer, train_data, steps)

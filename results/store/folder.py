@@ -30,6 +30,8 @@ AT_ONCE = 16
 """Files that are read at the same time from a store, whose answers take long."""
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """What reading raises where there is no file; any other OSError says nothing about one."""
+SHARED_FOLDER_SECONDS = 60.0
+"""How long a shared file system may show one machine what another has replaced."""
 LEFT_OVER = 3600.0
 """Seconds after which a temporary file is of nobody, whichever machine wrote it."""
 

@@ -110,10 +110,8 @@ class RunLock:
     def _try(self) -> Holder | None:
         """Take the lock; or the holder of another claim."""
         for claim, written in self.run.claims(self.name):
-            rival = self._alive(claim, written)
-            if rival:
+            if rival := self._rival(claim, written):
                 return rival
-            claim.unlink(missing_ok=True)
         record = ClaimRecord(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -133,14 +131,18 @@ class RunLock:
         self._withdraw()
         return _holder(_read(others[0]) or NOT_OURS, dead=False)
 
-    def _alive(self, claim: AnyPath, written: int) -> Holder | None:
-        """Who made the claim, unless it is dead; watches it where its process cannot be seen from here."""
+    def _rival(self, claim: AnyPath, written: int) -> Holder | None:
+        """Who made the claim; watches it where its process cannot be seen from here. That of a dead one is removed. One
+        that is gone is not: by then there may be another in its place, of the same process, which tries again."""
         content = _read(claim)
         if content is None:
             return None
         rival, known = _holder(content, dead=False), _is_alive_here(content)
-        if known is not None:
-            return rival if known else None
+        if known:
+            return rival
+        if known is False:
+            claim.unlink(missing_ok=True)
+            return None
         if claim in self._renewing and not self.wait:
             return rival
         self._tell(f"claimed by {rival}: waiting up to {STALE_SECONDS:.0f} s for a sign of life")
@@ -153,6 +155,7 @@ class RunLock:
             if times[claim] != written:
                 self._renewing.add(claim)
                 return rival
+        claim.unlink(missing_ok=True)
         return None
 
     def _tell(self, message: str) -> None:

@@ -146,11 +146,15 @@ def merge_shards(folder: TrialFolder, trial_id: str, settings: AnyTrial, trainin
         check_imported(holder, merged)
     else:
         check_numbers(holder, merged, settings)
-    for name in ("precision", "classifier"):
-        kinds = merged[name].unique().to_pylist()
-        if len(kinds) > 1:
-            raise MergeError(f"{folder.shards}: {name} is {' and '.join(kinds)}: these are different classifiers")
+    _refuse_several_classifiers(folder.shards, merged)
     return merged.take(pc.sort_indices(merged, sort_keys=[("index", "ascending")])).combine_chunks()
+
+
+def _refuse_several_classifiers(place: AnyPath, certificates: pa.Table) -> None:
+    for name in ("precision", "classifier"):
+        kinds = certificates[name].unique().to_pylist()
+        if len(kinds) > 1:
+            raise MergeError(f"{place}: {name} is {' and '.join(kinds)}: these are different classifiers")
 
 
 def check_trial(row: Mapping[str, Any], certificates: pa.Table, rows: AnyPath, trials: AnyPath) -> None:
@@ -168,13 +172,21 @@ def check_trial(row: Mapping[str, Any], certificates: pa.Table, rows: AnyPath, t
     settings = trial_settings(json.loads(row["settings"]), trials)
     told = settings.model_dump(include={"sigma", "seed", "dataset"}) | {"method": settings.name}
     told |= settings.certify.model_dump(include={"n", "n0", "alpha"}) | {"images": certificates.num_rows}
-    if not isinstance(settings, ImportedTrial) and settings.certify.images not in (None, certificates.num_rows):
-        raise MergeError(f"{rows}: {row['trial_id']}: {certificates.num_rows} images of {settings.certify.images}")
+    if isinstance(settings, NativeTrial):
+        told |= {"model": settings.model, "epochs": settings.train.epochs}
+    indices = certificates["index"].to_pylist()
+    wanted = None if isinstance(settings, ImportedTrial) else settings.certify.images
+    if not indices or len(set(indices)) < len(indices) or wanted not in (None, len(indices)):
+        raise MergeError(f"{rows}: {row['trial_id']}: {len(set(indices))} images in {len(indices)} rows, not {wanted}")
     for name, own in told.items():
         if row[name] != own:
             raise MergeError(f"{trials}: {row['trial_id']}: {name} = {row[name]}, by its settings and rows {own}")
-    holder = dict.fromkeys(certificates["index"].to_pylist(), rows)
+    holder = dict.fromkeys(indices, rows)
     _refuse_other_trial(holder, certificates, settings)
+    for name in ("checkpoint_sha256", "dataset"):
+        if certificates[name].unique().to_pylist() != [row[name]]:
+            raise MergeError(f"{rows}: {row['trial_id']}: {name} is not that of {trials}")
+    _refuse_several_classifiers(rows, certificates)
     if isinstance(settings, ImportedTrial):
         check_imported(holder, certificates)
     else:
@@ -212,6 +224,9 @@ def check_numbers(holder: dict[int, AnyPath], table: pa.Table, settings: Certifi
     for index, reason in odd_compositions(table, settings):
         raise MergeError(f"{holder[index]}: image {index}: {reason}")
     lists = ("selection_counts", "counts")
+    for name in lists:
+        if pc.list_flatten(table[name]).null_count:
+            raise MergeError(f"{next(iter(holder.values()))}: a number of {name} is missing")
     listed = (*lists, *SELECTOR_LISTS, "soft_weights")
     column = {name: table[name].to_numpy() for name in table.column_names if name not in listed}
     refuse = partial(_refuse, holder, column)

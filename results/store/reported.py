@@ -12,6 +12,8 @@ from results.store.records import ReportRecord, RunRecord
 
 MADE_FROM = (".json", ".parquet")
 """Suffixes of a trial's files from which the report is made: settings, training, epochs, spectrum, state, shards."""
+PROGRAM = (".css", ".csv", ".html", ".js", ".py")
+"""Of the files of which the program that makes it consists; what Python compiles of them comes and goes."""
 
 
 def sources(run: RunFolder) -> str:
@@ -32,7 +34,7 @@ def sources(run: RunFolder) -> str:
         if path.suffix in MADE_FROM
     ]
     lasting = description.model_dump(exclude={"command", "time"})
-    program = max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*"))
+    program = max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*") if path.suffix in PROGRAM)
     return hashlib.sha256(json.dumps([sorted(found), lasting, program], sort_keys=True).encode()).hexdigest()
 
 

@@ -65,18 +65,20 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     Raises:
         FileNotFoundError: no merged run there.
         StoreError: a file that is not Parquet, not of this schema version, or not to be opened (names it); two runs
-            hold the same trial with different weights; or, of files that are sent without the shards from which they
-            were made, certificates whose radii do not follow from their counts.
+            hold the same trial with different weights; or, where the files are all there is, without a folder
+            trials/, certificates whose radii do not follow from their counts.
+        OSError: a file that this user may not read.
     """
     if not sources:
         raise ValueError("give at least one run")
     runs = [RunFolder(location(source)) for source in sources]
     # The Parquet files can do without.
     descriptions = [RunRecord.read(run.description) for run in runs if run.description.exists()]
-    certificates, trials = _read(runs, "certificates", CERTIFICATES), _read(runs, "trials", TRIALS)
-    for run in runs:
+    both = [(_table(run, "certificates", CERTIFICATES), _table(run, "trials", TRIALS)) for run in runs]
+    for run, tables in zip(runs, both, strict=True):
         if not (run.path / "trials").is_dir():
-            _check_alone(run)
+            _check_alone(run, *tables)
+    certificates, trials = (frame_of(pa.concat_tables(tables)) for tables in zip(*both, strict=True))
     for trial_id, same in trials.groupby("trial_id", sort=False):
         if len(set(same["checkpoint_sha256"])) > 1:
             raise StoreError(f"two runs hold {trial_id}, each with weights of its own")
@@ -100,12 +102,11 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     )
 
 
-def _check_alone(run: RunFolder) -> None:
-    """What a merge checks, of files of which there is nothing else."""
+def _check_alone(run: RunFolder, certificates: pa.Table, trials: pa.Table) -> None:
+    """Of files of which there is nothing else, what a merge checks as far as they tell."""
     from results.store.merge import check_trial  # which most runs do without
 
-    certificates = read_table(run.certificates, CERTIFICATES)
-    for row in read_table(run.trials, TRIALS).to_pylist():
+    for row in trials.to_pylist():
         own = certificates.filter(pc.equal(certificates["trial_id"], row["trial_id"])).combine_chunks()
         check_trial(row, own, run.certificates, run.trials)
 
@@ -117,18 +118,20 @@ def read_thumbnails(source: str | Path | RemotePath) -> pd.DataFrame:
 
 def _read(runs: Sequence[RunFolder], name: str, schema: pa.Schema, *, optional: bool = False) -> pd.DataFrame:
     """The Parquet file of that name in each run, one after the other."""
-    tables = [schema.empty_table()]
-    for run in runs:
-        path = run.path / f"{name}.parquet"
-        try:
-            table = read_table(path, schema)
-        except FileNotFoundError:
-            if not optional:
-                raise not_merged(path) from None
-            continue
-        check_values(table, ROWS[name], path)
-        tables.append(table)
-    return frame_of(pa.concat_tables(tables))
+    return frame_of(pa.concat_tables(_table(run, name, schema, optional=optional) for run in runs))
+
+
+def _table(run: RunFolder, name: str, schema: pa.Schema, *, optional: bool = False) -> pa.Table:
+    """The Parquet file of that name; an empty one where it may be lacking and is."""
+    path = run.path / f"{name}.parquet"
+    try:
+        table = read_table(path, schema)
+    except FileNotFoundError:
+        if not optional:
+            raise not_merged(path) from None
+        return schema.empty_table()
+    check_values(table, ROWS[name], path)
+    return table
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:

@@ -15,10 +15,13 @@ _ASSIGNED = re.compile(r"([\w.-]+)(=)([^&\s,;\"']+)")
 _PLACE = re.compile(r"((?:[\w.-]+=)*)((?:[A-Za-z][\w+.-]*://|~|[^:]*/).*|\.\.)", re.DOTALL)
 _NAMED_FILES = (".toml", ".py")
 _SAYS_WHERE = ("--out", "--address")
+_MODELS = ("--model", "--classifier", "--selector", "--denoiser")
 _OF_A_MODEL = re.compile(r"(?<=[:=])(?:~|/|\.\./).*?(?=@\w+=|,\w+=|, \w+:| > |$)", re.DOTALL)
 """The path in onnx:FILE, hf:FOLDER or weights=FILE, of which options, or other models, may follow."""
 _RELATIVE = re.compile(r"((?:^|=)\w+:|[@,]weights=)([^:/@,=]*/.*?)(?=@\w+=|,\w+=|$)", re.DOTALL)
-"""Likewise, in a word of a command line, of a path that leads from the working folder, or of a name with an owner."""
+"""Likewise, in a word of a command line, of a path that leads from the working folder."""
+_ON_THE_HUB = re.compile(r"=?(hf|ddpm):[\w-][\w.-]*/[\w.-]+")
+"""OWNER/NAME, which a folder may be called like as well."""
 
 
 def is_secret(name: str) -> bool:
@@ -50,22 +53,26 @@ def placeless(words: Sequence[str]) -> list[str]:
     who runs it, stands …, with the file's own name where it is a grid, a plugin or a model's."""
     found = []
     for before, word in zip(["", *words], words, strict=False):
-        match, (option, sign, _) = _PLACE.fullmatch(word), word.partition("=")
+        match, (start, sign, _) = _PLACE.fullmatch(word), word.partition("=")
+        option = start if sign and start.startswith("--") else before
         if match and not before:
             program = PurePosixPath(word)
             found += ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-        elif before in _SAYS_WHERE:
-            found.append("…")
-        elif sign and option in _SAYS_WHERE:
-            found.append(f"{option}=…")
+        elif option in _SAYS_WHERE:
+            found.append(f"{option}=…" if option == start else "…")
+        elif option == "--beacon":
+            found.append(word)
         elif match:
             path = PurePosixPath(match[2])
-            found.append(f"{match[1]}…" + (f"/{path.name}" if path.suffix in _NAMED_FILES else ""))
+            named = path.suffix in _NAMED_FILES or option in _MODELS
+            found.append(f"{match[1]}…" + (f"/{path.name}" if named else ""))
         else:
-            found.append(
-                _RELATIVE.sub(lambda part: f"{part[1]}…/{PurePosixPath(part[2]).name}", model_without_place(word))
-            )
+            found.append(_RELATIVE.sub(_without_folder, model_without_place(word)))
     return found
+
+
+def _without_folder(match: re.Match[str]) -> str:
+    return match[0] if _ON_THE_HUB.fullmatch(match[0]) else f"{match[1]}…/{PurePosixPath(match[2]).name}"
 
 
 def model_without_place(model: str) -> str:

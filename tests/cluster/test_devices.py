@@ -24,8 +24,10 @@ MESSAGE = FailingWork.MESSAGE
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with local_cluster(cpus=2, gpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        with local_cluster(cpus=2, gpus=2):
+            yield
 
 
 def errors(folder: Path, name: str) -> int:

@@ -124,7 +124,8 @@ class AcceleratorError(RuntimeError):
 
 
 class FailingWork(ToyWork):
-    """Fails on the accelerators of `bad` in the stage `fails`, the first `times` times of a job."""
+    """Fails on the accelerators of `bad` in the stage `fails`, the first `times` times of a job. On others it waits
+    until one is left out: there may be none, and then all are of `bad`."""
 
     MESSAGE = "CUDA error: an illegal memory access was encountered"
 
@@ -140,8 +141,9 @@ class FailingWork(ToyWork):
 
         log = Path(task["folder"], "errors.txt")
         failed = log.read_text().count("x") if log.exists() else 0
-        time.sleep(0.3)
-        if ray.get_gpu_ids()[0] in task["bad"] and stage == task["fails"] and failed < task.get("times", 1000):
+        if ray.get_gpu_ids()[0] not in task["bad"]:
+            _until_one_is_left_out(task)
+        elif stage == task["fails"] and failed < task.get("times", 1000):
             with log.open("a") as file:
                 file.write("x")
             raise AcceleratorError(self.MESSAGE)
@@ -152,7 +154,8 @@ class DeviceError(ValueError):
 
 
 class UnusableWork(ToyWork):
-    """Its first accelerator cannot be used: a worker there is refused before any work, or hangs in its first kernel."""
+    """Its first accelerator cannot be used: a worker there is refused before any work, or hangs in its first kernel.
+    On others it waits until that one is left out."""
 
     MESSAGE = "torch finds no CUDA device"
 
@@ -166,7 +169,15 @@ class UnusableWork(ToyWork):
         if ray.get_gpu_ids()[0] == 0:
             time.sleep(1000 * self.hangs)
             raise DeviceError(self.MESSAGE)
-        time.sleep(1)  # the other's turn to take a job
+
+    def train(self, task: dict[str, Any]) -> None:
+        _until_one_is_left_out(task)
+        super().train(task)
+
+
+def _until_one_is_left_out(task: dict[str, Any]) -> None:
+    while not Path(task["folder"]).with_name("devices.json").exists():
+        time.sleep(0.1)
 
 
 def _go_on(seconds: int) -> None:

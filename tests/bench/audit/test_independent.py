@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,16 @@ def test_a_row_that_its_shard_does_not_have_is_found(run: Path) -> None:
 
 
 Columns = dict[str, list[Any]]
+
+
+def forge_settings(column: Columns, key: str, value: object) -> None:
+    """In the first trial's, wherever the key is."""
+    settings = json.loads(column["settings"][0])
+    table = next(table for table in (settings, settings["certify"], settings["train"]) if key in table)
+    table[key] = value
+    column["settings"][0] = json.dumps(settings)
+
+
 FORGED_COLUMNS: dict[str, tuple[Callable[[Columns], None], str]] = {
     "sigma": (lambda column: column.update(sigma=[0.5] * 3), "sigma of plain.* is 0.5, its own files have 0.25"),
     "seed": (lambda column: column.update(seed=[1] * 3), "seed of plain.* is 1, its own files have 0"),
@@ -174,8 +185,20 @@ FORGED_COLUMNS: dict[str, tuple[Callable[[Columns], None], str]] = {
     "a name": (lambda column: column["method"].reverse(), "method of plain.* is anytime, its own files have plain"),
     "beacon": (
         lambda column: column.update(settings=[text.replace("round-7", "round-8") for text in column["settings"]]),
-        "beacon of plain.* is round-8, its own files have round-7",
+        r"certify of plain.* is \{.*'beacon': 'round-8'.*\}, its own files have \{.*'beacon': 'round-7'",
     ),
+    "epochs": (lambda column: column.update(epochs=[90] * 3), "epochs of plain.* is 90, its own files have"),
+    "time": (lambda column: column.update(certify_seconds=[1.0] * 3), r"certify_seconds of plain.* is 1\.0, its own"),
+    **{
+        f"settings.{key}": (partial(forge_settings, key=key, value=value), f"{told}.*{value}.*, its own")
+        for key, value, told in (
+            ("n", 9999, "certify of plain.* is "),
+            ("alpha", 0.5, "certify of plain.* is "),
+            ("epochs", 90, "train of plain.* is "),
+            ("sigma", 0.75, "sigma of plain.* is "),
+            ("method", "macer", "method of plain.* is "),
+        )
+    },
 }
 
 

@@ -121,7 +121,9 @@ def test_version_names_the_commit_of_the_program_alone(
     program = tmp_path / "packages" / "description.py"
     program.touch()
     monkeypatch.setattr("results.store.description.__file__", str(program))
-    monkeypatch.delenv("BENCH_GIT_COMMIT", raising=False)
+    for name in [name for name in os.environ if name.startswith("GIT_")] + ["BENCH_GIT_COMMIT"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     git("init", "--quiet")
     git("commit", "--quiet", "--allow-empty", "--message", "an environment in the checkout of something else")
     assert bench("--version") == 0

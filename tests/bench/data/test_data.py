@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import DataError, ImageSet, Normalisation, count_images, dataset_name, load_images, resolve_data
+from bench.data import DataError, ImageSet, Normalisation, count_images, dataset_name, files, load_images, resolve_data
+from bench.data.files import _Fingerprints
 from bench.data.held_out import held_out_of, name_of
 from bench.data.synthetic import draw_synthetic
 from bench.models.decomposition import spectrum_of
@@ -144,23 +146,51 @@ def test_another_copy_on_a_machines_own_disk_is_refused(tmp_path: Path, monkeypa
     pixels, labels = [png(image) for image in random_pixels(3)], [0, 1, 0]
     write_parquet(folder, "train", pixels[:2], labels[:2])
     name = dataset_name(str(folder))
-    with monkeypatch.context() as patched:  # what this machine has read is not read again
-        patched.setattr("bench.data.files._fingerprint", lambda *_: pytest.fail("read again"))
-        assert len(load_images(str(folder), "train", name)) == 2
-        assert len(load_images(held_out_of(str(folder), 1), "test", name_of(name, 1))) == 1
+    for place in (tmp_path / "home", Path("/proc/1/nowhere")):  # also where no other process can be told
+        monkeypatch.setenv("HOME", str(place))
+        load_images.cache_clear()
+        with monkeypatch.context() as patched:  # what this machine has read is not read again
+            patched.setattr("bench.data.files._fingerprint", lambda *_: pytest.fail("read again"))
+            assert len(load_images(str(folder), "train", name)) == 2
+            assert len(load_images(held_out_of(str(folder), 1), "test", name_of(name, 1))) == 1
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     others = [(pixels, labels), (pixels[1::-1], labels[:2]), (pixels[:2], [1, 1])]
     for images, classes in others:  # one more, another order, another label
         write_parquet(folder, "train", images, classes)
         load_images.cache_clear()
         found = dataset_name(str(folder)).partition("@")[2]
         for _ in range(2):  # remembered or not
-            with pytest.raises(DataError, match=rf"mine: is {found} on {socket.gethostname()}, not {name}, with which"):
+            with pytest.raises(DataError, match=rf"mine: is {found} on {socket.gethostname()}, and not {name}: every"):
                 load_images(str(folder), "train", name)
             shutil.rmtree(tmp_path / "home")
-        with pytest.raises(DataError, match=r"is a folder of images on .*, not cifar10"):
+            monkeypatch.setattr("bench.data.files._fingerprints", _Fingerprints())
+        with pytest.raises(DataError, match=r"is a folder of images on .*, and not cifar10"):
             load_images(str(folder), "train", "cifar10")
     write_parquet(folder, "train", pixels[:2], labels[:2])
     assert len(load_images(str(folder), "train", name)) == 2
+
+
+def test_images_that_change_while_they_are_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_parquet(tmp_path, "train", [png(image) for image in random_pixels(2)], [0, 1])
+    read = files._read
+
+    def replaced(*rest: Any) -> Any:
+        found = read(*rest)
+        monkeypatch.setattr(files, "_read", read)
+        contents = list(found.contents())
+        write_parquet(tmp_path, "train", [png(image) for image in random_pixels(2)], [1, 0])
+        monkeypatch.setattr(type(found), "contents", lambda _: iter(contents))
+        return found
+
+    with monkeypatch.context():
+        monkeypatch.setattr(files, "_read", replaced)
+        name = dataset_name(str(tmp_path))
+        monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert dataset_name(str(tmp_path)) != name
+    with pytest.raises(DataError, match=f"and not {name}"):
+        load_images(str(tmp_path), "train", name)
 
 
 @pytest.fixture
@@ -184,7 +214,9 @@ def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
         assert count_images(f"stripes{number}", "test") == len(found)
         name, _, fingerprint = dataset_name(f"stripes{number}").partition("@")
         assert load_images(f"stripes{number}", "train", f"{name}@{fingerprint}") is found
-        with pytest.raises(DataError, match=rf"stripes{number}: is {name}@{fingerprint} on .*, not {name}@00000000,"):
+        with pytest.raises(
+            DataError, match=rf"stripes{number}: is {name}@{fingerprint} on .*, and not {name}@00000000:"
+        ):
             load_images(f"stripes{number}", "train", f"{name}@00000000")
         assert name == f"stripes{number}"
         names.append(fingerprint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class OneRaises(TrialWork):
         from results.errors import BenchError
 
         def leave() -> None:
+            Path(task["folder"], "leave").touch()
             store = distributed.distributed_c10d._get_default_store()
             store.set(f"leaves {distributed.get_rank()}", "")
             store.wait([f"leaves {rank}" for rank in range(distributed.get_world_size())], timedelta(seconds=20))
@@ -32,10 +34,18 @@ class OneRaises(TrialWork):
         def train_model(*_: object) -> None:
             rank = join_group().process_index
             distributed.all_reduce(torch.zeros(1))
+            waits = Path(task["folder"], "waits")
             if rank == 1:
-                Path(task["folder"], "raised").touch()
+                while not waits.exists():
+                    time.sleep(0.02)
                 raise BenchError("the loss became nan in epoch 0")
-            distributed.all_reduce(torch.zeros(1))  # the other never comes
+            waits.touch()
+            try:
+                distributed.all_reduce(torch.zeros(1))  # the other never comes
+            except RuntimeError as error:
+                if "imed out" in str(error):  # and not that the other was stopped first
+                    Path(task["folder"], "collective").touch()
+                raise
 
         distributed.destroy_process_group = leave  # type: ignore[assignment]
         work.train_model = train_model  # type: ignore[assignment]

@@ -180,7 +180,7 @@ def test_a_run_that_goes_on_keeps_its_number_of_workers(
 
 def test_what_ends_where_nodes_share_no_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one of the same name on the disk of each."""
-    trials = [small_trial("gaussian"), small_trial("macer"), small_trial("consistency")]
+    trials = [small_trial(name) for name in ("gaussian", "macer", "consistency", "direct")]
     run, names = write_fake_run(tmp_path, trials), [trial.trial_id for trial in trials]
     run.trial(names[2]).training.unlink()
     left = {trial.trial_id: (trial, True) for trial in trials}
@@ -192,8 +192,11 @@ def test_what_ends_where_nodes_share_no_folder_is_told(tmp_path: Path, monkeypat
         return {}
 
     monkeypatch.setattr(jobs, "run_jobs", run_jobs)
+    looks, late = iter(range(0, 1000, 20)), run.trial(names[3]).state  # which is seen a little later
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    monkeypatch.setattr("time.sleep", lambda _: late.unlink(missing_ok=True))
     failed = jobs.run_trials(left, run, GroupSize(1, 1, 0), shard_size=5)
-    assert failed.keys() == set(names[1:])  # one waits still, as far as is seen here; the other was never trained
+    assert failed.keys() == set(names[1:3])  # one waits still, as far as is seen here; the other was never trained
     assert set(failed.values()) == {f"it ended where {tmp_path} is another folder: all nodes must share that of --out"}
 
 

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=0
+        )
         yield started
         started.close()
 
@@ -39,6 +41,7 @@ def test_the_page_follows_the_run(
     faults: list[str] = []
     with served(run) as server:
         page = browser.new_page()
+        page.set_default_timeout(0)  # pytest has one
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text))
         page.on(
@@ -57,8 +60,9 @@ def test_the_page_follows_the_run(
         finish(run, 2)
         page.get_by_text("3 of 4 trials done").wait_for()
         assert results.all_inner_texts() == ["Ours", "Gaussian", "Ours"]
+        # two curves, their distributions, the best of two σ
+        page.wait_for_function("document.querySelectorAll('#curves path.line').length == 5")
         assert page.locator("path.line[data-method=gaussian]").count() == 0  # what was hidden stays so
-        assert page.locator("#curves path.line").count() == 5  # two curves, their distributions, the best of two σ
         assert page.locator(".toolbar").count() == 1
         assert page.evaluate("window.kept")  # it was not loaded again
         finish(run, 3)

@@ -66,7 +66,7 @@ def test_thesis_recipe() -> None:
         ("seeds=[1431655765]", "rows.ensemble: seed = 1431655765: must be below 1431655765: 3 members have seeds"),
         (
             "rows.macer.options.start_epoch=150",
-            "rows.macer: macer begins in epoch 150 (start_epoch), and train.epochs = 150 end before: set",
+            "rows.macer: macer begins in epoch 150, and train.epochs = 150 end before: change its options",
         ),
         ("certify", "must be KEY=VALUE"),
         ("model.width=3", "model is a value, not a table"),

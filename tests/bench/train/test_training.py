@@ -305,6 +305,8 @@ def test_members_with_only_one_file_missing_are_trained_again(trained: RunFolder
     with trained.trial(trial.trial_id).model.open("ab") as file:
         file.write(b"x")
     assert not is_trained(trial, trained)
+    assert not repair(trial, trained)
+    assert not trained.trial(trial.trial_id).training.exists()  # who asks later sees what is to be trained
 
 
 IMPORTS = """

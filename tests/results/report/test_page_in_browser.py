@@ -38,7 +38,7 @@ IMAGES = 40
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=0)
         yield started
         started.close()
 
@@ -55,9 +55,11 @@ def report(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def opened(browser: Browser, report: Path, **settings: Any) -> Iterator[Page]:
-    """The page, once the certificates are unpacked. Afterwards nothing must have failed or been asked of a network."""
+    """The page, once the certificates are unpacked and the charts drawn. Afterwards nothing must have failed or been
+    asked of a network."""
     faults: list[str] = []
     context = browser.new_context(**settings)
+    context.set_default_timeout(0)  # pytest has one
     page = context.new_page()
     page.on("console", lambda message: faults.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
@@ -69,11 +71,23 @@ def opened(browser: Browser, report: Path, **settings: Any) -> Iterator[Page]:
     page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
     page.goto(report.as_uri())
     page.wait_for_selector(".verdicts")
+    wait_for_charts(page)
     yield page
     page.wait_for_timeout(50)
     assert page.locator("#errors").is_hidden()
     assert faults == []
     context.close()
+
+
+def wait_for_charts(page: Page) -> None:
+    """They are drawn in the frame after the one in which their width is seen."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def make_wide(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_function(f"innerWidth == {width}")
+    wait_for_charts(page)
 
 
 def methods_of(table: Locator, sigma: str) -> list[str]:
@@ -266,8 +280,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, report: Path) -> 
     with opened(browser, report, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
         # Not innerWidth, which grows with a page that is too wide.
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        page.set_viewport_size({"width": 740, "height": 360})
-        page.wait_for_function("innerWidth == 740")
+        make_wide(page, 740, 360)
         page.wait_for_function("document.documentElement.scrollWidth <= 740")
 
 
@@ -344,8 +357,7 @@ def test_one_chart_stands_beside_another_where_there_is_one_sigma(browser: Brows
         assert plot is not None
         assert list_ is not None
         assert list_["x"] > plot["x"] + 400
-        page.set_viewport_size({"width": 600, "height": 800})
-        page.wait_for_function("innerWidth == 600")
+        make_wide(page, 600, 800)
         (left, top), (right, below) = places(page, "curves")
         assert abs(left - right) < 2
         assert below > top + 200
@@ -388,7 +400,7 @@ def test_paper_is_white_and_no_chart_or_table_is_wider(browser: Browser, report:
             page.get_by_role("button", name="Light theme").click()
             page.get_by_role("button", name="Dark theme").click()
             page.emulate_media(media="print")
-            page.set_viewport_size({"width": 703, "height": 1000})  # A4 without its margins
+            make_wide(page, 703, 1000)  # A4 without its margins
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
             wide = page.locator("table:visible, svg:visible, pre:visible, img:visible, p:visible").evaluate_all(
                 "nodes => nodes.filter(node => node.getBoundingClientRect().right > 704).map(node => node.outerHTML)"
@@ -427,6 +439,7 @@ def test_an_error_is_seen(browser: Browser, report: Path, tmp_path: Path) -> Non
     text = report.read_text(encoding="utf-8")
     broken.write_text(re.sub(r'(id="certificates">)[^<]{40}', r"\1", text), encoding="utf-8")
     page = browser.new_page()
+    page.set_default_timeout(0)
     page.goto(broken.as_uri())
     page.locator("#errors").wait_for(state="visible")
     assert "This page has a fault" in page.locator("#errors").inner_text()

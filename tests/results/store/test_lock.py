@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,8 +25,8 @@ import socket, sys
 import results.store.lock
 from results.store.folder import RunFolder, location
 from results.store.lock import RunLock
-results.store.lock.BEAT_SECONDS = 0.5
 if len(sys.argv) > 2:
+    results.store.lock.BEAT_SECONDS = 0.5
     results.store.lock.machine, socket.gethostname = lambda: "0" * 12, lambda: sys.argv[2]
 with RunLock(RunFolder(location(sys.argv[1]))):
     print("held", flush=True)
@@ -95,10 +96,12 @@ def is_followed_at_once(run: RunFolder) -> None:
     found = holder(run)
     assert found
     assert found.dead
-    before = time.monotonic()
-    with RunLock(run):
-        assert time.monotonic() - before < results.store.lock.STALE_SECONDS / 2
-        assert len(run.claims("run")) == 1
+    slept: list[float] = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(results.store.lock, "time", SimpleNamespace(**{**vars(time), "sleep": slept.append}))
+        with RunLock(run):
+            assert slept == []
+            assert len(run.claims("run")) == 1
 
 
 def test_a_killed_holder_is_followed_at_once(run: RunFolder, elsewhere: Callable[[], subprocess.Popen[str]]) -> None:
@@ -231,8 +234,9 @@ from pathlib import Path
 from results.store.folder import RunFolder, location
 from results.store.lock import LockedError, RunLock
 run, inside, rounds = RunFolder(location(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
-held = 0
-for round in range(rounds):
+held = tries = 0
+while tries < rounds or (held < 7 and tries < 200):
+    tries += 1
     while time.time() % 0.2 > 0.02:  # all at the same instant
         time.sleep(0.001)
     try:
@@ -260,7 +264,7 @@ def test_of_many_at_the_same_instant_never_two_hold_it(run: RunFolder, tmp_path:
     ]
     answers = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], answers
-    assert sum(int(out) for out, _ in answers) >= rounds
+    assert all(int(out) >= 7 for out, _ in answers), answers
     assert not run.claims("run")
 
 

@@ -105,12 +105,13 @@ def test_a_file_is_uploaded_whole(size: int, remote: RemotePath) -> None:
 def test_a_reader_sees_the_file_before_or_after_never_between(remote: RemotePath) -> None:
     """Of changing length: pyarrow asks for the length before it reads."""
     program = """
-import sys, time
+import random, sys, time
 from results.store.folder import location, write_json
-for number in range(80):
+for number in range(120):
     before = time.perf_counter()
     write_json(location(sys.argv[1]), {"number": "x" * (number % 5 * 50)})
-    time.sleep(time.perf_counter() - before)  # writing half of the time, however slow the machine
+    # At any moment of a read, and with gaps in which one has room, however slow the machine.
+    time.sleep(random.uniform(0, 4) * (time.perf_counter() - before))
 """
     write_json(remote, {"number": ""})
     with subprocess.Popen([sys.executable, "-c", program, str(remote)]) as writer:

@@ -84,6 +84,11 @@ def test_the_parquet_files_alone_are_a_run(run: RunFolder, tmp_path: Path) -> No
     assert found.descriptions == ()
 
 
+def one_is_lacking(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    first, *others = lists.to_pylist()
+    return pa.chunked_array([pa.array([[None, *first[1:]], *others], lists.type)])
+
+
 @pytest.mark.parametrize(
     ("file", "column", "change", "reason"),
     [
@@ -91,6 +96,10 @@ def test_the_parquet_files_alone_are_a_run(run: RunFolder, tmp_path: Path) -> No
         ("certificates", "seed", lambda values: pc.add(values, 1), "seed is not the trial's 0"),
         ("trials", "n", lambda values: pc.multiply(values, 10), "n = 20000, by its settings and rows 2000"),
         ("trials", "alpha", lambda values: pc.divide(values, 2.0), "alpha = 0.0005, by its settings and rows 0.001"),
+        ("trials", "model", lambda values: pc.replace_substring(values, "tiny", "large"), "model = large, by its"),
+        ("certificates", "index", lambda values: pc.min_element_wise(values, 10), "11 images in 12 rows, not"),
+        ("certificates", "checkpoint_sha256", lambda values: pc.utf8_reverse(values), "checkpoint_sha256 is not that"),
+        ("certificates", "counts", lambda values: one_is_lacking(values), "a number of counts is missing"),
     ],
 )
 def test_files_alone_are_checked_from_their_counts(
