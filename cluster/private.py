@@ -178,7 +178,9 @@ def small_local_cluster(kept: ExitStack) -> Iterator[None]:
             free.bind(("127.0.0.1", 0))
             persist_port(given["--session_dir"], given["--node_id"], agents_port, free.getsockname()[1])
             told = f"{PORT_OF_THE_AGENT}={free.getsockname()[1]}"
-            command = [part.replace(f"{PORT_OF_THE_AGENT}=0", told) for part in command]
+            own, command = command, [part.replace(f"{PORT_OF_THE_AGENT}=0", told) for part in command]
+            if own == command:
+                raise ClusterError(f"Ray {ray.__version__} has no {PORT_OF_THE_AGENT}; {_REMEDY}")
         return start_ray_process([changed(part) for part in command], *arguments, **options)
 
     def changed(part: str) -> str:

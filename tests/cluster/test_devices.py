@@ -25,7 +25,7 @@ MESSAGE = FailingWork.MESSAGE
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with local_cluster(cpus=2, gpus=2):
             yield
 

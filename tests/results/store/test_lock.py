@@ -268,6 +268,25 @@ def test_of_many_at_the_same_instant_never_two_hold_it(run: RunFolder, tmp_path:
     assert not run.claims("run")
 
 
+def test_a_claim_that_came_back_is_not_removed(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[], subprocess.Popen[str]]
+) -> None:
+    """Of a process that withdrew, and tried again before this one looked at what it had listed."""
+    elsewhere()
+    [(claim, _)] = run.claims("run")
+    read, reads = results.store.lock._read, []
+
+    def late(path: AnyPath) -> object:
+        reads.append(path)
+        return None if len(reads) == 1 else read(path)
+
+    monkeypatch.setattr(results.store.lock, "_read", late)
+    with pytest.raises(LockedError), RunLock(run):
+        pass
+    assert reads[:2] == [claim, claim]
+    assert claim.exists()
+
+
 def test_who_waits_gets_its_turn(run: RunFolder) -> None:
     order = []
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from results import read_run
+from results.store import reported
 from results.store.folder import RunFolder, read_json, write_json, write_whole
 from results.store.merge import MergeError, merge_run
 from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
@@ -165,3 +167,19 @@ def test_corrupt_missing_and_contradicting_files_are_refused(run: RunFolder, tmp
     write_json(run.description, [1])
     with pytest.raises(ValueError, match="must hold a JSON object"):
         read_run(run.path)
+
+
+def test_a_report_is_stale_by_another_program_and_not_by_what_python_compiles(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, compiled = tmp_path / "results" / "store" / "reported.py", tmp_path / "results" / "__pycache__" / "x.pyc"
+    for path in (program, compiled):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    monkeypatch.setattr(reported, "__file__", str(program))
+    before, later = reported.sources(run), time.time() + 60
+    os.utime(compiled, (later, later))
+    os.utime(compiled.parent, (later, later))
+    assert reported.sources(run) == before
+    os.utime(program, (later, later))
+    assert reported.sources(run) != before
