@@ -240,8 +240,10 @@ def _state_of(folder: Path, files: dict[Split, list[Path]]) -> str:
     listing = hashlib.sha256(f"{folder.resolve()}\n".encode())
     for split, found in files.items():
         for file in found:
-            seen = file.stat()
-            state = f"{seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
+            state = ""
+            with suppress(OSError):  # reading it will tell
+                seen = file.stat()
+                state = f"{seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
             listing.update(f"{split} {file} {state}\n".encode())
     return listing.hexdigest()
 

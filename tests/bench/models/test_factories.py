@@ -289,7 +289,7 @@ def test_a_precision_that_the_model_has_not_is_refused_before_anything_is_writte
     ("other", "message"),
     [
         (r"module-\w+", "module: has other weights in each process of the launch"),
-        ("synthetic", "synthetic: is synthetic on HOST, not synthetic-of-the-first, with which the trial began"),
+        ("synthetic", "synthetic: is synthetic on HOST, and not synthetic-of-the-first: every machine must"),
     ],
 )
 def test_processes_with_other_weights_or_images_are_told_so(
