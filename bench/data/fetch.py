@@ -67,7 +67,7 @@ def remove_abandoned(folder: Path, prefix: str) -> None:
 
 
 def wait_for_turn(turn: IO[bytes]) -> None:
-    """Lock the file, where its file system can; else several processes may each fetch the data, and one is kept."""
+    """Lock the file, where its file system can; else several processes may each fetch, or read, the data."""
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
     except OSError as error:

@@ -107,10 +107,9 @@ def read_progress(run: RunFolder) -> RunProgress:
     running = found is not None and not found.dead
     left_out = _or_none(DevicesRecord, run.devices)
     parts = dict.fromkeys((member for names in ensembles.values() for member in names), "member")
-    # not needed any more once the trial is trained: it may be a training that was taken over
-    taught = {trial for trial in description.teachers if run.trial(trial).training.exists()}
     for trial, teacher in description.teachers.items():
-        if trial not in taught or run.trial(teacher).training.exists():
+        # not needed any more once the trial is trained: it may be a training that was taken over
+        if run.trial(teacher).training.exists() or not run.trial(trial).training.exists():
             parts[teacher] = "teacher"
     return RunProgress(
         [

@@ -93,16 +93,16 @@ def _drawing_nothing() -> Iterator[None]:
     Raises:
         RuntimeError: one was drawn from; every step that is replayed would have that number.
     """
-    python, numpy, torch_s = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - users' code
+    of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     before = _state_of_the_host()
     try:
         yield
         if _state_of_the_host() != before:
             raise RuntimeError("its code draws random numbers on the host")
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(torch_s)
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        torch.set_rng_state(of_torch)
 
 
 def _state_of_the_host() -> object:
