@@ -36,7 +36,7 @@ def _shards_left(group: WorkerGroup) -> list[list[int]]:
             return list(group.call(group.job.work.shards_left))
         except RayError as error:
             if isinstance(error, RayTaskError) and not (may_pass(error) or is_of_a_device(error)):
-                raise WorkFailed(reason(error)) from None
+                raise WorkFailed(reason(error)) from error
             failure = error
             group.stop_all()
     raise WorkFailed(f"a worker failed {ATTEMPTS} times before the first shard: {reason(failure)}")

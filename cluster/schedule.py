@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import time
 import traceback
@@ -151,11 +152,13 @@ class _Order(Searcher):  # type: ignore[misc]  # ray is untyped
             self.work.note_devices(self.waiting[0].task, self.left_out)
 
     def nothing_can_go_on(self) -> bool:
-        """Whether groups that only keep their places, or kept them, are all there are, and what waits has no room
-        beside them."""
+        """Whether groups that only keep their places, or kept them, are all there are, and nothing waits, or what waits
+        has no room beside them."""
         if not self.left_out or not self.starts.seen.isdisjoint(self.running):
             return False
-        return not (self.waiting or self.running) or bool(missing_room(self.size, kept=len(self.keeping)))
+        if not (self.waiting or self.running):
+            return True
+        return bool(self.keeping) and bool(missing_room(self.size, kept=len(self.keeping)))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.keeping.discard(trial_id)
@@ -308,7 +311,7 @@ def _log_traceback(log: Path) -> None:
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         with os.fdopen(os.open(log, flags, 0o644), "a", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+            file.write(re.sub(r"\x1b\[[0-9;]*m", "", traceback.format_exc()))  # Ray colours the worker's own
 
 
 def node_resources() -> list[tuple[float, float]]:

@@ -38,7 +38,7 @@ def train(group: WorkerGroup) -> None:
             death = group.find_death() if isinstance(error, RayTaskError) else error
             if death is None:
                 if not (may_pass(error) or is_of_a_device(error)):
-                    raise WorkFailed(reason(error)) from None
+                    raise WorkFailed(reason(error)) from error
                 death = error
             group.stop_all()
             retries.failed(death)

@@ -182,7 +182,11 @@ def _fault(thing: object) -> str:
     if (thing.members > 1) is (thing.member_method is None):
         return "must have both members above 1 and a member_method, or neither"
     odd = [field.name for field in fields(thing) if not isinstance(field.default, bool | int | float | str)]
-    return f"must have a default for {odd[0]}, true or false, a number or a text" if odd else _fault_of_search(thing)
+    if odd:
+        return f"must have a default for {odd[0]}, true or false, a number or a text"
+    if thing.members == 1 and (thing.loss, thing.training_loss) == (Method.loss, Method.training_loss):
+        return "must define loss(logits, labels, *, sigma, epoch) or training_loss(step)"
+    return _fault_of_search(thing)
 
 
 def _fault_of_search(method: type[Method]) -> str:

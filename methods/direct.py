@@ -24,7 +24,7 @@ class Direct(Method):
 
     Above τ the robustness item has no gradient, the accuracy item keeps its own. All images count, right or wrong; no
     runner-up and no hinge, unlike MACER. Neither m nor β is given in the thesis: β = λσ of MACER's recipe makes the
-    robustness items of the two alike.
+    robustness items of the two alike where MACER's inverse temperature is 1 (its recipe has 16).
     """
 
     title: ClassVar[str] = "Direct"

@@ -113,6 +113,11 @@ class Registry(Mapping[str, Thing]):
         known = f": did you mean {near[0]!r}?" if near else f"; known: {', '.join(self)}"
         return f"unknown {self.kind} {name!r}{known} (one of your own: give --plugin)"
 
+    @property
+    def modules(self) -> set[str]:
+        """That registered what is loaded."""
+        return {entry.module for entry in self._entries.values()}
+
     def forget(self, module: str) -> None:
         """Of a module that failed to import or is to be imported anew: what it registered."""
         self._entries = {name: entry for name, entry in self._entries.items() if entry.module != module}

@@ -152,7 +152,7 @@ def train_once(trial: Trial, *, replay: bool) -> tuple[dict[str, Tensor], list[l
     model = model.to(GPU, memory_format=torch.channels_last)  # type: ignore[call-overload]
     votes = torch.randint(1, 9, (600, 10), generator=torch.Generator().manual_seed(1)).to(GPU)
     labels = torch.from_numpy(images.labels).to(GPU)
-    data = loop.TrainData(torch.from_numpy(images.images).to(GPU), labels, True, {"votes": votes})
+    data = loop.TrainData(torch.from_numpy(images.images).to(GPU), labels, 10, True, {"votes": votes})
     steps = Steps(accelerator)
     steps._able = steps._able and replay
     optimizer, prepared = loop._make_optimizer(trial, model, {}), accelerator.prepare(model)

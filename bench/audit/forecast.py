@@ -26,8 +26,8 @@ from bench.machine.resources import usable_cores
 from bench.models.classifier import build_model
 from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
-from bench.train.passes import as_a_constant
-from methods import Method, TrainingStep
+from bench.train.passes import as_a_constant, expected_logits, scalar_loss
+from methods import TrainingStep
 from results.analysis.power import Detectable, detectable
 from results.store.shards import evenly_spaced
 
@@ -129,13 +129,14 @@ def forecast(
         measure(first, images, device, 0.0, company)
     ready()
     for trial, certify in wanted.values():
-        train_set = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+        training = partial(load_images, trial.data, "train", trial.dataset)
+        train_set = training().evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
         key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
         if key not in rates:
             with others:
                 rates[key] = measure(trial, train_set, device, SECONDS, company)
-        passes = count_passes(trial, len(train_set), len(test_set), certify=certify, like=train_set)
+        passes = count_passes(trial, len(train_set), len(test_set), certify=certify, like=training)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)
             passes = replace(passes, survey=passes.survey + len(train_set) * trial.objective.teacher_copies)
@@ -234,7 +235,9 @@ def _shared(trials: Sequence[Trial]) -> dict[str, list[str]]:
 # --- counting -------------------------------------------------------------------------------------------------------
 
 
-def count_passes(trial: Trial, images: int, test_images: int, *, certify: bool, like: ImageSet | None = None) -> Passes:
+def count_passes(
+    trial: Trial, images: int, test_images: int, *, certify: bool, like: Callable[[], ImageSet] | None = None
+) -> Passes:
     """The passes of a trial: of an ensemble, those of its certification alone.
 
     The method itself is asked, epoch by epoch, with images and classes like CIFAR-10's, and its passes are counted; so
@@ -242,7 +245,7 @@ def count_passes(trial: Trial, images: int, test_images: int, *, certify: bool, 
     labels that are always right, so that none leaves an image out.
 
     Args:
-        like: the data, if it is known.
+        like: gives the data, where it is needed.
     """
     certified = len(evenly_spaced(test_images, trial.certify.images)) if certify else 0
     samples = certified * (trial.certify.n0 + trial.certify.n) * max(1, len(trial.members))
@@ -253,7 +256,8 @@ def count_passes(trial: Trial, images: int, test_images: int, *, certify: bool, 
     except Exception:  # the method's own
         if like is None:
             raise
-        counted = _Counter(trial, like.images.shape[1:], like.num_classes)
+        data = like()
+        counted = _Counter(trial, data.images.shape[1:], data.num_classes)
     return Passes(
         train=counted.train * images,
         attack=counted.attack * images,
@@ -284,7 +288,7 @@ class _Counter:
         memory: dict[str, Tensor] = {"votes": self.votes} if trial.teacher else {}
         for epoch in range(trial.train.epochs):
             memory = method.before_epoch(epoch, memory, self.labels, self.survey)
-            trained, attacked = self._step(method, trial.sigma, epoch, memory)
+            trained, attacked = self._step(trial, epoch, memory)
             self.train += trained
             self.attack += attacked
             self.graphs = max(self.graphs, trained)
@@ -294,7 +298,7 @@ class _Counter:
         self.surveyed += copies
         return self.votes * copies
 
-    def _step(self, method: Method, sigma: float, epoch: int, memory: dict[str, Tensor]) -> tuple[int, int]:
+    def _step(self, trial: Trial, epoch: int, memory: dict[str, Tensor]) -> tuple[int, int]:
         """Training and attack passes of each image in a step of that epoch."""
         counts = {"train": 0, "attack": 0}
 
@@ -303,19 +307,18 @@ class _Counter:
             score = copies.flatten(2).mean(dim=2, keepdim=True)
             return torch.cat([score + 1, (-score).expand(-1, -1, self.votes.shape[1] - 1)], dim=2)
 
-        method.training_loss(
-            TrainingStep(
-                images=self._pixels,
-                labels=self.labels,
-                noise=self._noise * sigma,
-                sigma=sigma,
-                epoch=epoch,
-                train=partial(passed, "train"),
-                attack=partial(passed, "attack"),
-                uniforms=self._uniforms,
-                memory=memory,
-            )
+        step = TrainingStep(
+            images=self._pixels,
+            labels=self.labels,
+            noise=self._noise * trial.sigma,
+            sigma=trial.sigma,
+            epoch=epoch,
+            train=partial(passed, "train"),
+            attack=partial(passed, "attack"),
+            uniforms=self._uniforms,
+            memory=memory,
         )
+        scalar_loss(trial.objective.training_loss(step), trial.method)
         return counts["train"], counts["attack"]
 
 
@@ -373,6 +376,7 @@ class _Subject:
         )
         engine = Engine(model, device, resolve_precision(trial.certify.precision, device))
         self.device = device
+        self._num_classes = data.num_classes
         self.model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.most = MEASURED_BATCH[device.type]
         self.images = torch.rand((self.most, *shape), device=device).contiguous(memory_format=torch.channels_last)
@@ -388,8 +392,8 @@ class _Subject:
 
     def loss(self, batch: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low):
-            logits = self.model(batch)
-        return torch.nn.functional.cross_entropy(logits.float(), self._labels[: len(batch)])
+            logits = expected_logits(self.model(batch), len(batch), self._num_classes)
+        return torch.nn.functional.cross_entropy(logits, self._labels[: len(batch)])
 
     def train(self, count: int) -> None:
         self._optimizer.zero_grad()

@@ -239,7 +239,7 @@ def _tail(k: int, n: int, p: Any) -> Any:
         return arb(1) if k == 0 else arb(p).beta_lower(k, n - k + 1, regularized=True)
 
 
-def _phi(x: float, more: float = 0.0) -> Any:
+def _phi(x: float, more: float) -> Any:
     """Φ(x) + more, as an interval."""
     from flint import arb, ctx
 
@@ -260,7 +260,7 @@ def _certifies(k: int, n: int, alpha: float, design: Design = ()) -> bool:
 
 
 @cache
-def _is_radius(r: float, k: int, n: int, alpha: float, distance: float = 0.0, design: Design = ()) -> bool:
+def _is_radius(r: float, k: int, n: int, alpha: float, distance: float, design: Design = ()) -> bool:
     """Whether r = R/σ is sound, and within SLACK the largest that is, where the noise that was drawn is at so much
     total variation from a Gaussian."""
     sound = any(level <= alpha * (1 + ROUNDING) for level in _levels(_phi(r, distance), k, n, alpha, design))

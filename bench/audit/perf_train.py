@@ -126,10 +126,6 @@ def _plain_step(model: nn.Module, layout: torch.memory_format = torch.contiguous
     defaults, which allow convolutions in TF32 and any algorithm of cuDNN."""
     model = model.to(memory_format=layout).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    last = any(
-        value.is_contiguous(memory_format=torch.channels_last) for value in model.parameters() if value.ndim == 4
-    )
-    layout = torch.channels_last if last else torch.contiguous_format
 
     @torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=True)
     def step(images: Tensor, labels: Tensor) -> float:
@@ -178,7 +174,8 @@ def _ours(model: nn.Module, name: str, images: ImageSet, accelerator: Accelerato
     model = model.to(memory_format=torch.channels_last)
     ready = _Autocast(model, device.type, low=low)
     optimizer = torch.optim.SGD(ready.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    data = TrainData(torch.from_numpy(images.pixels).to(device), torch.from_numpy(images.labels).to(device))
+    pixels, labels = (torch.from_numpy(values).to(device) for values in (images.pixels, images.labels))
+    data = TrainData(pixels, labels, images.num_classes)
     return partial(train_epoch, trial, 0, ready, optimizer, data, Steps(accelerator)), len(images)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -19,7 +20,7 @@ def training_cost(trial: Trial) -> float:
     """Passes of a training image through the network until the trial is trained, forward and backward, for the
     parameters or for an attack; those that are forward alone count a third. All members are counted, a teacher is not:
     all configurations have it in common."""
-    images = load_images(trial.data, "train", trial.dataset)
+    images = partial(load_images, trial.data, "train", trial.dataset)
     passes = [count_passes(each, 1, 0, certify=False, like=images) for each in trial.members or [trial]]
     return sum(each.train + each.attack + FORWARD * each.survey for each in passes)
 

@@ -6,6 +6,7 @@ its answers.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -31,10 +32,12 @@ HOMONYMS = 100
 """Of so many names that a model and the data share, one may mean two classes, such as the machine and the bird that are
 called crane."""
 
+logger = logging.getLogger("bench")
+
 
 def examine(source: Source, data: ImageSet) -> tuple[int, list[list[float]]]:
     """The number of logits for an image of the data, which may be more than the classes that the data shows, and what
-    the model answers to fixed images (`bench.certify.probe`).
+    the model answers to fixed images (`answers_of`).
 
     Raises:
         SourceError: there are fewer, they are NaN, the model cannot take such images or was trained on those of another
@@ -112,7 +115,7 @@ def refuse_other_answers(source: Source, trial_id: str, training: TrainingRecord
 
 def _refuse_other_order(source: Source, data: ImageSet) -> None:
     """Raise SourceError where the model says in which order it has its classes, and a class of the data has another
-    number there: of many classes that both have, more than one in `HOMONYMS`."""
+    number there: of many classes that both have, more than one in `HOMONYMS`. Fewer are named in a warning."""
     stated = _stated_classes(source)
     own, known = (_numbers(names) for names in (stated, data.classes or ()))
     shared = [name for name in own if name in known]
@@ -123,6 +126,9 @@ def _refuse_other_order(source: Source, data: ImageSet) -> None:
             f"{source.name}: has {stated[number]} as class {number}, the data as {known[displaced[0]]}; the data's "
             f"order is {', '.join(data.classes or ())}, which numbers as names of its folders can change"
         )
+    if displaced:
+        names = ", ".join(stated[own[name]] for name in displaced)
+        logger.warning("%s: has other numbers than the data for %s: taken for homonyms", source.name, names)
 
 
 def _numbers(names: Sequence[str]) -> dict[str, int]:

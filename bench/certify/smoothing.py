@@ -396,6 +396,7 @@ class Smoothed(SmoothedClassifier):
                 return drawn, counts.tolist()
         raise AssertionError("the last analysis is at n")
 
+    @torch.inference_mode()
     def _drawn_counts(
         self,
         classify: Callable[[Tensor], Tensor],
@@ -405,24 +406,13 @@ class Smoothed(SmoothedClassifier):
         role: Role,
         soft: SoftmaxWeights | None = None,
     ) -> Iterator[Tensor]:
-        """`_cumulative_counts` of an image whose noise has this seed and index."""
-        seed, index = place
-        batches = self._samples.batches(image, self.engine.batch(image.shape), seed, role, index)
-        return self._cumulative_counts(classify, batches, sizes, soft)
-
-    @torch.inference_mode()
-    def _cumulative_counts(
-        self,
-        classify: Callable[[Tensor], Tensor],
-        batches: Iterator[Tensor],
-        sizes: Sequence[int],
-        soft: SoftmaxWeights | None,
-    ) -> Iterator[Tensor]:
-        """The counts (num_classes,), int64, on the CPU, of the first sizes[0], sizes[1], … samples of an image; as many
-        are added to `soft`.
+        """The counts (num_classes,), int64, on the CPU, of the first sizes[0], sizes[1], … samples of an image whose
+        noise has this seed and index (`place`); as many are added to `soft`.
 
         No batch holds samples of another image. The device is waited for at these sizes only.
         """
+        seed, index = place
+        batches = self._samples.batches(image, self.engine.batch(image.shape), seed, role, index)
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         answers = logits = torch.empty(0, dtype=torch.int64, device=self.device)

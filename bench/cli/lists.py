@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
-
-from bench.cli.base import PluginOption, app, console, errors, user_errors
+from bench.cli.base import PluginOption, app, console, print_warning, user_errors
 from results.report.terminal import Heading, Sheet
 
 
@@ -40,7 +38,7 @@ def methods(
         try:
             method = METHODS.find(name)
         except RegistryError as error:  # an installed package that is broken
-            errors.print(f"[yellow]warning:[/yellow] {escape(str(error))}", highlight=False, soft_wrap=True)
+            print_warning(str(error))
             continue
         options = "\n".join(f"{field.name} = {field.default}" for field in fields(method))
         rows.append([name, method.title, options, method.source])

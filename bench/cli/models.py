@@ -46,8 +46,8 @@ perf_app = typer.Typer(cls=Group, no_args_is_help=True, help="Speed, beside a pl
 app.add_typer(perf_app, name="perf")
 
 MODEL_HELP = (
-    "MODULE:FACTORY, a function that returns the model; RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, "
-    "onnx:FILE."
+    "MODULE:FACTORY, a function that returns the model, its module (without .py) from the current folder or installed; "
+    "RUN/TRIAL; timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, onnx:FILE."
 )
 SIGMA_HELP = "Standard deviation of the noise, pixels in [0, 1] (.25, not 64); that of its training where not given."
 DATA_HELP = "A data set by name, a folder of images, or a URL; that of its training where --model is RUN/TRIAL."
@@ -241,14 +241,18 @@ def _refuse_unsaid(parts: list[_Part], data: str | None, denoiser: str | None) -
 
     Raises:
         UserError: σ or the data is not given, and a model's name says that it is of no training of this program.
+        BenchError: a σ is one of pixels up to 255.
         DataError: the data is not there.
     """
     from bench.data import refuse_missing
     from bench.models.shelf import is_on_shelf
     from bench.models.sources import is_factory
+    from bench.settings.grid import of_pixels
 
     for part in parts:
-        if denoiser is not None and part.sigma is None:
+        if part.sigma is not None:
+            of_pixels(part.sigma)
+        elif denoiser is not None:
             raise UserError(f"{part.needs_sigma()} with --denoiser, which it tells the noise to remove")
     foreign = [part for part in parts if is_on_shelf(part.model) or is_factory(part.model)]
     _refuse_unknown(foreign, data_known=data is not None or len(foreign) < len(parts))

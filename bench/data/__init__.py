@@ -156,6 +156,7 @@ def _load(data: str, splits: tuple[Split, ...], dataset: str) -> ImageSet:
         from bench.data.downloaded import find, given_place
 
         folder = find(dataset, given_place() or cache())
+        data = str(folder)  # for messages
     known = name_in(folder, splits)
     if known != dataset and (known or dataset in KNOWN) and dataset:
         raise other_images(data, dataset, known or "a folder of images")

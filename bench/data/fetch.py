@@ -69,11 +69,19 @@ def remove_abandoned(folder: Path, prefix: str) -> None:
 def wait_for_turn(turn: IO[bytes]) -> None:
     """Lock the file, where its file system can; else several processes may each fetch, or read, the data."""
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for another process that fetches or reads the data", turn.name)
+            fcntl.flock(turn, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
             raise
-        log.warning("%s: cannot be locked (%s): processes that start together each fetch it", turn.name, error.strerror)
+        log.warning(
+            "%s: cannot be locked (%s): processes that start together each fetch or read the data",
+            turn.name,
+            error.strerror,
+        )
 
 
 def _fetch(url: RemotePath, paths: list[RemotePath], target: Path) -> None:

@@ -33,6 +33,7 @@ from bench.data.known import name_in
 from bench.data.stored import StoredImages
 from bench.settings.registries import DATASETS
 from results.store.folder import RemotePath, location, write_text
+from results.store.record import nearest
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -174,7 +175,7 @@ def _refusing(file: Path) -> Iterator[None]:
         raise DataError(f"{file}: not readable as images and labels: {error}") from None
 
 
-def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> str:
+def name_of_folder(data: str, splits: tuple[Split, ...]) -> str:
     """What tables call a folder or its URL: its own name and a fingerprint of the images and labels of these splits, in
     their order; or the name of the data set of `bench.data.known` that it holds.
 
@@ -191,7 +192,7 @@ def name_of_folder(data: str, splits: tuple[Split, ...] = get_args(Split)) -> st
         _refuse_crop(known, crop)
         return known
     files = _files_of_all(folder, splits)
-    fingerprint = _fingerprint(folder, files)
+    fingerprint = _fingerprint(folder, files, _state_of(folder, files))
     if splits == get_args(Split):
         _tell_of_the_rest(folder, {file for found in files.values() for file in found})
     name = place.name if isinstance(place, RemotePath) else folder.resolve().name
@@ -206,10 +207,11 @@ def refuse_other_images(data: str, folder: Path, dataset: str, splits: tuple[Spl
     Files that were looked at before, and have not changed since, are not read again.
     """
     files = _files_of_all(existing(folder), splits)
-    found = _fingerprints.known(_state_of(folder, files))
+    state = _state_of(folder, files)
+    found = _fingerprints.known(state)
     if found is None:
-        with _fingerprints.one_at_a_time():  # the others wait, and then know it
-            found = _fingerprints.known(_state_of(folder, files)) or _fingerprint(folder, files)
+        with _fingerprints.one_at_a_time(state):  # the others wait, and then know it
+            found = _fingerprints.known(state) or _fingerprint(folder, files, state)
     if found != dataset.rpartition("@")[2]:
         raise other_images(data, dataset, found)
 
@@ -221,17 +223,18 @@ def _files_of_all(folder: Path, splits: tuple[Split, ...]) -> dict[Split, list[P
     return files
 
 
-def _fingerprint(folder: Path, files: dict[Split, list[Path]]) -> str:
-    """Eight hexadecimal digits of the images and labels, in their order."""
-    before, digest = _state_of(folder, files), hashlib.sha256()
+def _fingerprint(folder: Path, files: dict[Split, list[Path]], state: str) -> str:
+    """Eight hexadecimal digits of the images and labels, in their order; kept if the files' state is still this one
+    when they have been read."""
+    digest = hashlib.sha256()
     for split, found in files.items():
         if found:
             encoded = _read(folder, split, found, tuple(files), None)
             for label, (content, _) in zip(encoded.labels, encoded.contents(), strict=True):
                 digest.update(f"{split} {label} {hashlib.sha256(content).hexdigest()}\n".encode())
     fingerprint = digest.hexdigest()[:8]
-    if _state_of(folder, files) == before:
-        _fingerprints.keep(before, fingerprint)
+    if _state_of(folder, files) == state:
+        _fingerprints.keep(state, fingerprint)
     return fingerprint
 
 
@@ -268,25 +271,24 @@ class _Fingerprints:
             write_text(self._note(state), fingerprint)
 
     @contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
-        """A block that no other process of this user enters meanwhile, where there is a cache."""
+    def one_at_a_time(self, state: str) -> Iterator[None]:
+        """A block that no other process of this user enters meanwhile for files of this state, where there is a
+        cache; machines that share it and have copies of their own do not wait for each other."""
         with ExitStack() as stack:
             with suppress(OSError, DataError):
-                place = self._note("lock")
+                place = self._note(state).with_suffix(".lock")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 wait_for_turn(stack.enter_context(place.open("wb")))
             yield
 
-    def _note(self, name: str) -> Path:
-        return cache().with_name("fingerprints") / name[:32]
+    def _note(self, state: str) -> Path:
+        return cache().with_name("fingerprints") / state[:32]
 
 
 _fingerprints = _Fingerprints()
 
 
-def load_folder(
-    folder: Path, split: Split, splits: tuple[Split, ...] = get_args(Split), crop: Crop | None = None
-) -> ImageSet:
+def load_folder(folder: Path, split: Split, splits: tuple[Split, ...], crop: Crop | None) -> ImageSet:
     """The images of one split of a folder; in memory, or, where they are many or large, in their files.
 
     Args:
@@ -326,8 +328,8 @@ def existing(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise DataError(
-            f"data {str(folder)!r} is not a folder; allowed: {', '.join(DATASETS)}, or a folder of images (one of your "
-            "own: give --plugin)"
+            f"data {str(folder)!r} is not a folder; allowed: {', '.join(DATASETS)}, or a folder of images"
+            f"{nearest(str(folder), DATASETS)} (one of your own: give --plugin)"
         )
     return folder
 

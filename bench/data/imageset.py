@@ -57,8 +57,10 @@ class ImageSet:
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise DataError("the data has no images")
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= self.num_classes:
-            raise DataError(f"labels must be from 0 to {self.num_classes - 1}, found {int(self.labels.max())}")
+        least, most = int(self.labels.min()), int(self.labels.max())
+        if least < 0 or most >= self.num_classes:
+            found = least if least < 0 else most
+            raise DataError(f"labels must be from 0 to {self.num_classes - 1}, found {found}")
 
     def __len__(self) -> int:
         return len(self.images)

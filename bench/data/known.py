@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from bench.data.imageset import DataError, Split
 from bench.settings.normalisation import CIFAR10, Normalisation
@@ -148,7 +147,7 @@ KNOWN = {
 }
 
 
-def name_in(folder: Path, splits: tuple[Split, ...] = get_args(Split)) -> str | None:
+def name_in(folder: Path, splits: tuple[Split, ...]) -> str | None:
     """The data set that a folder holds as its authors serve it, if it holds one; only files of these splits are read.
 
     Raises:

@@ -17,7 +17,7 @@ from bench.models.digests import checkpoint_digest
 from bench.settings.normalisation import Normalisation
 from bench.settings.trial import Trial
 from results.errors import BenchError
-from results.store.folder import AnyPath, RunFolder, sha256_of, write_whole
+from results.store.folder import AnyPath, RunFolder, write_whole
 from results.store.records import TrainingRecord
 
 
@@ -33,14 +33,21 @@ def save_tensors(path: AnyPath, tensors: dict[str, Tensor], metadata: dict[str, 
     write_whole(path, lambda temporary: temporary.write_bytes(save(contiguous, metadata)))
 
 
-def load_tensors(path: AnyPath, training_id: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: AnyPath, training_id: str, *, sha256: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and metadata of a file that belongs to the training `training_id`.
+
+    Args:
+        sha256: of the whole file as its training wrote it; not compared where not given.
 
     Raises:
         FileNotFoundError: not there.
-        CheckpointError: unreadable, or of another training.
+        CheckpointError: unreadable, of another training, or not the file that it wrote.
     """
     content = path.read_bytes()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"{path}: is not the file that its training wrote")
     try:
         tensors: dict[str, Tensor] = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
@@ -108,26 +115,19 @@ def digest_of(state: dict[str, Any]) -> str:
 
 
 def load_verified(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
-    """As `load_model`; raises CheckpointError also where a file is not the one that its training wrote."""
-    for part in trial.members or [trial]:
-        folder = run.trial(part.trial_id)
-        if sha256_of(folder.model) != TrainingRecord.read(folder.training).checkpoint_sha256:
-            raise CheckpointError(f"{folder.model}: is not the file that its training wrote")
-    return load_model(run, trial, num_classes)
-
-
-def load_model(run: RunFolder, trial: Trial, num_classes: int) -> nn.Module:
     """The trained classifier of a trial, on the CPU: one model, or the mean logits of an ensemble's members.
 
     Raises:
         FileNotFoundError: a file is missing.
-        CheckpointError: a file is unreadable, or of another training or architecture.
+        CheckpointError: a file is unreadable, of another training or architecture, or not the one that its training
+            wrote.
     """
     models = []
     for part in trial.members or [trial]:
-        path = run.trial(part.trial_id).model
-        tensors, _ = load_tensors(path, part.training_id)
-        models.append(restore_classifier(part, tensors, num_classes, path).eval())
+        folder = run.trial(part.trial_id)
+        written = TrainingRecord.read(folder.training).checkpoint_sha256
+        tensors, _ = load_tensors(folder.model, part.training_id, sha256=written)
+        models.append(restore_classifier(part, tensors, num_classes, folder.model).eval())
     if not trial.members:
         return models[0]
     first = trial.objective.members_asked_first

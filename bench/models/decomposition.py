@@ -98,12 +98,5 @@ class LinearDecomposition(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channel, height, width) -> the same shape, in float32 whatever the precision of the network."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.reconstruct(self.coordinates(images.float()), images.shape[1:])
-
-    def coordinates(self, images: Tensor) -> Tensor:
-        """Wᵀ (x − μ): (batch, channel, height, width) -> (batch, kept)."""
-        return (images.flatten(1) - self.mean) @ self.basis
-
-    def reconstruct(self, coordinates: Tensor, shape: torch.Size) -> Tensor:
-        """μ + W c: (batch, kept) -> (batch, *shape)."""
-        return (self.mean + coordinates @ self.basis.T).view(-1, *shape)
+            coordinates = (images.float().flatten(1) - self.mean) @ self.basis  # (batch, kept)
+            return (self.mean + coordinates @ self.basis.T).view(-1, *images.shape[1:])

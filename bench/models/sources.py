@@ -138,7 +138,8 @@ def named_trial(text: str) -> tuple[RunFolder, str]:
     if not run.description.exists():
         shelves = ", ".join(f"{scheme}:NAME" for scheme in SHELVES)
         raise SourceError(
-            f"{text}: must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json, or one of {shelves}"
+            f"{text}: must be MODULE:FACTORY, the module from the current folder or installed and named without .py; "
+            f"or RUN/TRIAL with a run that holds run.json; or one of {shelves}"
         )
     return run, _trial_named(run, path.name)
 
@@ -270,7 +271,9 @@ def _from_factory(text: str) -> Source:
     try:
         made = getattr(importlib.import_module(module), factory)
     except (Exception, SystemExit) as error:  # a user's own code may raise anything
-        raise SourceError(f"{text}: {reason_of(error)}") from error
+        none = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        hint = ": it must be in the current folder or installed, and named without .py" if none else ""
+        raise SourceError(f"{text}: {reason_of(error)}{hint}") from error
     from torch import nn
 
     from bench.models.checkpoint import digest_of

@@ -6,6 +6,8 @@ run = run_grid("smoke", out="runs/smoke", set=["certify.n=200"], quiet=True)
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from bench.settings.trial import Trial
     from cluster import GroupSize
     from results.store.run import Run
+
+logger = logging.getLogger("bench")
 
 
 class RunFailedError(RuntimeError):
@@ -184,7 +188,17 @@ def trials_of(options: RunOptions) -> tuple[list[Trial], Grid, str]:
     trials = grid.trials(dataset)
     for trial in trials:  # a row may have a number of its own
         evenly_spaced(count_images(data, "train"), trial.train.images)
+    _warn_of_late_decays(options.grid, trials)
     return trials, grid, dataset
+
+
+def _warn_of_late_decays(grid: str, trials: Iterable[Trial]) -> None:
+    late: dict[int, set[int]] = {}
+    for train in (trial.train for trial in trials):
+        late.setdefault(train.epochs, set()).update(epoch for epoch in train.decay_epochs if epoch >= train.epochs)
+    for epochs, missed in late.items():
+        if missed:
+            logger.warning("%s: train.decay_epochs = %s: not reached in %d epochs", grid, sorted(missed), epochs)
 
 
 class _Notebook:

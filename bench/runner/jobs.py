@@ -16,7 +16,6 @@ from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial
 from cluster import ClusterError, GroupSize, Job, missing_room, node_resources, run_jobs
-from results.errors import StoreError
 from results.store.folder import SHARED_FOLDER_SECONDS, RunFolder, TrialFolder, refresh
 from results.store.records import RunRecord, StateRecord
 
@@ -109,19 +108,21 @@ def run_trials(
         refresh(folder)
         while job.name not in failed and not _has_ended(folder):
             if time.monotonic() > deadline:
-                failed[job.name] = f"it ended where {run.path} is another folder: all nodes must share that of --out"
+                failed[job.name] = ended_elsewhere(run)
+                break
             time.sleep(LOOKED_AT_EVERY)
             refresh(folder)
     return failed
 
 
+def ended_elsewhere(run: RunFolder) -> str:
+    """Why a trial whose job succeeded counts as failed: nothing of it is here."""
+    return f"it ended where {run.path} is another folder: all nodes must share that of --out"
+
+
 def _has_ended(folder: TrialFolder) -> bool:
-    """Whether what a job that succeeded wrote is seen here."""
-    try:
-        waits = StateRecord.read(folder.state).state == "waiting"
-    except (FileNotFoundError, StoreError):
-        waits = False
-    return folder.training.exists() and not waits
+    """Whether what a job that succeeded wrote, and that it removed its state, is seen here."""
+    return folder.training.exists() and not folder.state.exists()
 
 
 def plan_jobs(

@@ -42,10 +42,12 @@ def repair(trial: Trial, run: RunFolder) -> bool:
         if all(members) and _record(folder) != (joined := _joined(trial, run)):
             joined.write(folder.training)
         return all(members)
+    there = folder.training.exists()  # one that comes meanwhile is of a job that has just ended
     if _holds_training(trial, folder) or _take_over(trial, run):
         _set_aside_damaged(trial, folder)
         return True
-    folder.training.unlink(missing_ok=True)  # it is to be trained
+    if there:
+        folder.training.unlink(missing_ok=True)  # it is to be trained
     return False
 
 

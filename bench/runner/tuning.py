@@ -277,6 +277,7 @@ def tune_grid(
         going = _Going(searches, folder, options.shard_size, plugins, _description(tune))
         jobs = going.begin()
         if jobs:
+            from bench.runner.jobs import ended_elsewhere
             from cluster import run_jobs
 
             size = size or join()
@@ -285,11 +286,10 @@ def tune_grid(
         if size:
             with audience.watching(folder):
                 failed = run_jobs(jobs, RungWork(), size, stalled_after=stall_seconds(), more=going.ended)
+                failed = dict.fromkeys(going.unseen, ended_elsewhere(folder)) | failed
         if failed:
             audience.fails(folder, failed)
         going.write()
-        if not failed and not all(search.halving.ended for search in searches):
-            raise RunError(f"trials ended where {folder.path} is another folder: all nodes must share that of --out")
         if all(search.halving.ended for search in searches):
             chosen: dict[str, dict[float, dict[str, Option]]] = {}
             for search in searches:
@@ -327,6 +327,8 @@ class _Going:
     awaited: dict[str, list[tuple[Search, Step]]] = field(default_factory=dict)
     """Steps that wait for the end of a job, by its name."""
     submitted: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
+    """Trials whose jobs ended, and of which nothing is here: they failed, or wrote elsewhere."""
 
     def begin(self) -> list[Job]:
         """The first jobs; what the folder has already is taken from there."""
@@ -344,6 +346,8 @@ class _Going:
                 refresh(self.run.trial(part.trial_id))
             if self._look(search, step):
                 jobs += self._go_on(search)
+            else:
+                self.unseen.add(name)
         self.write()
         return jobs
 

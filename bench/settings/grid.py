@@ -8,21 +8,35 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from bench.settings.trial import Trial
 from methods import METHODS, get_method
 from results.errors import BenchError
+from results.printable import shortened
 from results.store.folder import AnyPath, read_json, refuse_devices
 from results.store.record import Record, explain, nearest, validated
 from results.store.settings import CertifySettings, Option, PositiveInt, Sigma, TrainSettings
 
 Item = TypeVar("Item", str, int, float)
 SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation", "contribution3", "sensitivity")
+MOST_SIGMA = 10.0
+"""Of pixels in [0, 1], that somebody may mean; records may have more."""
 
 
 class GridError(BenchError):
     """A grid that cannot be run; the message is one sentence for the user."""
+
+
+def of_pixels(sigma: float) -> float:
+    """σ as a user gives it.
+
+    Raises:
+        BenchError: it is one of pixels up to 255.
+    """
+    if sigma > MOST_SIGMA:
+        raise BenchError(f"sigma = {sigma:g}: pixels are in [0, 1]: {sigma:g} of 255 is {sigma / 255:.2g}")
+    return sigma
 
 
 class RowSettings(Record):
@@ -37,13 +51,25 @@ class RowSettings(Record):
     options: dict[str, Option | dict[str, Option]] = {}
     """Options of the objective; a table keyed by σ gives each σ its own value."""
 
+    @field_validator("options", mode="before")
+    @classmethod
+    def _one_value_or_one_per_sigma(cls, options: object) -> object:
+        for name, value in options.items() if isinstance(options, dict) else ():
+            values = value.values() if isinstance(value, dict) else [value]
+            if not all(isinstance(each, Option) for each in values):
+                raise ValueError(
+                    f"{name} = {shortened(value)}: must be one value, or one per σ with the σ in quotes: "
+                    '{ "0.25" = 20.0, "0.5" = 10.0 }'
+                )
+        return options
+
 
 class Grid(Record):
     """Methods × σ × seeds, and the settings they share."""
 
     description: str = ""
     methods: list[str] = Field(min_length=1)
-    sigmas: list[Sigma] = Field(min_length=1)
+    sigmas: list[Annotated[Sigma, AfterValidator(of_pixels)]] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
     data: str = "synthetic"
     model: str = "resnet110"
@@ -101,12 +127,11 @@ class Grid(Record):
             )
         except ValidationError as error:
             raise GridError(f"rows.{name}: {explain(error, TrainSettings)}") from None
-        for part in (*trial.members, trial):
-            if part.objective.begins >= trial.train.epochs:
-                raise GridError(
-                    f"rows.{name}: {part.method} begins in epoch {part.objective.begins}, and train.epochs = "
-                    f"{trial.train.epochs} end before: change its options (rows.{name}.options), or train for longer"
-                )
+        if part := trial.never_begun:
+            raise GridError(
+                f"rows.{name}: {part.method} begins in epoch {part.objective.begins}, and train.epochs = "
+                f"{trial.train.epochs} end before: change its options (rows.{name}.options), or train for longer"
+            )
         return trial
 
 
@@ -164,7 +189,8 @@ def _read(source: str) -> str:
         return (resources.files("bench") / "grids" / f"{source}.toml").read_text(encoding="utf-8")
     path = Path(source)
     if path.suffix != ".toml" and not path.exists():
-        hint = nearest(source, SHIPPED)
+        beside = f"{source}.toml"
+        hint = f": did you mean {beside!r}?" if Path(beside).is_file() else nearest(source, SHIPPED)
         raise GridError(f"unknown grid {source!r}{hint or '; known: ' + ', '.join(SHIPPED) + ', or a .toml file'}")
     refuse_devices(path)
     try:

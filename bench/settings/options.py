@@ -54,7 +54,10 @@ class RunOptions(Record):
     ] = None
     shard_size: Annotated[int, Field(ge=1, description="Test images of a shard.")] = 16
     methods: Annotated[list[str] | None, Field(description="These methods or rows instead, comma-separated.")] = None
-    sigmas: Annotated[list[float] | None, Field(description="These values of σ instead, comma-separated.")] = None
+    sigmas: Annotated[
+        list[float] | None,
+        Field(description="These values of σ instead, comma-separated; pixels in [0, 1] (.25, not 64)."),
+    ] = None
     set: Annotated[list[str], Field(description="Change a setting: certify.n=1000; repeatable.")] = []
     beacon: Annotated[
         str | None,

@@ -6,6 +6,7 @@ No grid and no run names one: what is imported is what the user gave or installe
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sys
 import traceback
@@ -20,6 +21,9 @@ from bench.settings.registries import DATASETS, NETWORKS
 from methods import METHODS
 from results.errors import BenchError
 from results.store.folder import refuse_devices
+
+logger = logging.getLogger("bench")
+REGISTRIES = (METHODS, NETWORKS, DATASETS)
 
 
 class PluginError(BenchError):
@@ -69,7 +73,7 @@ class Plugin:
 
     def _forget(self, module: str) -> None:
         sys.modules.pop(module, None)
-        for registry in (METHODS, NETWORKS, DATASETS):
+        for registry in REGISTRIES:
             registry.forget(module)
 
 
@@ -82,8 +86,15 @@ def load_plugins(given: Iterable[str]) -> list[Plugin]:
     """
     plugins = [_read(text) for text in given]
     for plugin in plugins:
+        known, before = plugin.module in sys.modules, _registering()
         plugin.load()
+        if not known and _registering() <= before:
+            logger.warning("--plugin %s: registers no method, network or data set", plugin.name)
     return plugins
+
+
+def _registering() -> set[str]:
+    return {module for registry in REGISTRIES for module in registry.modules}
 
 
 def is_file(text: str) -> bool:
@@ -134,6 +145,10 @@ def _look_here_too() -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
+def _is_beside(module: str, plugin: Plugin) -> bool:
+    return plugin.source is not None and Path(plugin.name).with_name(f"{module.partition('.')[0]}.py").is_file()
+
+
 def _told(error: BaseException, plugin: Plugin) -> str:
     """Where an import failed, and why: the line that runs while a module is imported, in the innermost one."""
     if isinstance(error, ModuleNotFoundError) and f"{plugin.name}.".startswith(f"{error.name}."):
@@ -142,6 +157,8 @@ def _told(error: BaseException, plugin: Plugin) -> str:
     if isinstance(error, SyntaxError):
         place, line, reason = str(error.filename), error.lineno, f"{type(error).__name__}: {error.msg}"
     else:
+        if isinstance(error, ModuleNotFoundError) and _is_beside(str(error.name), plugin):
+            reason += ": files beside a plugin are not found: of several files make a package, and name it"
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
         if not frames:
             return reason

@@ -17,6 +17,7 @@ from typing import Any
 
 from methods import METHODS, Registry
 from results.errors import BenchError
+from results.store.record import nearest
 
 DEFAULT_WIDTH = 16
 CHANNELS = 3
@@ -74,7 +75,10 @@ def residual_blocks(name: str) -> int:
     match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
     if not match:
         others = ", ".join(NETWORKS)
-        raise BenchError(f"model = {name!r}: must be {others} or resnet followed by a depth 6n+2, such as resnet110")
+        raise BenchError(
+            f"model = {name!r}: must be {others} or resnet followed by a depth 6n+2, such as "
+            f"resnet110{nearest(name, NETWORKS)} (one of your own: give --plugin)"
+        )
     depth = int(match[1])
     if depth < 8 or depth % 6 != 2:
         lower = max(8, depth - (depth - 2) % 6)

@@ -92,6 +92,11 @@ class Trial(NativeTrial):
         direct = [*self.members, *([self.teacher] if self.teacher else [])]
         return tuple(dict.fromkeys(needed for trial in direct for needed in (*trial.needed, trial)))
 
+    @property
+    def never_begun(self) -> Trial | None:
+        """Of its members and itself, the first whose method begins only once the training has ended."""
+        return next((part for part in (*self.members, self) if part.objective.begins >= part.train.epochs), None)
+
     @cached_property
     def training_id(self) -> str:
         """Hash of all that the weights depend on."""

@@ -80,10 +80,9 @@ class Space:
 
     def _is_allowed(self, drawn: dict[str, Option]) -> bool:
         try:
-            with_options(self._trial, drawn)
+            return with_options(self._trial, drawn).never_begun is None
         except ValidationError:
             return False
-        return True
 
     def _searched(self, trial: Trial) -> dict[str, Option]:
         return {name: getattr(trial.objective, name) for name in self.values}

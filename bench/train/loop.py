@@ -1,8 +1,9 @@
 """One training loop for every method, under accelerate: as one process, or as one rank of DDP.
 
 Order and augmentation of the global batch are drawn alike on every rank, which then takes its part; noise is that of an
-image's place in the global batch. So the run does not depend on the number of workers, batch norm's statistics apart:
-each rank normalises by its own part of a batch, and the running ones are averaged once an epoch.
+image's place in the global batch. So the run depends on the number of workers in two things alone: batch norm's
+statistics, for each rank normalises by its own part of a batch, and the running ones are averaged once an epoch; and
+what modules such as dropout draw, for they are seeded per rank.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from bench.settings.normalisation import usual
 from bench.settings.trial import Trial
 from bench.train.augment import crop_and_flip
 from bench.train.batches import Batch, batches
-from bench.train.passes import Passes
+from bench.train.passes import Passes, scalar_loss
 from bench.train.replay import Steps
 from bench.train.resume import (
     Progress,
@@ -166,7 +167,8 @@ def _run_training(
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # all accelerate knows
         parallel = accelerator.prepare(model)
     memory = {name: values.to(device) for name, values in state.memory.items()}
-    train_data, test_data = TrainData(*_on(device, train_set), train_set.flip, memory), _on(device, test_set)
+    train_data = TrainData(*_on(device, train_set), train_set.num_classes, train_set.flip, memory)
+    test_data = _on(device, test_set)
     earlier_seconds, earlier_joules = progress.seconds, progress.joules
     steps = Steps(accelerator)
 
@@ -245,6 +247,7 @@ class TrainData:
     """(count, channel, height, width), uint8."""
     labels: Tensor
     """(count,)."""
+    num_classes: int
     flip: bool = True
     """Whether they may be mirrored."""
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -273,7 +276,7 @@ def train_epoch(
     model.train()
     accelerator = steps.accelerator
     method, sigma, device = trial.objective, trial.sigma, accelerator.device
-    passes = Passes(model, accelerator)
+    passes = Passes(model, accelerator, data.num_classes)
     total, norms = torch.zeros((), device=device), torch.zeros((), device=device)
 
     def one(batch: Batch) -> None:
@@ -292,7 +295,7 @@ def train_epoch(
             memory={name: values[batch.indices] for name, values in data.memory.items()},
         )
         # DDP averages the ranks' gradients; this weight turns it into the mean over the global batch, ragged or not.
-        loss = method.training_loss(step) * batch.weight
+        loss = scalar_loss(method.training_loss(step), trial.method) * batch.weight
         optimizer.zero_grad()
         loss.backward()  # accelerate's own divides it by what a variable of the environment says
         norms.add_(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))

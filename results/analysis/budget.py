@@ -73,16 +73,18 @@ def at_budget(
     bound = np.where(judged, _bounds(kept, np.maximum(samples, 1), level), 0.0)
     p_lower, radius = debited(bound, certificates["sigma"], pixels)
     certified = is_certified(p_lower, radius, pixels)
-    selected = certificates["selected"].to_numpy().astype(np.int64)
-    predicted = np.where(certified, selected, -1)
+    return recertified(certificates, certified, n=samples, count_top=kept, alpha=level, p_lower=p_lower, radius=radius)
+
+
+def recertified(certificates: pd.DataFrame, certified: np.ndarray, **anew: np.ndarray) -> pd.DataFrame:
+    """The rows with these columns anew, and `predicted, status, correct` by whether each is certified now. What was
+    misclassified stays so where it is not."""
+    status = certificates["status"].to_numpy()
+    predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
     return certificates.assign(
-        n=samples,
-        count_top=kept,
-        alpha=level,
-        p_lower=p_lower,
-        radius=radius,
+        **anew,
         predicted=predicted,
-        status=np.where(certified, "certified", np.where(status == "misclassified", status, "abstained")),
+        status=np.where(certified, "certified", np.where(status == "certified", "abstained", status)),
         correct=predicted == certificates["label"].to_numpy(),
     )
 

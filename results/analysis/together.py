@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtr
 
+from results.analysis.budget import recertified
 from results.bounds.anytime import Design, anytime_bound
 from results.bounds.composition import composed_row
 from results.bounds.lattice import debited, is_certified
@@ -52,13 +53,4 @@ def holding_together(certificates: pd.DataFrame, trials: pd.DataFrame) -> pd.Dat
     for place in np.flatnonzero(was & (certificates["sigma"] == PER_INPUT).to_numpy()):
         found = composed_row(certificates.iloc[place].to_dict(), float(level[place]))
         p_lower[place], radius[place], certified[place] = found.p_lower, found.radius, found.certified
-    predicted = np.where(certified, certificates["selected"].to_numpy().astype(np.int64), -1)
-    status = certificates["status"].to_numpy()
-    return certificates.assign(
-        alpha=level,
-        p_lower=p_lower,
-        radius=radius,
-        predicted=predicted,
-        status=np.where(certified, "certified", np.where(was, "abstained", status)),
-        correct=predicted == certificates["label"].to_numpy(),
-    )
+    return recertified(certificates, certified, alpha=level, p_lower=p_lower, radius=radius)

@@ -67,7 +67,10 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
     trained = "trained elsewhere"
     if trials["device"].notna().any():
         elsewhere = " or elsewhere" if trials["device"].isna().any() else ""
-        trained = f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}{elsewhere}"
+        trained = (
+            f"trained on {distinct(trials['device'])} in {distinct(trials['train_precision'])}"
+            f"{_workers(trials['workers'])}{elsewhere}"
+        )
     sound = certificates["lattice_pixels"].notna()
     arithmetic = " with sound arithmetic" if sound.all() else " with sound arithmetic in part" if sound.any() else ""
     kinds = set(certificates["estimator"].unique())
@@ -84,6 +87,11 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
         f"certified on {distinct(certificates['device'])} in {distinct(certificates['precision'])} "
         f"({distinct(certificates['engine'])}){arithmetic}{_beacons(trials)}."
     )
+
+
+def _workers(workers: pd.Series) -> str:
+    """How many trained a model, where that was not one: each has batch statistics of its own."""
+    return f" by {distinct(workers)} workers (batch norm within each)" if (workers > 1).any() else ""
 
 
 def _beacons(trials: pd.DataFrame) -> str:

@@ -12,8 +12,8 @@ from results.store.run import Run
 
 @dataclass(frozen=True)
 class Subject:
-    """A run of which several tables are made, or tables and a page: what all of them need is found once, when the first
-    of them asks. They take it in the place of the run, which must not change meanwhile."""
+    """A run of which several tables are made, or tables, figures and a page: what all of them need is found once, when
+    the first of them asks. They take it in the place of the run, which must not change meanwhile."""
 
     run: Run
 

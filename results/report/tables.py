@@ -36,8 +36,10 @@ BEYOND_ACR = (
     "methods at the same σ. All hold: the ACR of certificates that hold all at once with 95\u00a0% confidence, each at "
     "5\u00a0% divided by the number of images, or at alpha where that is less. Two-sided ACR: with all samples and the "
     "radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower bound of p_A and an upper bound of the runner-up's p_B that hold "
-    "together with probability 1 − alpha. p_A: share of an image's samples that are classified as its label; the "
-    "columns give the share of images above; where nothing was estimated, it counts as 0."
+    "together with probability 1 − alpha; an image whose estimation ended early, as soon as p_A was surely below one "
+    "half, has no such radius and counts as 0, which lowers this ACR the more, the more images abstain. p_A: share of "
+    "an image's samples that are classified as its label; the columns give the share of images above; where nothing "
+    "was estimated, it counts as 0."
 )
 SOFT = (
     "Soft: the ACR of another classifier, whose answer is the class of the largest expected softmax under noise, from "
@@ -53,11 +55,10 @@ ENVELOPE = (
     "Certified accuracy at each radius at whichever σ gives most of it there (the smallest of equal ones), as papers "
     "on denoised smoothing report; means over the seeds. No one classifier has it, and the σ is chosen on these test "
     "images, which makes it a little too large: so it has no intervals. Those of its numbers at their σ are in the "
-    f"table of certified accuracy, up to radius {RADII[-1]:.2f}. Rows are compared where they are the best of the same "
-    "σ."
+    "table of certified accuracy. Rows are compared where they are the best of the same σ."
 )
-FURTHER = (2.0, 2.5, 3.0, 3.5)
-"""Radii of the best of several σ beyond `RADII`, where a row has any accuracy there."""
+FURTHER = (2.0, 2.25, 2.5, 3.0, 3.5)
+"""Radii beyond `RADII`, where a row has any accuracy there; up to 2.25 is what papers list for one σ."""
 SEEDS = (
     "Lowest and highest of the seeds. Where the weights of all are the same, they are seeds of the certification's "
     "noise alone, and the row says so; else they are of the training, and of the noise with it. Spread: the largest "
@@ -108,14 +109,13 @@ def table_certified_accuracy(run: Run | Subject, source: str | None = None) -> R
     Raises:
         ValueError: an unknown source; or as `certified_groups`.
     """
-    columns = [Column("acr", "ACR", 3, "max"), Column("r0.00", "ACC", 1, "max")]
-    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
     reference, origin = published.reference(source or "thesis"), published.find_source(source or "thesis")
     sizes = published.image_counts(source or "thesis")
     subject = Subject.of(run)
     rows = [_accuracy_row(group, reference, sizes) for group in subject.groups]
     if source is not None:
         rows = sorted([*rows, *_published_alone(rows, reference)], key=lambda row: row.sigma)
+    columns = [Column("acr", "ACR", 3, "max"), *_accuracy_columns(rows)]
     return ResultTable(
         "certified_accuracy",
         "Certified accuracy (%) and average certified radius (ACR)",
@@ -196,12 +196,21 @@ def table_envelope(run: Run | Subject) -> ResultTable:
                 setting=(*setting_of(found.groups[0], *SAME), found.sigmas),
             )
         )
-    further = [radius for radius in FURTHER if any(row.measured[f"r{radius:.2f}"] > 0 for row in rows)]
+    title = "The best of several σ: certified accuracy (%)"
+    return ResultTable("best_of_sigma", title, _accuracy_columns(rows), rows, subject.caption, [ENVELOPE])
+
+
+def _accuracy_columns(rows: list[Row]) -> list[Column]:
+    """Of certified accuracy at 0, at each of `RADII`, and at those of `FURTHER` at which a row has any."""
     columns = [Column("r0.00", "ACC", 1, "max")]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
-    columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", on_terminal=False) for radius in further]
-    title = "The best of several σ: certified accuracy (%)"
-    return ResultTable("best_of_sigma", title, columns, rows, subject.caption, [ENVELOPE])
+    further = {f"r{radius:.2f}": f"{radius:.2f}" for radius in FURTHER}
+    columns += [
+        Column(key, heading, 1, "max", alone=f"ACC {heading}", on_terminal=False)
+        for key, heading in further.items()
+        if any(row.measured.get(key, 0.0) > 0 or row.published.get(key, 0.0) > 0 for row in rows)
+    ]
+    return columns
 
 
 def table_seeds(run: Run | Subject) -> ResultTable:
@@ -453,10 +462,11 @@ def _cost_sentences(trials: pd.DataFrame, columns: list[Column]) -> list[str]:
     sentences = [
         f"Memory: {memory}, summed over {workers} worker{'' if workers == '1' else 's'} and an ensemble's members.",
         *_size_sentence(columns),
-        "Runtime: training, wall clock. Certification: the seconds of all certificates added up, so the hours that one "
-        "device would take for all test images; fewer where more of them are misclassified, for which nothing is "
-        "estimated.",
-        "Train and certify: noise samples per second, of all workers in training and of one in certification.",
+        "Runtime: training, wall clock, with the evaluation after each epoch. Certification: the seconds of all "
+        "certificates added up, so the hours that one device would take for all test images; fewer where more of them "
+        "are misclassified, for which nothing is estimated.",
+        "Train and certify: noise samples per second, of all workers in training, where passes of an attack and of "
+        "clean images are not counted, and of one in certification.",
         f"{_hours(trials)}: training and certification, summed over workers.",
     ]
     if any(column.key == "energy_kwh" for column in columns):
@@ -491,7 +501,7 @@ def _accuracy_row(group: Group, reference: Numbers, sizes: Sizes) -> Row:
     quantities: dict[str, Callable[[pd.DataFrame], float]] = {"acr": average_certified_radius}
     intervals = {"acr": acr_interval(group.certificates, np.random.default_rng(SEED))}
     limit = _limit(group)
-    for radius in (0.0, *RADII):
+    for radius in (0.0, *RADII, *FURTHER):
         key = f"r{radius:.2f}"
         quantities[key] = lambda rows, radius=radius: 100 * certified_accuracy(rows, radius)  # type: ignore[misc]
         intervals[key] = _percent(accuracy_interval(group.certificates, radius))

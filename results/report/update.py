@@ -63,7 +63,7 @@ def _made_again(folder: RunFolder, published: str | None, *, places: bool) -> Re
 
     unfinished: list[str] = []
     made_from = ""
-    if folder.description.exists() and (folder.path / "trials").is_dir():
+    if folder.has_trials():
         made_from = sources(folder)
     if made_from or not folder.certificates.exists():
         unfinished = merge_run(folder, places=places)

@@ -19,10 +19,7 @@ FIGURES = (
     *("sensitivity", "robustness_gradient", "sample_weights", "class_overlap", "principal_variances"),
     *("p_a_distribution", "cost"),
 )
-FORMER_TABLES = ("table_5_1", "table_5_2")
-FORMER_FIGURES = ("figure_3_1", "figure_4_3", "figure_5_1", "figure_5_2", "figure_5_3", "p_a_ecdf")
-"""Names in reports, and in those of earlier versions. What the run has no data for any more is removed: it would look
-like part of the report."""
+"""Names in reports. What the run has no data for any more is removed: it would look like part of the report."""
 
 WITHOUT_CHART = ("gradient_by_epoch", "sensitivity", "robustness_gradient", "sample_weights", "class_overlap")
 """Figures that the page shows as pictures; it draws the others itself."""
@@ -45,7 +42,7 @@ def write_report(folder: RunFolder, source: str | None = None, *, places: bool =
         missing = f" (not finished: {', '.join(run.missing)})" if run.missing else ""
         raise BenchError(f"{folder.path}: no trial is finished, so there is nothing to report{missing}")
     subject = Subject(run)
-    tables, figures = list(tables_of(subject, source)), list(figures_of(run, source or "thesis"))
+    tables, figures = list(tables_of(subject, source)), list(figures_of(subject, source or "thesis"))
     for place in (folder.path, folder.tables, folder.figures):
         remove_leftovers(place)
     files = {name: drawn(figure) for name, figure in figures}
@@ -61,8 +58,8 @@ def write_report(folder: RunFolder, source: str | None = None, *, places: bool =
             write_text(folder.tables / f"{table.name}.{suffix}", text)
     for name, content in files.items():
         save_figure(content, folder.figures, name)
-    _remove_others(folder.tables, {*TABLES, *FORMER_TABLES} - {table.name for table in tables})
-    _remove_others(folder.figures, {*FIGURES, *FORMER_FIGURES} - files.keys())
+    _remove_others(folder.tables, set(TABLES) - {table.name for table in tables})
+    _remove_others(folder.figures, set(FIGURES) - files.keys())
     return tables
 
 

@@ -211,6 +211,10 @@ class RunFolder:
         names = [(path, written, _CLAIM.fullmatch(path.name)) for path, written in listing(self.path)]
         return [(path, written) for path, written, match in names if match and match["lock"] == lock]
 
+    def has_trials(self) -> bool:
+        """Whether its Parquet files can be made again: they were not sent alone."""
+        return self.description.exists() and (self.path / "trials").is_dir()
+
     def has_contents(self) -> bool:
         """Whether the folder holds more than trials, locks and what a process has not finished writing."""
         names = [path.name for path, _ in listing(self.path)]

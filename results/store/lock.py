@@ -188,10 +188,10 @@ def end_command() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def holder(run: RunFolder, name: str = "run") -> Holder | None:
+def holder(run: RunFolder) -> Holder | None:
     """Who claims the run, as its files tell at this instant; None: nobody."""
     found = None
-    for claim, written in run.claims(name):
+    for claim, written in run.claims("run"):
         content = _read(claim)
         if content is None:
             continue

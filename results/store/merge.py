@@ -177,7 +177,8 @@ def check_trial(row: Mapping[str, Any], certificates: pa.Table, rows: AnyPath, t
     indices = certificates["index"].to_pylist()
     wanted = None if isinstance(settings, ImportedTrial) else settings.certify.images
     if not indices or len(set(indices)) < len(indices) or wanted not in (None, len(indices)):
-        raise MergeError(f"{rows}: {row['trial_id']}: {len(set(indices))} images in {len(indices)} rows, not {wanted}")
+        expected = "" if wanted is None else f", not {wanted}"
+        raise MergeError(f"{rows}: {row['trial_id']}: {len(set(indices))} images in {len(indices)} rows{expected}")
     for name, own in told.items():
         if row[name] != own:
             raise MergeError(f"{trials}: {row['trial_id']}: {name} = {row[name]}, by its settings and rows {own}")

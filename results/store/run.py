@@ -65,8 +65,8 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     Raises:
         FileNotFoundError: no merged run there.
         StoreError: a file that is not Parquet, not of this schema version, or not to be opened (names it); two runs
-            hold the same trial with different weights; or, where the files are all there is, without a folder
-            trials/, certificates whose radii do not follow from their counts.
+            hold the same trial with different weights; or, where the files are all there is, without run.json
+            and a folder trials/, certificates whose radii do not follow from their counts.
         OSError: a file that this user may not read.
     """
     if not sources:
@@ -76,7 +76,7 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     descriptions = [RunRecord.read(run.description) for run in runs if run.description.exists()]
     both = [(_table(run, "certificates", CERTIFICATES), _table(run, "trials", TRIALS)) for run in runs]
     for run, tables in zip(runs, both, strict=True):
-        if not (run.path / "trials").is_dir():
+        if not run.has_trials():
             _check_alone(run, *tables)
     certificates, trials = (frame_of(pa.concat_tables(tables)) for tables in zip(*both, strict=True))
     for trial_id, same in trials.groupby("trial_id", sort=False):
@@ -85,9 +85,9 @@ def read_run(*sources: str | Path | RemotePath) -> Run:
     finished = set(trials["trial_id"])
     if set(certificates["trial_id"]) != finished:
         odd = min(set(certificates["trial_id"]) ^ finished)
+        remedy = ": `bench report` writes them again" if runs[0].has_trials() else ""
         raise StoreError(
-            f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd}): "
-            "`bench report` writes them again"
+            f"{sources[0]}: certificates.parquet and trials.parquet do not hold the same trials ({odd}){remedy}"
         )
     wanted = dict.fromkeys(trial for description in descriptions for trial in description.trials)
     return Run(

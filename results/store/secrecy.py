@@ -63,7 +63,7 @@ def placeless(words: Sequence[str]) -> list[str]:
         elif option == "--beacon":
             found.append(word)
         elif match:
-            path = PurePosixPath(match[2])
+            path = PurePosixPath(match[2].partition("?")[0])  # a URL's options may name a host
             named = path.suffix in _NAMED_FILES or option in _MODELS
             found.append(f"{match[1]}…" + (f"/{path.name}" if named else ""))
         else:

@@ -112,6 +112,9 @@ def test_a_place_whose_node_is_lost_takes_no_room(tmp_path: Path, monkeypatch: p
         assert order.suggest(name)
         order.on_trial_complete(name, {"succeeded": 1})
     assert order.nothing_can_go_on()  # Tune still holds the first
+    order.waiting.append(job(tmp_path, "later"))
+    nodes.clear()  # the rest is lost before it began, and may be replaced, as what was left out was
+    assert not order.nothing_can_go_on()
     assert order.succeeded == {"job", "other"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -12,6 +13,7 @@ from cluster.certification import _Shards, _shards_left
 from cluster.elastic import ShardTimes
 from cluster.group import GroupSize, WorkerGroup
 from cluster.retry import ATTEMPTS
+from cluster.schedule import _log_traceback
 from cluster.training import train
 from cluster.work import WorkFailed
 from cluster.worker import Doing
@@ -46,14 +48,27 @@ def test_a_training_is_tried_again_after_a_death_or_an_error_of_a_device(
 
 def test_a_training_that_raised_while_all_lived_is_not() -> None:
     group = group_that(raised(ValueError("the loss became nan")), 0)
-    with pytest.raises(WorkFailed, match="the loss became nan"):
+    with pytest.raises(WorkFailed, match="the loss became nan") as caught:
         train(group)
+    assert isinstance(caught.value.__cause__, RayTaskError)  # which has the worker's own traceback
+
+
+def test_the_log_of_a_job_has_the_worker_s_traceback_without_colours(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    error = RayTaskError("train", '  File "mine.py", line 7, in loss\nValueError: no', ValueError("no"))
+    try:
+        train(group_that(error, 0))
+    except WorkFailed:
+        _log_traceback(log)
+    assert 'File "mine.py", line 7, in loss' in log.read_text()
+    assert "\x1b" not in log.read_text()
 
 
 def test_what_is_left_to_certify_is_asked_again_after_an_error_of_a_device_and_no_other() -> None:
     assert _shards_left(group_that(raised(OF_A_DEVICE), WorkerCrashedError(), [[0], [1]])) == [[0], [1]]
-    with pytest.raises(WorkFailed, match="no such model"):
+    with pytest.raises(WorkFailed, match="no such model") as caught:
         _shards_left(group_that(raised(ValueError("no such model"))))
+    assert isinstance(caught.value.__cause__, RayTaskError)
     with pytest.raises(WorkFailed, match=f"failed {ATTEMPTS} times before the first shard: .*illegal memory access"):
         _shards_left(group_that(*[raised(OF_A_DEVICE)] * ATTEMPTS))
 

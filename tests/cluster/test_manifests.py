@@ -225,6 +225,13 @@ def test_before_its_time_limit_the_sbatch_script_ends_the_run_and_queues_again(
     assert all(f"--nodelist={node} rm -rf /tmp/ray-{os.getpid()}\n" in calls.read_text() for node in ("n1", "n2"))
 
 
+def test_the_logs_of_a_cluster_that_failed_are_kept(tmp_path: Path) -> None:
+    environment = allocation(tmp_path, srun=IDLE, python=PYTHON.replace("trap", "exit 1; trap"))
+    done = subprocess.run(["bash", SBATCH, "--grid", "thesis"], cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "rm -rf" not in (tmp_path / "calls").read_text()
+
+
 @pytest.mark.parametrize(("restarts", "arrives"), [(None, True), ("0", True), ("1", False)])
 def test_a_job_that_was_requeued_deletes_nothing(tmp_path: Path, restarts: str | None, arrives: bool) -> None:
     environment = allocation(tmp_path, srun=IDLE, python=PYTHON.replace("trap", "exit 0; trap"))

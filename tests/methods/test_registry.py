@@ -163,6 +163,7 @@ class NoMembers(Whole):
         (NoDataclass, "must be a dataclass: @register_method above @dataclass"),
         (NoTitle, "must have a title, as text"),
         (NoDefault, "must have a default for amount"),
+        (Whole, r"must define loss\(logits, labels, \*, sigma, epoch\) or training_loss\(step\)"),
     ],
 )
 def test_a_method_that_is_none_is_refused(method: Any, message: str) -> None:

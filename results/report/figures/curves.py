@@ -17,13 +17,14 @@ from matplotlib.patches import Patch
 
 from results.analysis import published
 from results.analysis.envelope import envelopes
-from results.analysis.groups import Group, certified_groups, of_published_data
+from results.analysis.groups import Group, of_published_data
 from results.analysis.metrics import certified_accuracies, label_probabilities
 from results.analysis.statistics import simultaneous_band
 from results.report.caption import not_comparable
 from results.report.figures.steps import CELLS, Floats, curve, distribution, thinned
 from results.report.figures.style import MARKERS, THIN, Look, legend_below, looks, panels, panels_by_sigma, styled
 from results.report.figures.theory import threshold_name
+from results.report.subject import Subject
 from results.store.run import Run
 
 BASELINE = "gaussian"
@@ -50,7 +51,7 @@ def baselines(run: Run) -> set[str]:
     return set(trials["method"][(trials["method"] == BASELINE) | (trials["variant_of"] == BASELINE)])
 
 
-def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
+def figure_certified_accuracy(run: Run | Subject, source: str = "thesis") -> Figure:
     """Certified accuracy against radius for every method, one panel per σ.
 
     The line is the mean over the seeds; each of several seeds is a thin line, in a darker band from the lowest to the
@@ -68,11 +69,12 @@ def figure_certified_accuracy(run: Run, source: str = "thesis") -> Figure:
         ValueError: an unknown source; or as `certified_groups`.
     """
     words = Words("Certified accuracy by radius", "As Figure 5.1 of the thesis.")
-    figure, _ = _certified_accuracy(certified_groups(run), looks(run), source, words, others=source != "thesis")
+    subject = Subject.of(run)
+    figure, _ = _certified_accuracy(subject.groups, looks(subject.run), source, words, others=source != "thesis")
     return figure
 
 
-def figure_envelope(run: Run) -> Figure:
+def figure_envelope(run: Run | Subject) -> Figure:
     """The best of several σ: certified accuracy against radius at whichever σ gives most of it there; one panel for
     each set of σ. A marker stands where another σ becomes the best.
 
@@ -82,8 +84,9 @@ def figure_envelope(run: Run) -> Figure:
     Raises:
         ValueError: as `certified_groups`.
     """
-    found = envelopes(certified_groups(run))
-    look, entries = looks(run), dict[str, Artist]()
+    subject = Subject.of(run)
+    found = envelopes(subject.groups)
+    look, entries = looks(subject.run), dict[str, Artist]()
     with styled():
         sets = sorted({envelope.sigmas for envelope in found})
         figure, axes = panels("The best of several σ: certified accuracy by radius", len(sets))
@@ -110,16 +113,18 @@ def figure_envelope(run: Run) -> Figure:
     return figure
 
 
-def figure_decomposition(run: Run, source: str = "thesis") -> Figure:
+def figure_decomposition(run: Run | Subject, source: str = "thesis") -> Figure:
     """As `figure_certified_accuracy`, for Gaussian augmentation with and without linear decomposition: that method
     and its variants.
 
     The title of a panel says how many directions each decomposition keeps.
     """
-    methods = baselines(run)
-    groups = [group for group in certified_groups(run) if group.method in methods]
+    subject = Subject.of(run)
+    methods = baselines(subject.run)
+    groups = [group for group in subject.groups if group.method in methods]
     words = Words("Certified accuracy with and without linear decomposition", "As Figure 5.3 of the thesis.")
-    figure, axes = _certified_accuracy([_with_threshold(group) for group in groups], looks(run), source, words)
+    shown = [_with_threshold(group) for group in groups]
+    figure, axes = _certified_accuracy(shown, looks(subject.run), source, words)
     for sigma, panel in axes.items():
         kept = dict.fromkeys(text for group in groups if group.sigma == sigma for text in _kept_directions(group))
         if kept:  # not by set_title, which would take the size from the user's own style
@@ -127,13 +132,13 @@ def figure_decomposition(run: Run, source: str = "thesis") -> Figure:
     return figure
 
 
-def figure_p_a(run: Run) -> Figure:
+def figure_p_a(run: Run | Subject) -> Figure:
     """The share of test images whose estimated p_A, the probability of the label under noise, is at most x.
 
     Several seeds count together. Errors as for `certified_groups`.
     """
-    groups = certified_groups(run)
-    look = looks(run)
+    subject = Subject.of(run)
+    groups, look = subject.groups, looks(subject.run)
     entries: dict[str, Artist] = {}
     imported = False
     with styled():

@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from results.analysis.groups import Group, certified_groups
+from results.analysis.groups import Group
 from results.analysis.metrics import worker_hours
 from results.printable import named_sigma
 from results.report.figures.style import THIN, legend_below, looks, panels, panels_by_sigma, plain_log_ticks, styled
+from results.report.subject import Subject
 from results.store.run import Run
 
 CONSISTENCY, GENERALISED = "consistency", "generalised"
@@ -40,17 +42,17 @@ def compared(run: Run) -> list[str]:
     return [method for method in dict.fromkeys(run.epochs["method"]) if method in {CONSISTENCY, GENERALISED, *variants}]
 
 
-def figure_accuracy_by_epoch(run: Run) -> Figure:
+def figure_accuracy_by_epoch(run: Run | Subject) -> Figure:
     """Accuracy of the base classifier after each epoch, on one noise sample of each test image; one panel per σ.
 
     The line is the mean over the seeds, an ensemble's members included; each of several seeds is a thin line. Errors as
     for `certified_groups`.
     """
-    titles = {group.method: group.title for group in certified_groups(run)}
-    look = looks(run)
-    methods = sorted(compared(run), key=list(look).index)
-    epochs = run.epochs[run.epochs["method"].isin(methods)]
-    epochs = epochs.assign(number=epochs["epoch"] + 1, percent=100 * epochs["noisy_test_accuracy"])
+    subject = Subject.of(run)
+    titles = {group.method: group.title for group in subject.groups}
+    look = looks(subject.run)
+    methods = sorted(compared(subject.run), key=list(look).index)
+    epochs = _epochs_of(subject.run, methods)
     entries: dict[str, Artist] = {}
     with styled():
         figure, axes = panels_by_sigma("Accuracy on noisy test images while training", epochs["sigma"])
@@ -72,6 +74,12 @@ def figure_accuracy_by_epoch(run: Run) -> Figure:
     return figure
 
 
+def _epochs_of(run: Run, methods: list[str]) -> pd.DataFrame:
+    """The epochs of these methods, with the `number` of each from 1 and its accuracy in `percent`."""
+    epochs = run.epochs[run.epochs["method"].isin(methods)]
+    return epochs.assign(number=epochs["epoch"] + 1, percent=100 * epochs["noisy_test_accuracy"])
+
+
 def maximising(run: Run) -> list[str]:
     """The methods that `figure_gradient_by_epoch` shows, among those trained: MACER, the thesis's Eq. 3.3 maximised
     directly, and the variants of both; none where no gradient of theirs is known."""
@@ -80,18 +88,18 @@ def maximising(run: Run) -> list[str]:
     return [*dict.fromkeys(epochs["method"])] if epochs["gradient_norm"].notna().any() else []
 
 
-def figure_gradient_by_epoch(run: Run) -> Figure:
+def figure_gradient_by_epoch(run: Run | Subject) -> Figure:
     """Accuracy of the base classifier and size of the gradient in each epoch, of the methods that maximise the
     robustness item; a pair of panels per σ. Means over the seeds. Errors as for `certified_groups`.
 
     Args:
         run: with at least one of those methods (`maximising`).
     """
-    titles = {group.method: group.title for group in certified_groups(run)}
-    look = looks(run)
-    methods = sorted(maximising(run), key=list(look).index)
-    epochs = run.epochs[run.epochs["method"].isin(methods)]
-    epochs = epochs.assign(number=epochs["epoch"] + 1, percent=100 * epochs["noisy_test_accuracy"])
+    subject = Subject.of(run)
+    titles = {group.method: group.title for group in subject.groups}
+    look = looks(subject.run)
+    methods = sorted(maximising(subject.run), key=list(look).index)
+    epochs = _epochs_of(subject.run, methods)
     quantities = {"percent": "noisy test accuracy (%)", "gradient_norm": "ℓ2 norm of the gradient"}
     sigmas = sorted(epochs["sigma"].unique())
     entries: dict[str, Artist] = {}
@@ -124,14 +132,15 @@ def _fit_sizes(panel: Axes) -> None:
         panel.set_ylim(bottom=0)
 
 
-def figure_cost(run: Run) -> Figure:
+def figure_cost(run: Run | Subject) -> Figure:
     """ACR and accuracy of each method and σ against what it took to train and to certify, summed over workers.
 
     Means over the seeds. Trials trained elsewhere are left out, for nobody knows what they cost. Errors as for
     `certified_groups`.
     """
-    groups = [known for group in certified_groups(run) if (known := _trained_here(group))]
-    look = looks(run)
+    subject = Subject.of(run)
+    groups = [known for group in subject.groups if (known := _trained_here(group))]
+    look = looks(subject.run)
     fills = dict(zip(sorted({group.sigma for group in groups}), FILLS * len(groups), strict=False))
     accelerated = all((group.trials["memory_kind"] == "accelerator").all() for group in groups)
     entries: dict[str, Artist] = {}

@@ -15,12 +15,10 @@ from results.store.run import Run
 
 STATUSES = ("absent", "certified", "abstained", "misclassified")
 """By their numbers in the packed arrays; absent: the trial did not certify the image."""
-TYPES = ("float64", "uint32", "int16", "uint8")
-"""As typed arrays of JavaScript have them, little-endian."""
 
 
 class Packer:
-    """Arrays one after the other."""
+    """Arrays one after the other, little-endian, as typed arrays of JavaScript have them."""
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []

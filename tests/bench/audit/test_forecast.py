@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bench.cli.base import app
 from bench.data import ImageSet, load_images
 from methods import Method, TrainingStep
 from results.analysis.power import detectable
+from results.errors import BenchError
 from tests.conftest import small_trial
 
 TRAIN = {"epochs": 4, "decay_epochs": [3], "batch": 64, "images": 200}
@@ -74,12 +76,26 @@ class Particular(Method):
 def test_passes_are_counted_of_a_method_that_takes_the_datas_images_alone() -> None:
     grey = ImageSet(np.zeros((3, 1, 28, 28), dtype=np.uint8), np.zeros(3, dtype=np.int64), 12)
     expected = Passes(train=4 * 200 * 2, survey=4 * 500)
-    for method, data in ((Particular(copies=2), None), (Particular(copies=2, classes=12, shape=(1, 28, 28)), grey)):
+    never = partial(pytest.fail, "loaded for nothing")
+    for method, data in (
+        (Particular(copies=2), never),
+        (Particular(copies=2, classes=12, shape=(1, 28, 28)), lambda: grey),
+    ):
         trial = small_trial(train=TRAIN)
         vars(trial)["objective"] = method
         assert count_passes(trial, 200, 500, certify=False, like=data) == expected
     with pytest.raises(RuntimeError):
         count_passes(trial, 200, 500, certify=False)
+
+
+def test_a_loss_that_is_no_scalar_is_refused_where_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = small_trial()
+    for given, told in ((None, "None"), (torch.zeros(1, 2), r"\(1, 2\)"), (0.5, "a float")):
+        monkeypatch.setattr(type(trial.objective), "loss", lambda *_, given=given, **__: given)
+        with pytest.raises(
+            BenchError, match=rf"^method 'gaussian': its loss must be a scalar tensor, gave {told}: is a"
+        ):
+            count_passes(trial, 200, 500, certify=False)
 
 
 def test_the_activations_that_are_held_are_those_of_the_network() -> None:

@@ -327,7 +327,7 @@ def test_every_count_has_the_radius_that_the_program_gives_it(n: int, counts: ra
     for k in counts:
         bound = float(betaincinv(k, n - k + 1, 0.001))
         if bound >= 0.5:
-            assert independent._is_radius(float(0.25 * ndtri(bound)) / 0.25, k, n, 0.001), k
+            assert independent._is_radius(float(0.25 * ndtri(bound)) / 0.25, k, n, 0.001, 0.0), k
 
 
 def test_every_bound_at_any_time_has_the_radius_that_the_program_gives_it() -> None:
@@ -366,9 +366,9 @@ def test_a_bound_of_one_size_is_not_accepted_of_an_image_that_was_stopped(run: P
 def test_intervals_agree_with_scipy_to_its_last_digits(n: int) -> None:
     for k in np.unique(np.linspace(n // 2 + n // 8, n, 7).astype(int)).tolist():
         r = float(ndtri(betaincinv(k, n - k + 1, 0.001)))
-        assert independent._is_radius(r, k, n, 0.001)
-        assert not independent._is_radius(r + 1e-8, k, n, 0.001)  # unsound
-        assert not independent._is_radius(r - 1e-5, k, n, 0.001)  # less than the counts give
+        assert independent._is_radius(r, k, n, 0.001, 0.0)
+        assert not independent._is_radius(r + 1e-8, k, n, 0.001, 0.0)  # unsound
+        assert not independent._is_radius(r - 1e-5, k, n, 0.001, 0.0)  # less than the counts give
 
 
 def test_it_shares_no_code() -> None:

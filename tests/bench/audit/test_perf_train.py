@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.audit.perf_train import BATCH, BATCHES, _plain_step, images_of_a_round
 from bench.machine.hardware import compute_reproducibly
+from bench.models.classifier import build_model
 from bench.train.replay import WARM_UPS
 
 
@@ -17,6 +18,20 @@ def test_a_round_has_whole_batches_and_on_a_gpu_mostly_such_as_are_replayed(kind
     assert len(images) == BATCH * BATCHES[kind]
     assert kind == "cpu" or 0.05 * BATCHES[kind] > WARM_UPS + 1
     assert len(images.labels) == len(images.images)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_published_step_has_images_and_weights_in_its_layout(layout: torch.memory_format) -> None:
+    seen: list[bool] = []
+    model = build_model("resnet8", num_classes=10)  # with 1×1 convolutions, whose weights are in both layouts
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(
+                lambda own, given: seen.extend(x.is_contiguous(memory_format=layout) for x in (*given, own.weight))
+            )
+    _plain_step(model, layout)(torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+    assert seen
+    assert all(seen)
 
 
 def test_the_published_step_has_torchs_own_defaults_and_no_other_has() -> None:

@@ -26,6 +26,7 @@ from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
 from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
 from bench.runner.state import note_devices, trial_task
+from methods import METHODS, Method, RegistryError
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
 from results.store.records import WorkerRecord
@@ -51,6 +52,7 @@ def bench(*arguments: str) -> int:
         (["run", "--grid", "smok"], "unknown grid 'smok': did you mean 'smoke'?"),
         (["run", "--grid", "none.toml"], "none.toml: cannot be read: No such file"),
         (["run", "--grid", "smoke", "--data", "nowhere"], "nowhere' is not a folder"),
+        (["run", "--grid", "smoke", "--data", "cifr10"], "or a folder of images: did you mean 'cifar10'? (one of"),
         (
             ["run", "--grid", "smoke", "--methods", "generalised_ld,macr"],
             "unknown method 'macr': did you mean 'macer'?",
@@ -341,6 +343,23 @@ def test_grids_and_methods_list_everything(capsys: pytest.CaptureFixture[str]) -
     assert bench("methods") == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("macer", "inverse_temperature", "generalised", "mask_entropy"))
+
+
+def test_a_method_whose_package_is_broken_is_told_and_the_others_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = METHODS.find
+
+    def broken(name: str) -> type[Method]:
+        if name == "macer":
+            raise RegistryError("macer [of a package] cannot be loaded")
+        return find(name)
+
+    monkeypatch.setattr(METHODS, "find", broken)
+    assert bench("methods") == 0
+    printed = capsys.readouterr()
+    assert printed.err == "warning: macer [of a package] cannot be loaded\n"
+    assert "mask_entropy" in printed.out
 
 
 @pytest.mark.usefixtures("_no_figures")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import logging
 import shutil
 import socket
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import DataError, ImageSet, Normalisation, count_images, dataset_name, files, load_images, resolve_data
+from bench.data import (
+    DataError,
+    ImageSet,
+    Normalisation,
+    count_images,
+    dataset_name,
+    files,
+    load_images,
+    named,
+    resolve_data,
+)
 from bench.data.files import _Fingerprints
 from bench.data.held_out import held_out_of, name_of
 from bench.data.synthetic import draw_synthetic
@@ -170,6 +183,36 @@ def test_another_copy_on_a_machines_own_disk_is_refused(tmp_path: Path, monkeypa
     assert len(load_images(str(folder), "train", name)) == 2
 
 
+def test_only_who_reads_the_same_copy_waits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Machines may share a home, and have a copy each."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    caplog.set_level(logging.INFO, "bench")
+    copies = [tmp_path / machine / "mine" for machine in "ab"]
+    for folder in copies:
+        folder.mkdir(parents=True)
+        write_parquet(folder, "train", [png(image) for image in random_pixels(2)], [0, 1])
+    name = dataset_name(str(copies[0]))
+    shutil.rmtree(tmp_path / "home")
+    monkeypatch.setattr("bench.data.files._fingerprints", _Fingerprints())
+    other, lock = ExitStack(), fcntl.flock
+    state = files._state_of(copies[0], files._files_of_all(copies[0], ("train", "test")))
+    other.enter_context(_Fingerprints().one_at_a_time(state))
+
+    def waiting(file: Any, how: int) -> None:
+        if not how & fcntl.LOCK_NB:
+            other.close()
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", waiting)
+    assert len(load_images(str(copies[1]), "train", name)) == 2
+    assert not caplog.messages
+    assert len(load_images(str(copies[0]), "train", name)) == 2
+    [told] = caplog.messages
+    assert told.endswith(".lock: waiting for another process that fetches or reads the data")
+
+
 def test_images_that_change_while_they_are_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     write_parquet(tmp_path, "train", [png(image) for image in random_pixels(2)], [0, 1])
@@ -228,6 +271,23 @@ def test_a_registered_data_set_is_known_by_its_name_and_its_images() -> None:
 
 
 @pytest.mark.usefixtures("_own_data_sets")
+def test_a_registered_data_set_is_loaded_no_more_often_than_its_name_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "_names", {})
+    loaded: list[str] = []
+    given = [stripes()]
+    register_dataset("counted")(lambda split: loaded.append(split) or given[0])  # type: ignore[func-returns-value]
+    name = dataset_name("counted")
+    assert [len(load_images("counted", split, name)) for split in ("train", "test")] == [4, 4]
+    assert loaded == ["train", "test"] * 2  # for the name, and to be used
+    named._names.clear()  # as in another process
+    load_images.cache_clear()
+    assert [len(load_images("counted", split, name)) for split in ("test", "train")] == [4, 4]
+    assert loaded[4:] == ["test", "train", "train"]
+    given[0] = stripes(5)
+    assert len(load_images("counted", "test", dataset_name("counted"))) == 5
+
+
+@pytest.mark.usefixtures("_own_data_sets")
 def test_what_a_data_set_of_ones_own_says_for_training_is_in_its_fingerprint() -> None:
     said = {"normalisation": Normalisation((0.5,) * 3, (0.2,) * 3)}
     names = []
@@ -256,7 +316,9 @@ def test_what_a_data_set_of_ones_own_says_for_training_is_in_its_fingerprint() -
             r"images must be \(count, 1 or 3, height, width\)",
         ),
         (lambda _: stripes(labels=np.zeros(3, np.int64)), r"labels must be \(4,\), int64, not \(3,\), int64"),
-        (lambda _: stripes(labels=np.full(4, 7)), "labels must be from 0 to 1, found 7"),
+        (lambda _: stripes(labels=np.full(4, 7)), "^data 'mine': labels must be from 0 to 1, found 7"),
+        (lambda _: stripes(labels=np.array([-1, 0, 1, 1])), "labels must be from 0 to 1, found -1"),
+        (lambda _: stripes(normalisation=(0.5, 0.2)), "normalisation must be a bench.data.Normalisation, not a tuple"),
     ],
 )
 def test_a_registered_data_set_that_gives_no_images_is_refused(loader: Callable[[str], ImageSet], message: str) -> None:

@@ -175,6 +175,12 @@ def test_a_worker_looks_for_it_where_the_folder_of_the_driver_is_not(name: str, 
     assert np.array_equal(found.images, load_images(str(folder), "test").images)
 
 
+def test_another_set_that_a_worker_finds_there_is_told_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "MNIST").mkdir()
+    with pytest.raises(DataError, match=f"^{tmp_path}/MNIST: is a folder of images on .*, and not mnist"):
+        load_images("/on/the/driver/alone", "test", "mnist")
+
+
 def test_the_names_are_those_that_are_registered() -> None:
     assert list(DATASETS)[:6] == ["synthetic", *KNOWN]
     kinds = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "mnist": MNIST, "fashion_mnist": FashionMNIST}

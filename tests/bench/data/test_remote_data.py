@@ -177,5 +177,5 @@ def test_a_file_system_without_locks_is_said_once_and_does(
     assert len(copies(home)) == 2
     [record] = caplog.records
     assert record.getMessage().endswith(
-        f"cannot be locked ({os.strerror(number)}): processes that start together each fetch it"
+        f"cannot be locked ({os.strerror(number)}): processes that start together each fetch or read the data"
     )

@@ -97,9 +97,12 @@ def test_any_model_from_a_factory() -> None:
         (["--model", "factories:leaves"], "factories:leaves: SystemExit: 0"),
         (["--model", "factories:good", "--n", "9"], "certify: n = 9 with alpha = 0.001: certifies no image"),
         (["--model", "factories:none"], "has no attribute 'none'"),
-        (["--model", "no_such_module:x"], "No module named 'no_such_module'"),
-        (["--model", "no_such_run/trial"], "must be MODULE:FACTORY, or RUN/TRIAL"),
+        (["--model", "no_such_module:x"], "No module named 'no_such_module': it must be in the current folder or"),
+        (["--model", "factories.py:good"], "named without .py"),
+        (["--model", "./factories.py:good"], "must be MODULE:FACTORY, the module from the current folder or installed"),
+        (["--model", "no_such_run/trial"], "or RUN/TRIAL with a run"),
         (["--model", "factories:good", "--sigma", "0"], "sigma = 0.0: input should be greater than 0"),
+        (["--model", "factories:good", "--sigma", "64"], "sigma = 64: pixels are in [0, 1]: 64 of 255 is 0.25"),
         (["--model", "factories:good", "--alpha", "1"], "certify.alpha = 1.0: input should be less than 1"),
         (["--model", "factories:good", "--n", "0"], "certify.n = 0"),
         (["--model", "factories:good", "--n0", "0"], "certify.n0 = 0"),
@@ -177,19 +180,20 @@ CRANES = [f"class {number}" for number in range(210)]
 
 
 @pytest.mark.parametrize(
-    ("own", "data", "displaced"),
+    ("own", "data", "told", "displaced"),
     [
-        (["crane", *CRANES, "crane"], ["x", *CRANES, "crane"], None),  # two of the model's
-        (["x", *CRANES, "crane"], ["crane", *CRANES, "crane"], None),  # two of the data's
-        (["crane", "y", *CRANES, "x"], ["x", "z", *CRANES, "crane"], None),  # one or two in a hundred may be homonyms
-        (["crane", "maillot", *CRANES, "x"], ["x", "crane", *CRANES, "maillot"], "crane"),
-        (["dog", *CRANES[:98]], [*CRANES[:1], "dog", *CRANES[1:98]], "dog"),
-        (["wolf", "dog", "7"], ["7", "dog"], None),
-        (["cat", "dog"], ["wolf", "cat"], "cat"),
+        (["crane", *CRANES, "crane"], ["x", *CRANES, "crane"], None, None),  # two of the model's
+        (["x", *CRANES, "crane"], ["crane", *CRANES, "crane"], None, None),  # two of the data's
+        # One or two in a hundred may be homonyms.
+        (["Crane", "y", *CRANES, "x"], ["x", "z", *CRANES, "crane"], "Crane, x", None),
+        (["crane", "maillot", *CRANES, "x"], ["x", "crane", *CRANES, "maillot"], None, "crane"),
+        (["dog", *CRANES[:98]], [*CRANES[:1], "dog", *CRANES[1:98]], None, "dog"),
+        (["wolf", "dog", "7"], ["7", "dog"], None, None),
+        (["cat", "dog"], ["wolf", "cat"], None, "cat"),
     ],
 )
 def test_classes_of_one_name_may_be_two_where_there_are_many(
-    own: list[str], data: list[str], displaced: str | None
+    own: list[str], data: list[str], told: str | None, displaced: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = nn.Identity()
     model.class_names = own  # type: ignore[assignment]
@@ -197,6 +201,7 @@ def test_classes_of_one_name_may_be_two_where_there_are_many(
     images = ImageSet(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, np.int64), len(data), tuple(data))
     with pytest.raises(SourceError, match=f"has {displaced} as class") if displaced else nullcontext():
         _refuse_other_order(source, images)
+    assert caplog.messages == [f"mine: has other numbers than the data for {told}: taken for homonyms"] * bool(told)
 
 
 ORDERED = """

@@ -211,7 +211,9 @@ def test_a_network_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'counts': 0\._extra_state of its state_dict must be a tensor, is dict"):
         build_model("counts", num_classes=2)
     with pytest.raises(
-        ValueError, match="model = 'nothin': must be tiny, patches, nothing, counts or resnet followed by a depth 6n"
+        ValueError,
+        match=r"model = 'nothin': must be tiny, patches, nothing, counts or resnet followed by a depth 6n.* such as "
+        r"resnet110: did you mean 'nothing'\? \(one of your own: give --plugin\)",
     ):
         check_network("nothin")
 

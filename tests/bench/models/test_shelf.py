@@ -525,7 +525,7 @@ def test_a_run_of_an_onnx_file_is_verified_by_either_engine(tmp_path: Path, monk
         ("torchvision:resnet18@classes=5", "the published weights have their classes: leave out classes = 5"),
         ("torchvision:resnet18@normalise=0.5", "normalise = 0.5: must be imagenet, cifar10, half, none, or MEANS:STDS"),
         ("onnx:none.onnx", "there is no file none.onnx"),
-        ("nowhere/at_all", "must be MODULE:FACTORY, or RUN/TRIAL with a run that holds run.json, or one of timm:NAME"),
+        ("nowhere/at_all", "or RUN/TRIAL with a run that holds run.json; or one of timm:NAME"),
     ],
 )
 def test_a_wrong_name_gets_one_sentence(

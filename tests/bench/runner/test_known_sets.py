@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.audit.perf_certify import compare_precisions
 from bench.data import load_images
-from bench.models.checkpoint import load_model
+from bench.models.checkpoint import load_verified
 from bench.models.sources import open_model
 from bench.runner import work
 from bench.runner.state import trial_task
@@ -101,7 +101,7 @@ def test_a_restored_classifier_of_one_channel_is_the_one_that_was_trained(runs: 
     run = runs["mnist"]
     folder = run.trial(trial_ids(run)[0])
     trial, record = read_trial(folder.settings), TrainingRecord.read(folder.training)
-    model: Any = load_model(run, trial, record.num_classes or 0)
+    model: Any = load_verified(run, trial, record.num_classes or 0)
     images = torch.rand(4, 1, 28, 28)
     assert record.decomposition_kept
     assert model.decomposition.basis.shape == (784, record.decomposition_kept)

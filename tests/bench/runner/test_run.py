@@ -14,9 +14,11 @@ import pytest
 
 from bench.machine import resources
 from bench.runner import jobs, work
+from bench.runner.grid import trials_of
 from bench.runner.stages import unfinished
 from bench.runner.state import trial_task
 from bench.runner.trial_work import COMPILE_PROCESSES, TrialWork
+from bench.settings.grid import SHIPPED
 from bench.settings.options import RunOptions
 from cluster import ClusterError, GroupSize, Job
 from results.store.description import RunError, add_trials, check_room
@@ -38,6 +40,18 @@ def test_a_grid_with_an_ensemble_and_its_method_trains_each_member_once(tmp_path
     for ensemble in planned[-2:]:
         assert len(ensemble.after) == 3
         assert set(ensemble.after) <= {job.name for job in planned[:-2]}
+
+
+def test_a_rate_that_would_fall_after_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for name in SHIPPED:
+        trials_of(RunOptions.of(grid=name, data="synthetic", set=["certify.images=1"]))
+    assert caplog.messages == []
+    trials_of(
+        RunOptions.of(
+            grid="thesis", data="synthetic", set=["certify.images=1", "train.epochs=60", "rows.macer.train={}"]
+        )
+    )
+    assert set(caplog.messages) == {"thesis: train.decay_epochs = [60]: not reached in 60 epochs"}
 
 
 def test_what_is_certified_needs_no_job_and_loses_its_stale_state(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
+from bench.runner import stages
 from bench.runner.stages import is_trained, repair
 from bench.settings.trial import Trial
 from bench.train import loop
@@ -142,6 +143,23 @@ def test_one_file_damaged_after_another_costs_one_epoch(
     assert trained == [EPOCH_COUNT - 1]
     assert_same(folder, undisturbed, exactly=False)
     assert len(folder.checkpoint.read_bytes())
+
+
+def test_a_training_that_ends_while_it_is_looked_at_keeps_its_record(
+    trial: Trial, tmp_path: Path, undisturbed: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search asks of a teacher that its workers train."""
+    run = RunFolder(tmp_path)
+    folder = copied(undisturbed, run)
+    delete(folder.training)
+
+    def ends_meanwhile(*_: Any) -> bool:
+        folder.training.write_bytes(undisturbed.training.read_bytes())
+        return False
+
+    monkeypatch.setattr(stages, "_take_over", ends_meanwhile)
+    assert not repair(trial, run)
+    assert is_trained(trial, run)
 
 
 def test_the_same_in_a_store(trial: Trial, run: RunFolder, undisturbed: TrialFolder) -> None:

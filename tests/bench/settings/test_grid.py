@@ -6,9 +6,10 @@ import pytest
 
 from bench.settings.grid import GridError, load_grid
 from bench.settings.trial import Trial
+from bench.settings.tuning import Space
+from methods import Among
+from methods.macer import MACER
 from tests.conftest import small_trial
-
-MINIMAL = 'methods = ["gaussian"]\nsigmas = [0.25]\n'
 
 
 @pytest.mark.parametrize("name", ["smoke", "thesis"])
@@ -50,6 +51,13 @@ def test_thesis_recipe() -> None:
         ("rows.macer.option.copies=2", "unknown key 'rows.macer.option': did you mean 'options'?"),
         ("rows.macer.train.epoch=3", "rows.macer: unknown key 'epoch': did you mean 'epochs'?"),
         ("rows.macer.options.strenth=3", "method 'macer' has no option 'strenth': did you mean 'strength'?"),
+        (
+            "rows.generalised_ld.options.strength={0.25 = 20.0}",
+            "rows.generalised_ld.options: strength = {'0': {'25': 20.0}}: must be one value, or one per σ with the σ "
+            'in quotes: { "0.25" = 20.0, "0.5" = 10.0 }',
+        ),
+        ("rows.generalised_ld.options.strength=[20.0]", "strength = [20.0]: must be one value, or one per σ with the"),
+        ("rows.generalised_ld.options=2", "rows.generalised_ld.options = 2: input should be a valid dictionary"),
         ('methods=["macr"]', "unknown method 'macr': did you mean 'macer'?"),
         ("rows.macr.train.epochs=3", "rows.macr is neither in methods nor a known method: did you mean 'macer'?"),
         ("train.epochs=0", "train.epochs = 0: input should be greater than or equal to 1"),
@@ -57,6 +65,7 @@ def test_thesis_recipe() -> None:
         ("train.epochs=true", "train.epochs = True: input should be a valid integer"),
         ("certify.alpha=1.0", "certify.alpha = 1.0: input should be less than 1"),
         ("sigmas=[-0.25]", "sigmas.0 = -0.25: input should be greater than 0"),
+        ("sigmas=[64.0]", "sigmas.0: sigma = 64: pixels are in [0, 1]: 64 of 255 is 0.25"),
         ("sigmas=[0.25, 0.25]", "each may stand only once"),
         ("sigmas=[]", "sigmas = []: list should have at least 1 item"),
         ("sigmas=[0.12]", "rows.generalised_ld.options.strength has no value for sigma = 0.12, only for 0.25, 0.5, 1"),
@@ -82,6 +91,9 @@ def test_wrong_grids_are_refused_in_one_sentence(change: str, message: str) -> N
 def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="unknown grid 'smok': did you mean 'smoke'"):
         load_grid("smok")
+    (tmp_path / "my.toml").touch()
+    with pytest.raises(GridError, match=r"unknown grid '.*my': did you mean '.*my\.toml'\?$"):
+        load_grid(str(tmp_path / "my"))
     with pytest.raises(GridError, match="cannot be read: No such file"):
         load_grid(str(tmp_path / "none.toml"))
     broken = tmp_path / "broken.toml"
@@ -136,6 +148,12 @@ def test_a_changed_setting_is_a_new_trial_and_an_unchanged_one_is_found_again() 
     assert len({trial.trial_id, *(other.trial_id for other in others)}) == len(changes) + 1
     moved = trial.model_copy(update={"data": "/elsewhere"})
     assert moved.trial_id == trial.trial_id
+
+
+def test_a_search_draws_nothing_that_a_grid_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MACER, "search", {"start_epoch": Among((0, 1, 2, 3))})
+    space = Space(small_trial("macer", train={"epochs": 2}), 0)
+    assert [space.options(number) for number in range(3)] == [{"start_epoch": 0}, {"start_epoch": 1}, None]
 
 
 def test_certification_settings_do_not_change_the_training() -> None:

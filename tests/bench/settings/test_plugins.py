@@ -132,6 +132,24 @@ def test_an_error_of_a_plugins_own_is_one_sentence_with_its_line(mine: Path, tex
     assert (list(METHODS), list(NETWORKS), list(DATASETS)) == before
 
 
+def test_a_file_beside_a_plugin_is_not_found_and_said_to_be_there(mine: Path) -> None:
+    mine.with_name("theirs_too.py").touch()
+    mine.write_text("import theirs_too.parts\n")
+    with pytest.raises(PluginError, match=r"No module named 'theirs_too': files beside a plugin are not found: of sev"):
+        load_plugins([str(mine)])
+
+
+def test_a_plugin_that_registers_nothing_is_told_once(mine: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_plugins([str(mine)])
+    mine.write_text(MINE.replace("0.1", "0.2"))
+    load_plugins([str(mine)])
+    assert caplog.messages == []
+    mine.write_text("amount = 0.1\n")
+    for _ in range(2):
+        load_plugins([str(mine)])
+    assert caplog.messages == [f"--plugin {mine}: registers no method, network or data set"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

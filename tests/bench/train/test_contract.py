@@ -32,6 +32,7 @@ from bench.train import loop
 from bench.train.augment import crop_and_flip, random_shifts
 from bench.train.passes import Passes
 from bench.train.survey import survey
+from results.errors import BenchError
 from results.store.folder import RunFolder, TrialFolder, read_json
 from results.store.records import RunRecord
 from tests.conftest import here, small_trial
@@ -170,7 +171,7 @@ def test_each_method_composes_with_decomposition_and_bf16(method: str, tmp_path:
 def passes_of(model: nn.Module) -> tuple[Passes, nn.Module]:
     accelerator = Accelerator(cpu=True)
     prepared = accelerator.prepare(model).train()
-    return Passes(prepared, accelerator), prepared
+    return Passes(prepared, accelerator, 10), prepared
 
 
 def test_an_attack_reaches_no_parameter_and_no_statistic() -> None:
@@ -210,6 +211,15 @@ def test_an_attack_between_two_passes_leaves_their_gradients() -> None:
 
     plain, attacked = gradients(attacked=False), gradients(attacked=True)
     assert all(torch.equal(a, b) for a, b in zip(plain, attacked, strict=True))
+
+
+def test_a_network_whose_answers_are_not_logits_is_told() -> None:
+    networks = [(nn.Linear(3072, 9), r"\(8, 9\)"), (nn.Unflatten(1, (12, -1)), r"\(8, 12, 256\)")]
+    for network, found in (*networks, (nn.RNN(3072, 10), "a tuple")):
+        passes, _ = passes_of(nn.Sequential(nn.Flatten(), network))
+        for ask in (passes.train, passes.attack):
+            with pytest.raises(BenchError, match=rf"the network gave {found} for 8 images, expected \(8, 10\)"):
+                ask(torch.rand(2, 4, 3, 32, 32))
 
 
 def test_a_frozen_parameter_stays_frozen() -> None:

@@ -18,6 +18,7 @@ from bench.train.batches import Batch
 from bench.train.replay import Steps
 from methods import METHODS
 from methods.gaussian import Gaussian
+from results.errors import BenchError
 from tests.conftest import small_trial
 
 
@@ -58,9 +59,8 @@ def take_two_steps(monkeypatch: pytest.MonkeyPatch, name: str, **options: object
 
         monkeypatch.setattr(loop, "batches", batches)
         votes = torch.ones((50, 10), dtype=torch.int64)
-        data = loop.TrainData(
-            torch.zeros((50, 3, 32, 32), dtype=torch.uint8), torch.zeros(50, dtype=torch.int64), memory={"votes": votes}
-        )
+        images, labels = torch.zeros((50, 3, 32, 32), dtype=torch.uint8), torch.zeros(50, dtype=torch.int64)
+        data = loop.TrainData(images, labels, 10, memory={"votes": votes})
         model = build_model("tiny", num_classes=10, width=4)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         # an epoch in which every method does all it ever does
@@ -76,6 +76,12 @@ def test_no_step_waits_for_a_number(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_nor_does_the_other_attack_of_smoothadv(monkeypatch: pytest.MonkeyPatch) -> None:
     take_two_steps(monkeypatch, "smoothadv", attack="ddn", steps=2)
+
+
+def test_a_loss_without_a_mean_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gaussian, "training_loss", lambda _, step: step.train(step.noise).sum(dim=(0, 2)))
+    with pytest.raises(BenchError, match=r"method 'gaussian': its loss must be a scalar tensor, gave \(8,\): is a"):
+        take_two_steps(monkeypatch, "gaussian")
 
 
 def test_a_mask_that_waits_is_an_error_here(monkeypatch: pytest.MonkeyPatch) -> None:

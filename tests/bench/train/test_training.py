@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.data import load_images
 from bench.machine.processes import leave_group
-from bench.models.checkpoint import CheckpointError, load_model, save_tensors
+from bench.models.checkpoint import CheckpointError, load_verified, save_tensors
 from bench.runner import work
 from bench.runner.stages import is_trained, repair, unfinished
 from bench.runner.state import Task, trial_task
@@ -32,7 +32,7 @@ from results.store.description import add_trials
 from results.store.folder import RunFolder, TrialFolder, read_json, sha256_of
 from results.store.merge import merge_run
 from results.store.records import TrainingRecord
-from tests.conftest import here, small_trial
+from tests.conftest import edit_record, here, small_trial
 from tests.ranks import said_by_two_ranks
 
 
@@ -233,15 +233,31 @@ def test_momentum_has_the_layout_of_its_parameter_after_a_restart(trained: RunFo
         assert momentum.abs().sum() > 0
 
 
-def test_weights_of_another_architecture_are_refused(trained: RunFolder) -> None:
-    trial = small_trial()
-    wide = trial.model_copy(update={"width": 8})
-    monkey = trained.trial(wide.trial_id)
-    monkey.path.mkdir()
-    tensors = load_file(here(trained.trial(trial.trial_id).model))
-    save_tensors(monkey.model, tensors, {"training_id": wide.training_id})
+def test_weights_of_another_architecture_are_refused(trained: RunFolder, tmp_path: Path) -> None:
+    own = trained.trial(small_trial().trial_id)
+    wide = small_trial().model_copy(update={"width": 8})
+    folder = RunFolder(tmp_path).trial(wide.trial_id)
+    save_tensors(folder.model, load_file(here(own.model)), {"training_id": wide.training_id})
+    shutil.copy(here(own.training), here(folder.training))
+    edit_record(folder.training, checkpoint_sha256=sha256_of(folder.model))
     with pytest.raises(CheckpointError, match="not the weights of a tiny of width 8"):
-        load_model(trained, wide, 10)
+        load_verified(RunFolder(tmp_path), wide, 10)
+
+
+def test_weights_are_fetched_once_to_be_verified_and_loaded(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    really = Path.open
+
+    def seen(path: Path, *how: Any, **more: Any) -> Any:
+        opened.append(path.name)
+        return really(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", seen)
+    trial = small_trial()
+    load_verified(trained, trial, 10)
+    assert opened.count(trained.trial(trial.trial_id).model.name) == 1
 
 
 def test_the_same_training_is_not_done_twice_for_other_certification_settings(trained: RunFolder) -> None:
@@ -274,8 +290,8 @@ def test_an_ensemble_is_the_sum_of_its_members(tmp_path: Path) -> None:
     assert record["parameters"] == 3 * parts[0]["parameters"] > 0
     assert record["model_bytes"] == sum(part["model_bytes"] for part in parts)
     images = torch.from_numpy(load_images("synthetic", "test").images[:4]).float() / 255
-    logits = [load_model(run, member, 10)(images) for member in ensemble.members]
-    assert torch.allclose(load_model(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
+    logits = [load_verified(run, member, 10)(images) for member in ensemble.members]
+    assert torch.allclose(load_verified(run, ensemble, 10)(images), sum(logits) / 3, atol=1e-6)
     assert not torch.equal(logits[0], logits[1])
 
 
@@ -347,7 +363,7 @@ def train_small(method: str, folder: str | Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
     parallel = accelerator.prepare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = loop.TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels))
+    data = loop.TrainData(torch.from_numpy(images.images), torch.from_numpy(images.labels), 10)
     data.memory["votes"] = torch.randint(0, 9, (len(images), 10), generator=torch.Generator().manual_seed(1)) + 1
     steps = Steps(accelerator)
     losses = [loop.train_epoch(trial, epoch, parallel, optimizer, data, steps).loss for epoch in (0, 1)]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from results.analysis import published
+from results.bounds.radius import largest_radius
 
 REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the sources are not part of the repository")
@@ -50,6 +51,18 @@ def test_what_is_said_of_the_thesiss_numbers_follows_from_them_and_is_said_once(
     )
     missing = [word for word in topics.split(" ") if word.replace("\u00a0", " ") not in said]
     assert missing == []
+
+
+def test_what_is_said_of_logs_follows_from_them() -> None:
+    rows = published.published_numbers()
+    smoothmix = rows[(rows["source"] == "jeong2021_logs") & (rows["variant"] != "")].set_index("sigma")["acr"]
+    said = " ".join(published.SOURCES["jeong2021_logs"].notes)
+    assert f"{smoothmix[0.5]:.3f} there and {smoothmix[0.25]:.3f} at 0.25" in said
+    largest = rows[rows["source"] == "aces2022_logs"].groupby("sigma")["largest_radius"].max()
+    assert largest[0.25] == round(float(largest_radius(100_000, 0.0005, 0.25)), 3)
+    by_others = rows[(rows["method"] == "gaussian") & (rows["sigma"] == 0.25)].set_index("source")["acr"]
+    assert published.SOURCES["sun2025_logs"].setting.endswith("Gaussian with four noise samples")
+    assert by_others["sun2025_logs"] > by_others["jeong2023_logs"] + 0.05  # which has one
 
 
 def test_a_reference_is_of_one_recipe() -> None:

@@ -158,7 +158,7 @@ def test_there_is_no_best_of_one_sigma_or_of_unlike_settings(run: Run, seeds: Ru
     assert envelopes(certified_groups(replace(run, trials=per_input[0], certificates=per_input[1]))) == []
     wide = with_radii(run, {0.25: 0.5, 0.5: 3.2})
     further = [column.heading for column in table_envelope(wide).columns if not column.on_terminal]
-    assert further == ["2.00", "2.50", "3.00"]
+    assert further == ["2.00", "2.25", "2.50", "3.00"]
 
 
 def test_how_far_certificates_move_between_seeds(seeds: Run) -> None:

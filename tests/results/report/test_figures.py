@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib as mpl
 import numpy as np
@@ -17,10 +18,11 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from scipy.special import ndtr, ndtri
 
+from results.analysis.groups import certified_groups
 from results.analysis.metrics import label_probabilities, worker_hours
 from results.analysis.statistics import simultaneous_band
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.report.figures import curve, drawn, figures_of, save_figure
+from results.report.figures import drawn, figures_of, save_figure
 from results.report.figures.curves import MOST_BANDS, figure_certified_accuracy, figure_decomposition, figure_p_a
 from results.report.figures.illustrations import (
     DIMENSIONS,
@@ -31,7 +33,7 @@ from results.report.figures.illustrations import (
     overlap_accuracy,
     sample_weights,
 )
-from results.report.figures.steps import CELLS, distribution, thinned
+from results.report.figures.steps import CELLS, curve, distribution, thinned
 from results.report.figures.style import looks, words_of
 from results.report.figures.theory import (
     SOFTMAX_BOUND,
@@ -56,7 +58,7 @@ from results.store.schema import CERTIFICATES, EPOCHS, SPECTRA, TRIALS
 N, ALPHA = 1000, 0.001
 CURVES, EPOCHS_FIGURE, DECOMPOSITION = "certified_accuracy_curves", "accuracy_by_epoch", "decomposition_curves"
 GRADIENT, VARIANCES, P_A = "robustness_gradient", "principal_variances", "p_a_distribution"
-WEIGHTS, OVERLAP, MAXIMISING, SENSITIVITY = "sample_weights", "class_overlap", "gradient_by_epoch", "sensitivity"
+WEIGHTS, OVERLAP, MAXIMISING = "sample_weights", "class_overlap", "gradient_by_epoch"
 FORMULAS = [GRADIENT, WEIGHTS, OVERLAP]
 VARIANTS = {"gaussian": "gaussian", "generalised": "generalised", "generalised_ld": "generalised_ld"}
 TITLES = {"gaussian_ld": "Gaussian+LD", "generalised_ld": "Ours", "generalised_per_sample": "Generalised consistency"}
@@ -552,8 +554,13 @@ def test_a_figure_says_above_what_it_shows_and_below_where_the_thesis_has_it() -
         ),
     ],
 )
-def test_a_run_has_the_figures_it_has_data_for(methods: list[str], components: int, names: list[str]) -> None:
+def test_a_run_has_the_figures_it_has_data_for_and_its_groups_are_found_once(
+    methods: list[str], components: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Mock(wraps=certified_groups)
+    monkeypatch.setattr("results.report.subject.certified_groups", found)
     assert [name for name, _ in figures_of(make_run(methods, components=components))] == names
+    found.assert_called_once()
 
 
 @pytest.mark.parametrize("again", [3, pytest.param(9, marks=pytest.mark.slow)])

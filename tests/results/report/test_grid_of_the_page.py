@@ -68,6 +68,7 @@ def test_odd_tables_come_back(table: dict[str, Any]) -> None:
         ("bench predict --model hf:o/vit --denoiser=ddpm:~/a", "bench predict --model hf:o/vit --denoiser=ddpm:…/a"),
         ("bench predict --model=hf:alice/x/vit --beacon a/b==", "bench predict --model=hf:…/vit --beacon a/b=="),
         ("bench certify --model runs/alice/t-sigma0.25 --n 9", "bench certify --model …/t-sigma0.25 --n 9"),
+        ("bench certify --model s3://b/run/trial?endpoint_override=alice:9000", "bench certify --model …/trial"),
         ("bench --selector alice/x@.5 --classifier=a/y@.2", "bench --selector …/x@.5 --classifier=…/y@.2"),
     ],
 )  # fmt: skip
@@ -129,6 +130,14 @@ def test_a_grid_of_a_plugin_is_run_again_with_one(run: RunFolder) -> None:
     given = description.model_copy(update={"command": ["bench", "run", "--plugin=own/mine.py"]})
     own = replace(plain, descriptions=(given,))
     assert [grid["command"] for grid in grids(own)] == [f"{command} --plugin FILE"]
+    settings = (
+        plain.trials["settings"]
+        .str.replace('"code":""', '"code":"0aa89b6a"')
+        .str.replace('"code": ""', '"code": "0aa89b6a"')
+    )
+    assert [grid["command"] for grid in grids(replace(plain, trials=plain.trials.assign(settings=settings)))] == [
+        f"{command} --plugin FILE"
+    ]
 
 
 def files_of_the_report(run: RunFolder) -> list[Path]:

@@ -21,8 +21,6 @@ from results.store.schema import CERTIFICATES, SCHEMA_VERSION, SchemaError
 from results.store.shards import evenly_spaced, repair_shards
 from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided, write_fake_run, write_odd_shard
 
-NEWER = {"smoothing_bench_schema": str(SCHEMA_VERSION + 1)}
-
 
 def first_trial(run: RunFolder) -> TrialFolder:
     return run.trial(trial_ids(run)[0])
