@@ -12,7 +12,7 @@ from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.devices import DeviceErrors
-from cluster.running import RunningJob
+from cluster.running_job import RunningJob
 from cluster.worker import PULSE_SECONDS, Doing, WorkerHandle, start_process
 
 

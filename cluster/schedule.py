@@ -19,12 +19,13 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
+from cluster.certification import certify
 from cluster.devices import DeviceLeftOutError
 from cluster.errors import ClusterError
 from cluster.group import GroupSize, WorkerGroup
-from cluster.job import run_job
 from cluster.private import last_words, quiet_tune, starting_processes
-from cluster.running import RunningJob
+from cluster.running_job import RunningJob
+from cluster.training import train
 from cluster.work import Job, JobState, Work, WorkFailed
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ def _run_job(
     job = Job(**config["job"])
     running = RunningJob(work, job.task, job.log_file, _report if reports else None)
     try:
-        run_job(running, _this_process.group(size, stalled_after))
+        _bring_to_end(running, _this_process.group(size, stalled_after))
         return {"succeeded": 1}
     except DeviceLeftOutError as left_out:
         _log_traceback(Path(job.log_file).expanduser())
@@ -285,6 +286,20 @@ def _run_job(
         with suppress(OSError):  # a full disk, perhaps: the result tells too
             work.note(job.task, {"state": JobState.FAILED, "error": message})
         return {"succeeded": 0, "error": message}
+
+
+def _bring_to_end(running: RunningJob, group: WorkerGroup) -> None:
+    """Train, then certify what is left. After success the group's workers stay for the next job, with all they have
+    imported; after a failure they are stopped."""
+    running.note(group.workers, full_is_fatal=True)
+    group.take_up(running)
+    try:
+        train(group)
+        certify(group)
+        running.note_end()
+    except BaseException:
+        group.stop_all()
+        raise
 
 
 def _report(metrics: dict[str, float]) -> None:

@@ -107,78 +107,114 @@ def forecast(
     Raises:
         DataError: as `bench.data.load_images`.
     """
-    device = own_device()
-    cores = usable_cores()
-    together = torch.cuda.device_count() if device.type == "cuda" else workers or min(2, cores)
-    threads = 1 if device.type == "cuda" else max(1, int(cpus or cores // together))
-    at_once = 1 if device.type == "cuda" or cpus is None else max(1, int(cores // (together * cpus)))
-    libraries = 0 if device.type == "cuda" else peak_memory_bytes(device)  # as the tables count memory
+    machine = _Machine.of(workers, cpus)
+    rates = MeasuredRates(machine.device, Company(machine.at_once * machine.workers, machine.threads))
+    if machine.device.type == "cpu":
+        # The first passes import and make what others find; a GPU's would be compiled twice.
+        rates.warm_up(trials[0])
+    ready()
+    found = _forecasts(trials, machine, rates)
+    report_seconds = REPORT_SECONDS + sum(map(_certified_images, trials)) * REPORT_SECONDS_OF_A_ROW
+    besides = START_SECONDS + len(found) * TRIAL_SECONDS / machine.at_once + report_seconds
+    return {
+        "device": device_name(machine.device),
+        "devices": count_devices(machine.device),
+        "workers": machine.workers,
+        "compiled": any(trial.certify.n >= COMPILE_FROM for trial in trials),
+        "others": rates.others.share,
+        "start_seconds": START_SECONDS,
+        "trial_seconds": TRIAL_SECONDS,
+        "report_seconds": report_seconds,
+        "trials": [asdict(each) for each in found],
+        "at_once": machine.at_once,
+        "seconds": sum(each.seconds for each in found) / machine.at_once + besides,
+        "detectable": [asdict(each) for each in _detectable(trials)],
+        "rates": {" ".join(map(str, key)): asdict(speed) for key, speed in rates.found.items()},
+    }
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What computes here, and how a run shares it out."""
+
+    device: torch.device
+    workers: int
+    """Of a trial."""
+    threads: int
+    """Of a worker."""
+    at_once: int
+    """Trials."""
+    library_bytes: int
+    """Of a worker, before it has a network or data; 0 with an accelerator, as the tables count memory."""
+
+    @classmethod
+    def of(cls, workers: int | None, cpus: float | None) -> _Machine:
+        """As `forecast` is asked."""
+        device, cores = own_device(), usable_cores()
+        if device.type == "cuda":
+            return cls(device, count_devices(device), threads=1, at_once=1, library_bytes=0)
+        together = workers or min(2, cores)
+        return cls(
+            device,
+            together,
+            threads=max(1, int(cpus or cores // together)),
+            at_once=1 if cpus is None else max(1, int(cores // (together * cpus))),
+            library_bytes=peak_memory_bytes(device),
+        )
+
+
+def count_devices(device: torch.device) -> int:
+    """The accelerators of its kind here; 1 without."""
+    return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
+def _forecasts(trials: Sequence[Trial], machine: _Machine, rates: MeasuredRates) -> list[Forecast]:
+    """Of each trial, and of each member and teacher that only others need."""
     wanted = {trial.trial_id: (trial, True) for trial in trials}
     for trial in trials:
         for needed in trial.needed:
             wanted.setdefault(needed.trial_id, (needed, False))
     shared = _shared(trials)
-    rates: dict[tuple[str, int, str, str], Rates] = {}
     asked: set[tuple[str, int]] = set()
     found = []
-    others = _Others(cores)
-    company = Company(at_once * together, threads)
-    if device.type == "cpu":  # its first passes import and make what others find; a GPU's would be compiled twice
-        first = next(iter(wanted.values()))[0]
-        images = load_images(first.data, "train", first.dataset).evenly(first.train.images)
-        measure(first, images, device, 0.0, company)
-    ready()
     for trial, certify in wanted.values():
         training = partial(load_images, trial.data, "train", trial.dataset)
         train_set = training().evenly(trial.train.images)
         test_set = load_images(trial.data, "test", trial.dataset)
-        key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
-        if key not in rates:
-            with others:
-                rates[key] = measure(trial, train_set, device, SECONDS, company)
+        speed = rates.of(trial, train_set)
         passes = count_passes(trial, len(train_set), len(test_set), certify=certify, like=training)
         if trial.teacher and (votes := (trial.teacher.trial_id, trial.objective.teacher_copies)) not in asked:
             asked.add(votes)
             passes = replace(passes, survey=passes.survey + len(train_set) * trial.objective.teacher_copies)
-        speed = rates[key]
-        train_seconds = passes.train / speed.train + passes.attack / speed.attack + passes.survey / speed.survey
-        train_seconds, certify_seconds = train_seconds / together, passes.certify / speed.certify / together
-        samples = trial.images_per_step * trial.objective.copies * passes.graphs
         pixels = train_set.images.nbytes + test_set.images.nbytes
-        memory = libraries + speed.model_bytes + samples * speed.activation_bytes + pixels
-        found.append(
-            Forecast(
-                trial_id=trial.trial_id,
-                name=trial.name,
-                sigma=trial.sigma,
-                seed=trial.seed,
-                epochs=0 if trial.members else trial.train.epochs,
-                passes=passes,
-                memory_bytes=0 if trial.members else memory,
-                train_seconds=train_seconds,
-                certify_seconds=certify_seconds,
-                seconds=train_seconds + certify_seconds,
-                shared=shared.get(trial.trial_id, []),
-            )
-        )
-    rows = sum(len(evenly_spaced(len(test_set), trial.certify.images)) for trial in trials)
-    report_seconds = REPORT_SECONDS + rows * REPORT_SECONDS_OF_A_ROW
-    besides = START_SECONDS + len(found) * TRIAL_SECONDS / at_once + report_seconds
-    return {
-        "device": device_name(device),
-        "devices": torch.cuda.device_count() if device.type == "cuda" else 1,
-        "workers": together,
-        "compiled": any(trial.certify.n >= COMPILE_FROM for trial in trials),
-        "others": others.share,
-        "start_seconds": START_SECONDS,
-        "trial_seconds": TRIAL_SECONDS,
-        "report_seconds": report_seconds,
-        "trials": [asdict(each) for each in found],
-        "at_once": at_once,
-        "seconds": sum(each.seconds for each in found) / at_once + besides,
-        "detectable": [asdict(each) for each in _detectable(trials)],
-        "rates": {" ".join(map(str, key)): asdict(speed) for key, speed in rates.items()},
-    }
+        found.append(_forecast_of(trial, passes, pixels, speed, machine, shared.get(trial.trial_id, [])))
+    return found
+
+
+def _forecast_of(
+    trial: Trial, passes: Passes, pixels: int, speed: Rates, machine: _Machine, shared: list[str]
+) -> Forecast:
+    train_seconds = passes.train / speed.train + passes.attack / speed.attack + passes.survey / speed.survey
+    train_seconds, certify_seconds = train_seconds / machine.workers, passes.certify / speed.certify / machine.workers
+    samples = trial.images_per_step * trial.objective.copies * passes.graphs
+    memory = machine.library_bytes + speed.model_bytes + samples * speed.activation_bytes + pixels
+    return Forecast(
+        trial_id=trial.trial_id,
+        name=trial.name,
+        sigma=trial.sigma,
+        seed=trial.seed,
+        epochs=0 if trial.members else trial.train.epochs,
+        passes=passes,
+        memory_bytes=0 if trial.members else memory,
+        train_seconds=train_seconds,
+        certify_seconds=certify_seconds,
+        seconds=train_seconds + certify_seconds,
+        shared=shared,
+    )
+
+
+def _certified_images(trial: Trial) -> int:
+    return len(evenly_spaced(len(load_images(trial.data, "test", trial.dataset)), trial.certify.images))
 
 
 def _detectable(trials: Sequence[Trial]) -> list[Detectable]:
@@ -187,8 +223,7 @@ def _detectable(trials: Sequence[Trial]) -> list[Detectable]:
     images: dict[float, int] = {}
     for trial in trials:
         seeds.setdefault(trial.sigma, {}).setdefault(trial.name, set()).add(trial.seed)
-        test_images = len(load_images(trial.data, "test", trial.dataset))
-        images[trial.sigma] = len(evenly_spaced(test_images, trial.certify.images))
+        images[trial.sigma] = _certified_images(trial)
     shared = {sigma: len(set.intersection(*own.values())) for sigma, own in seeds.items() if len(own) > 1}
     pairs = sum(math.comb(len(seeds[sigma]), 2) for sigma in shared)
     return [detectable(sigma, images[sigma], max(1, count), pairs) for sigma, count in shared.items()]
@@ -332,6 +367,29 @@ class Company:
     workers: int = 1
     threads: int | None = None
     """None: as torch has them."""
+
+
+class MeasuredRates:
+    """The rates of networks on this machine, each measured once, and what others took of its cores meanwhile."""
+
+    def __init__(self, device: torch.device, company: Company = Company()) -> None:
+        self.found: dict[tuple[str, int, str, str], Rates] = {}
+        self.others = _Others(usable_cores())
+        self._device = device
+        self._company = company
+
+    def of(self, trial: Trial, data: ImageSet) -> Rates:
+        """Of the trial's network, as `measure` finds them."""
+        key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
+        if key not in self.found:
+            with self.others:
+                self.found[key] = measure(trial, data, self._device, SECONDS, self._company)
+        return self.found[key]
+
+    def warm_up(self, trial: Trial) -> None:
+        """Have the passes of its network once."""
+        images = load_images(trial.data, "train", trial.dataset).evenly(trial.train.images)
+        measure(trial, images, self._device, 0.0, self._company)
 
 
 def measure(

@@ -18,7 +18,7 @@ from bench.certify.smoothing import SmoothedClassifier
 from bench.data import dataset_name, load_images, resolve_data
 from bench.models.sources import Source, from_trial, read_settings
 from results.analysis.agreement import ALARM, answers_differ, as_p, disagreement, pooled, share_that_may_be_wrong
-from results.analysis.base import suspicions
+from results.analysis.base_classifier import suspicions
 from results.errors import StoreError
 from results.store.folder import RunFolder
 from results.store.merge import check_numbers
@@ -52,7 +52,7 @@ class Verification:
     rows: int
     """Of the run, that have a model."""
     suspicions: list[str]
-    """As `results.analysis.base.suspicions`, of all rows."""
+    """As `results.analysis.base_classifier.suspicions`, of all rows."""
     pooled: float
     """p-value of the counts that are not identical, all rows together (`results.analysis.agreement.pooled`)."""
 

@@ -18,15 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.certify.engine import Engine
-from bench.certify.smoothing import (
-    ABSTAIN,
-    PREDICT_ALPHA,
-    Certificate,
-    Draw,
-    Smoothed,
-    SmoothedClassifier,
-    planned_samples,
-)
+from bench.certify.smoothing import ABSTAIN, PREDICT_ALPHA, Certificate, Draw, Smoothed, SmoothedClassifier
 from bench.machine.randomness import Role, derived_seed
 from bench.models.classifier import kind_of
 from bench.models.external import allowed_precision
@@ -243,7 +235,7 @@ class MultiScaleSmoothed(ComposedSmoothed):
         for place, scale in enumerate(self.parts[:-1]):
             draw, selection = self._selection(place, image, settings, seed, index)
             # All of them, whatever they answer: they may have to show that other classes are rare.
-            [drawn] = draw([planned_samples(selection, settings)], role=Role.ESTIMATE)
+            [drawn] = draw([settings.samples_to_draw(int(selection.max()))], role=Role.ESTIMATE)
             found = _Counted(scale.sigma, selection, drawn.tolist())
             if not passes(found.estimate, settings.alpha, scale.lattice_pixels(image.shape)):
                 return found, passed

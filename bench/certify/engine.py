@@ -22,7 +22,7 @@ from bench.certify.fused import captured, with_fused_convolutions
 from bench.certify.residual import in_kernels
 from bench.machine.advance import advance
 from bench.machine.hardware import compute_reproducibly, device_name, release_memory
-from bench.machine.live import live_bytes
+from bench.machine.live_bytes import live_bytes
 from bench.machine.reasons import is_out_of_memory, reason_of
 from bench.models.classifier import Consensus
 from bench.models.external import ModelError, alike, copied, frozen, guarded, logits_of, moved

@@ -36,7 +36,6 @@ from results.bounds.lattice import debited, is_certified
 from results.bounds.prediction import check_prediction, fair_coin_p_value
 from results.bounds.radius import certifying_count, lower_confidence_bound
 from results.bounds.soft import expected_softmax_bound
-from results.bounds.two_stage import sufficient_samples
 from results.errors import BenchError
 from results.store.rows import Status
 from results.store.settings import Arithmetic, CertifySettings, Composition, Estimator, Precision
@@ -383,7 +382,7 @@ class Smoothed(SmoothedClassifier):
         self, draw: Draw, shape: torch.Size, selection: Tensor, settings: CertifySettings
     ) -> tuple[int, list[int]]:
         """Samples drawn and their counts: as many as the estimator asks for, or fewer where abstention is certain."""
-        selected, n = int(selection.argmax()), planned_samples(selection, settings)
+        selected, n = int(selection.argmax()), settings.samples_to_draw(int(selection.max()))
         if settings.estimator == "anytime":
             design, looks = _design(int(selection[selected]), settings), look_sizes(n)
             for drawn, counts in zip(looks, draw(looks, role=Role.ESTIMATE), strict=True):
@@ -449,14 +448,6 @@ def _lower_bound(count: int, drawn: int, selection_count: int, settings: Certify
     if settings.estimator == "anytime":
         return float(anytime_bound([count], [drawn], _design(selection_count, settings), settings.alpha)[0])
     return float(lower_confidence_bound(count, drawn, settings.alpha))
-
-
-def planned_samples(selection: Tensor, settings: CertifySettings) -> int:
-    """The samples that the estimator asks for, given those of the selection; at most, where it is stopped by what they
-    answer."""
-    if settings.estimator == "two-stage":
-        return sufficient_samples(int(selection.max()), settings.n0, settings.n, settings.alpha)
-    return settings.n
 
 
 def check_tails(numbers: int, settings: CertifySettings) -> None:

@@ -1,7 +1,7 @@
 """The command line.
 
-Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or input, 130 stopped by Ctrl-C, 143
-stopped by SIGTERM.
+Exit status: 0 success, 1 something failed (the rest is kept), 2 wrong usage or input, 129 stopped by SIGHUP, 130 by
+Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from typing import Any
 
 import typer
 
+# Each registers its commands, and `bench --help` lists them in this order.
+# isort: off
 import bench.cli.doctor
 import bench.cli.lists
-import bench.cli.models
+import bench.cli.certify
+import bench.cli.check
+import bench.cli.perf
 import bench.cli.results
 import bench.cli.runs
 import bench.cli.submit
-import bench.cli.tune  # noqa: F401  # they register their commands
+import bench.cli.tune  # noqa: F401
+
+# isort: on
 from bench.cli.base import DEBUG, UserError, app, prepare_output, print_error
 
 # typer brings a click of its own and exports of its exceptions this one alone.

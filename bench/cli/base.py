@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
@@ -21,10 +21,13 @@ from typer.core import TyperGroup
 from methods.registry import RegistryError
 from results.errors import BenchError
 from results.printable import NAMED, plain, sigma_text
-from results.report.terminal import showable, unglued
+from results.report.terminal import Heading, Sheet, showable, unglued
 from results.report.update import Report, update_report
 from results.store.folder import RunFolder, location, not_merged
 from results.store.packages import PROGRAM
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEBUG = "--debug"
 LONGEST = 600
@@ -108,6 +111,13 @@ PluginOption = Annotated[
 BeaconOption = Annotated[
     str | None, typer.Option(help="A value published after the weights: with them it seeds the certification noise.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors alone.")]
+AddressOption = Annotated[str | None, typer.Option(help="auto or HOST:PORT of a running Ray cluster.")]
+UnauthenticatedOption = Annotated[
+    bool, typer.Option("--allow-unauthenticated", help="Join a cluster that takes commands from anybody.")
+]
+ShardSizeOption = Annotated[int, typer.Option(min=1, help="Test images of a shard.")]
 RunArgument = Annotated[str, typer.Argument(help="Folder or URL of a run, such as runs/smoke.", metavar="RUN")]
 
 
@@ -147,6 +157,12 @@ def prepare_output() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=NAMED)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def log_to_terminal() -> None:
+    """What the program itself has to say, beside the warnings of others."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bench").setLevel(logging.INFO)
 
 
 class UserError(Exception):
@@ -229,6 +245,19 @@ def print_report(folder: RunFolder, report: Report) -> None:
     for path in (folder.tables, folder.figures, folder.certificates, folder.page):
         console.print(f"{path.name:<22} {escape(str(path))}", highlight=False, soft_wrap=True)
     console.print("Open report.html in a browser first: all of this is on that one page.")
+
+
+def print_frame(frame: pd.DataFrame) -> None:
+    """Show a table as it is."""
+    headings = [Heading(column, least=24 * (column in ("trial", "trial_id", "outcome"))) for column in frame.columns]
+    console.print(
+        Sheet(headings, [[short(value) for value in row] for row in frame.itertuples(index=False, name=None)])
+    )
+
+
+def short(value: object) -> str:
+    """As a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_warning(sentence: str) -> None:

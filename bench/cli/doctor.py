@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from bench.cli.base import app, console, user_errors
+from bench.cli.base import JsonOption, UnauthenticatedOption, app, console, user_errors
 from results.report.terminal import Heading, Sheet
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def doctor(
         str | None, typer.Option(help="Images to look at, as bench run takes them; CIFAR-10, if it is there.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Also ask each node of a Ray cluster: auto or HOST:PORT.")] = None,
-    allow_unauthenticated: Annotated[
-        bool, typer.Option("--allow-unauthenticated", help="Join a cluster that takes commands from anybody.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    allow_unauthenticated: UnauthenticatedOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What is right, wrong and slow on this machine, in two minutes at most; exit status 1 if something is wrong."""
     with user_errors():

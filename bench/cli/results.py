@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from bench.cli.base import (
+    JsonOption,
     RunArgument,
     UserError,
     app,
@@ -117,7 +118,7 @@ def _print_score() -> None:
 def compare(
     runs: RunsArgument,
     methods: Annotated[str | None, typer.Option(help="Only these rows of the tables, comma-separated.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Which methods differ, image by image: ACR by a sign-flip test with Holm's correction; McNemar at each radius."""
     with user_errors():
@@ -138,13 +139,13 @@ def compare(
         found = {"method": METHOD, "trials": same, "comparisons": _records(table), "over_seeds": seeds}
         typer.echo(json.dumps(found, indent=2))
         return
-    _print_comparison(table)
+    _print_pairs(table, "seed", "seed {}", ("only A", "only B", "effect"), _only_and_effect)
     console.print(
         METHOD + " Bold: below .05 after correction, of the primary endpoint alone.", style="italic", highlight=False
     )
     if len(over_seeds):
         console.print("")
-        _print_over_seeds(over_seeds)
+        _print_pairs(over_seeds, "seeds", "over {} seeds", ("sd seeds", "sd images"), _spreads)
         console.print(SEEDS_METHOD, style="italic", highlight=False)
 
 
@@ -281,20 +282,25 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _print_over_seeds(table: pd.DataFrame) -> None:
-    names_of_columns = ("", "A", "B", "A − B", "95 % interval", "sd seeds", "sd images", "p", "Holm")
+def _print_pairs(
+    table: pd.DataFrame, by: str, said: str, columns: Sequence[str], cells: Callable[[Mapping[Any, Any]], list[str]]
+) -> None:
+    """A table of each pair of methods.
+
+    Args:
+        by: the column of which each value has tables of its own, as `said` in their titles.
+        columns, cells: what only this comparison has.
+    """
+    names_of_columns = ("", "A", "B", "A − B", "95 % interval", *columns, "p", "Holm")
     headings = [Heading(name, right=True) for name in names_of_columns]
-    pairs = table.groupby(["sigma", "first", "second", "seeds", "shared_models"], sort=False)
-    for (_, first, second, seeds, models), rows in pairs:
+    pairs = table.groupby(["sigma", by, "first", "second", "shared_models"], sort=False)
+    for (_, value, first, second, models), rows in pairs:
         shown_rows = []
         for row in rows.to_dict("records"):
-            label, *shown, interval = _compared(row)
-            digits, scale = _digits_and_scale(row)
-            spreads = (_decimal(row[key], digits + 1, scale) for key in ("sd_seed", "sd_image"))
             p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
             style = "bold" * (row["p_holm"] < 0.05)
-            shown_rows.append([Text(cell, style) for cell in (label, *shown, interval, *spreads, *p_values)])
-        title = f"{named_sigma(rows['sigma'].iloc[0])}, over {seeds} seeds: A = {first}, B = {second}"
+            shown_rows.append([Text(cell, style) for cell in (*_compared(row), *cells(row), *p_values)])
+        title = f"{named_sigma(rows['sigma'].iloc[0])}, {said.format(value)}: A = {first}, B = {second}"
         if models:
             title += f" (not independent; trained models that they share: {models})"
         console.print(title, style="bold", highlight=False)
@@ -318,23 +324,12 @@ def _decimal(value: float, digits: int, scale: int) -> str:
     return f"{scale * value:.{digits}f}"
 
 
-def _print_comparison(table: pd.DataFrame) -> None:
-    names_of_columns = ("", "A", "B", "A − B", "95 % interval", "only A", "only B", "effect", "p", "Holm")
-    headings = [Heading(name, right=True) for name in names_of_columns]
-    pairs = table.groupby(["sigma", "seed", "first", "second", "shared_models"], sort=False)
-    for (_, seed, first, second, models), rows in pairs:
-        shown_rows = []
-        for row in rows.to_dict("records"):
-            label, *shown, interval = _compared(row)
-            accuracy = row["quantity"] == "accuracy"
-            only = [f"{row[key]:.0f}" if accuracy else "" for key in ("only_first", "only_second")]
-            effect = f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"
-            p_values = (f"{row[key]:.2g}" if row[key] == row[key] else "–" for key in ("p_value", "p_holm"))
-            style = "bold" * (row["p_holm"] < 0.05)
-            cells = (label, *shown, interval, *only, effect, *p_values)
-            shown_rows.append([Text(cell, style) for cell in cells])
-        title = f"{named_sigma(rows['sigma'].iloc[0])}, seed {seed}: A = {first}, B = {second}"
-        if models:
-            title += f" (not independent; trained models that they share: {models})"
-        console.print(title, style="bold", highlight=False)
-        console.print(Sheet(headings, shown_rows, gap=1), "")
+def _only_and_effect(row: Mapping[Any, Any]) -> list[str]:
+    accuracy = row["quantity"] == "accuracy"
+    only = [f"{row[key]:.0f}" if accuracy else "" for key in ("only_first", "only_second")]
+    return [*only, f"{row['effect']:+.2f}" if row["effect"] == row["effect"] else "–"]
+
+
+def _spreads(row: Mapping[Any, Any]) -> list[str]:
+    digits, scale = _digits_and_scale(row)
+    return [_decimal(row[key], digits + 1, scale) for key in ("sd_seed", "sd_image")]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from bench.cli.base import (
+    AddressOption,
     BeaconOption,
+    JsonOption,
     PluginOption,
+    QuietOption,
     RunArgument,
+    ShardSizeOption,
+    UnauthenticatedOption,
     app,
     console,
     merge_and_report,
@@ -24,6 +28,7 @@ from bench.cli.base import (
 )
 from bench.cli.options import takes_run_options
 from bench.cli.stopping import stopped_in_order
+from bench.cli.terminal import Terminal
 from bench.settings.options import RunOptions
 from results.report.terminal import Heading, Sheet
 from results.store.folder import RunFolder, location
@@ -37,11 +42,9 @@ if TYPE_CHECKING:
 @takes_run_options(grid_required=True)
 def run(
     given: dict[str, Any],
-    address: Annotated[str | None, typer.Option(help="auto or HOST:PORT of a running Ray cluster.")] = None,
-    allow_unauthenticated: Annotated[
-        bool, typer.Option("--allow-unauthenticated", help="Join a cluster that takes commands from anybody.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
+    address: AddressOption = None,
+    allow_unauthenticated: UnauthenticatedOption = False,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, as JSON, alone.")] = False,
     dry_run: Annotated[
         bool,
@@ -159,46 +162,32 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.2f}".replace(",", " ") if count else "–"
 
 
-class _Terminal:
+class _Terminal(Terminal):
     """The `bench.runner.grid.RunAudience` before a screen."""
 
     def __init__(self, grid: str, *, quiet: bool, as_json: bool) -> None:
-        self.grid, self.quiet, self.as_json = grid, quiet, as_json
+        super().__init__(quiet=quiet, as_json=as_json)
+        self.grid = grid
 
     def asks_for_cost(self) -> bool:
         return not self.quiet
 
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
-        if self.quiet:
-            return
         how = "all finished"
         if size:
             how = f"{size.workers} worker{'s' * (size.workers > 1)} × "
             how += f"{size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU"
-        console.print(
-            f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(self.grid)} on {escape(dataset)}, "
-            f"{how}, in {escape(str(folder.path))}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        what = f"{len(trials)} trial{'s' * (len(trials) > 1)} of {escape(self.grid)}"
+        self.say_begun(what, dataset, how, folder)
 
     def expects(self, cost: str) -> None:
         console.print(f"{escape(cost)} (bench run --dry-run has each trial)", highlight=False)
-
-    def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
-        from bench.runner.display import shown
-
-        return shown(folder, console, quiet=self.quiet)
-
-    def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
-        if not self.as_json:
-            print_failures(folder, failed)
 
 
 @app.command()
 def status(
     run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What is done, running and left, from the files of a run alone."""
     from bench.runner.display import as_json as progress_as_json
@@ -252,7 +241,7 @@ def trial(
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the run that the trial becomes.")],
     beacon: BeaconOption = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Test images of a shard.")] = 16,
+    shard_size: ShardSizeOption = 16,
     plugin: PluginOption = None,
 ) -> None:
     """One trial in this process, without Ray; also under `accelerate launch`, one process per GPU."""

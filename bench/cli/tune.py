@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from bench.cli.base import app, console, print_failures, refuse_unreadable_words, user_errors
+from bench.cli.base import (
+    AddressOption,
+    QuietOption,
+    UnauthenticatedOption,
+    app,
+    console,
+    refuse_unreadable_words,
+    user_errors,
+)
 from bench.cli.options import takes_run_options
 from bench.cli.stopping import stopped_in_order
+from bench.cli.terminal import Terminal
 from bench.settings.options import RunOptions
 from bench.settings.tuning import TuneOptions
 from results.report.terminal import Heading, Sheet
@@ -41,11 +49,9 @@ def tune(
     out: Annotated[
         str | None, typer.Option(help="Folder or URL (s3://…) of the search; runs/GRID-tuning if not given.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="auto or HOST:PORT of a running Ray cluster.")] = None,
-    allow_unauthenticated: Annotated[
-        bool, typer.Option("--allow-unauthenticated", help="Join a cluster that takes commands from anybody.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
+    address: AddressOption = None,
+    allow_unauthenticated: UnauthenticatedOption = False,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was chosen, as JSON, alone.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list the searches and what they will cost on this machine.")
@@ -87,13 +93,13 @@ def tune(
 
 
 def _training_cost(trial: Trial) -> float:
-    from bench.audit.search import training_cost  # with torch
+    from bench.audit.search_cost import training_cost  # with torch
 
     return training_cost(trial)
 
 
 def _print_forecast(searches: list[Search], methods: list[str], *, as_json: bool) -> None:
-    from bench.audit.search import SearchForecast
+    from bench.audit.search_cost import SearchForecast
     from bench.runner.display import duration
 
     if not as_json:
@@ -220,31 +226,17 @@ def _number(value: Any, error: Any = None) -> str:
     return "failed" if value is None else f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
-class _Terminal:
+class _Terminal(Terminal):
     """The `bench.runner.tuning.TuneAudience` before a screen."""
 
     def __init__(self, methods: list[str], *, quiet: bool, as_json: bool) -> None:
-        self.methods, self.quiet, self.as_json = methods, quiet, as_json
+        super().__init__(quiet=quiet, as_json=as_json)
+        self.methods = methods
 
     def plans(self, searches: list[Search]) -> None:
         if not self.quiet:
             _print_forecast(searches, self.methods, as_json=False)
 
     def begins(self, trials: list[Trial], dataset: str, size: GroupSize | None, folder: RunFolder) -> None:
-        if not self.quiet:
-            how = f"{size.workers} × {size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU each" if size else "done"
-            console.print(
-                f"{len(trials)} search{'es' * (len(trials) > 1)} on {escape(dataset)}, {how}, in "
-                f"{escape(str(folder.path))}",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-    def watching(self, folder: RunFolder) -> AbstractContextManager[None]:
-        from bench.runner.display import shown
-
-        return shown(folder, console, quiet=self.quiet)
-
-    def fails(self, folder: RunFolder, failed: dict[str, str]) -> None:
-        if not self.as_json:
-            print_failures(folder, failed)
+        how = f"{size.workers} × {size.cpus_per_worker:g} CPU {size.gpus_per_worker:g} GPU each" if size else "done"
+        self.say_begun(f"{len(trials)} search{'es' * (len(trials) > 1)}", dataset, how, folder)

@@ -261,7 +261,8 @@ class _Fingerprints:
         """The fingerprint; None: such files were not read."""
         if state not in self._here:
             with suppress(OSError, ValueError, DataError):
-                self._here[state] = self._note(state).read_text(encoding="ascii")
+                if found := self._note(state).read_text(encoding="ascii"):  # who reads the images holds an empty one
+                    self._here[state] = found
         return self._here.get(state)
 
     def keep(self, state: str, fingerprint: str) -> None:
@@ -276,9 +277,9 @@ class _Fingerprints:
         cache; machines that share it and have copies of their own do not wait for each other."""
         with ExitStack() as stack:
             with suppress(OSError, DataError):
-                place = self._note(state).with_suffix(".lock")
+                place = self._note(state)  # which `keep` replaces
                 place.parent.mkdir(parents=True, exist_ok=True)
-                wait_for_turn(stack.enter_context(place.open("wb")))
+                wait_for_turn(stack.enter_context(place.open("ab")))
             yield
 
     def _note(self, state: str) -> Path:
@@ -329,7 +330,7 @@ def existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise DataError(
             f"data {str(folder)!r} is not a folder; allowed: {', '.join(DATASETS)}, or a folder of images"
-            f"{nearest(str(folder), DATASETS)} (one of your own: give --plugin)"
+            f"{nearest(folder.name, DATASETS)} (one of your own: give --plugin)"
         )
     return folder
 

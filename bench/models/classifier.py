@@ -16,7 +16,7 @@ from bench.models.denoisers import Denoised
 from bench.models.networks import build_network
 from bench.models.preprocessing import Preprocessed
 from bench.settings.normalisation import CIFAR10, Normalisation
-from bench.settings.registries import DEFAULT_WIDTH
+from results.store.settings import DEFAULT_WIDTH
 
 
 def build_model(

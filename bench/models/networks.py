@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from bench.settings.registries import (
     CHANNELS,
-    DEFAULT_WIDTH,
     NETWORKS,
     chosen_arguments,
     register_network,
     residual_blocks,
 )
 from results.errors import BenchError
+from results.store.settings import DEFAULT_WIDTH
 
 
 def build_network(name: str, num_classes: int, width: int = DEFAULT_WIDTH, channels: int = CHANNELS) -> nn.Module:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.settings.grid import Grid
     from bench.settings.trial import Trial
     from cluster import GroupSize
+    from results.store.records import ForecastRecord
     from results.store.run import Run
 
 logger = logging.getLogger("bench")
@@ -127,11 +128,12 @@ def finish_grid(
         if folder.search.exists() and not options.fresh:
             raise RunError(f"{folder.path} holds a search, not a run: give --out another folder")
         left = everything(trials, {}) if options.fresh else unfinished(trials, folder)
-        size: GroupSize | None = None
-        if left:
+        trains = options.fresh or not all(folder.trial(name).training.exists() for name in left)
+
+        def join() -> tuple[GroupSize, ForecastRecord | None]:
             # Ray takes seconds to import and to start, and what was refused or found done so far needs none.
-            from bench.runner.expected import asking, in_words
-            from bench.runner.jobs import group_of, run_trials
+            from bench.runner.expected import asking
+            from bench.runner.jobs import group_of
             from cluster import connected
 
             # What is measured of this machine tells nothing of a cluster.
@@ -140,8 +142,9 @@ def finish_grid(
                 joining = connected(address, allow_unauthenticated=allow_unauthenticated, cores=usable_cores())
                 stack.enter_context(joining)
                 forecast = answer() if answer else None
-            trains = options.fresh or not all(folder.trial(name).training.exists() for name in left)
-            size = group_of(options, folder, len(left), trains=trains)
+            return group_of(options, folder, len(left), trains=trains), forecast
+
+        size, forecast = join() if left else (None, None)
         details: dict[str, Any] = {}  # or as it was
         if size:
             details = {"group": GroupRecord(**asdict(size))} | ({"trained_by": size.workers} if trains else {})
@@ -150,6 +153,9 @@ def finish_grid(
             keep_thumbnails(folder, trials)
         audience.begins(trials, dataset, size, folder)
         if size:
+            from bench.runner.expected import in_words
+            from bench.runner.jobs import run_trials
+
             folder.forecast.unlink(missing_ok=True)  # of an earlier command
             if forecast:
                 forecast.write(folder.forecast)
@@ -193,12 +199,13 @@ def trials_of(options: RunOptions) -> tuple[list[Trial], Grid, str]:
 
 
 def _warn_of_late_decays(grid: str, trials: Iterable[Trial]) -> None:
-    late: dict[int, set[int]] = {}
-    for train in (trial.train for trial in trials):
-        late.setdefault(train.epochs, set()).update(epoch for epoch in train.decay_epochs if epoch >= train.epochs)
-    for epochs, missed in late.items():
-        if missed:
-            logger.warning("%s: train.decay_epochs = %s: not reached in %d epochs", grid, sorted(missed), epochs)
+    late: dict[tuple[int, str], list[str]] = {}
+    for trial in trials:
+        if missed := [epoch for epoch in trial.train.decay_epochs if epoch >= trial.train.epochs]:
+            late.setdefault((trial.train.epochs, str(missed)), []).append(trial.name)
+    for (epochs, never), names in late.items():
+        rows = ", ".join(dict.fromkeys(names))
+        logger.warning("%s: decay_epochs = %s: not reached in %d epochs, of %s", grid, never, epochs, rows)
 
 
 class _Notebook:

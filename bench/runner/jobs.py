@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.machine.driver import MASK, driver_version
 from bench.machine.resources import refuse_parts_of_gpus, stall_seconds
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.runner.trial_work import TrialWork
 from bench.settings.options import RunOptions
 from bench.settings.plugins import Plugin

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bench.runner import work
-from bench.runner.state import RungTask
+from bench.runner.task import Task
 from bench.settings.trial import Trial
 from bench.train.loop import DivergedError
 from bench.train.resume import carry_over
 from results.store.records import DivergedRecord
 
 
-def epochs_left(task: RungTask) -> int:
+def epochs_left(task: Task) -> int:
     """Epochs still to be trained, once the rung below is carried over; 0 also where the training cannot go on, or that
     of a member or teacher could not."""
     trial, run = work.open_task(task)
@@ -27,7 +27,7 @@ def epochs_left(task: RungTask) -> int:
     return work.epochs_left(task)
 
 
-def train_rung(task: RungTask) -> None:
+def train_rung(task: Task) -> None:
     """As `bench.runner.work.train_trial`; a training that cannot go on is noted, and not tried again."""
     try:
         work.train_trial(task)
@@ -36,7 +36,7 @@ def train_rung(task: RungTask) -> None:
         DivergedRecord(reason=str(error)).write(run.trial(trial.trial_id).diverged)
 
 
-def shards_left(task: RungTask) -> list[list[int]]:
+def shards_left(task: Task) -> list[list[int]]:
     """As `bench.runner.work.shards_left`; none where the training could not go on."""
     trial, run = work.open_task(task)
     return [] if run.trial(trial.trial_id).diverged.exists() else work.shards_left(task)

@@ -25,7 +25,7 @@ from bench.models.external import ModelError, allowed_precision
 from bench.models.sources import Source, SourceError
 from bench.runner import work
 from bench.runner.stages import repair, trial_shards_left
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.settings.trial import Trial
 from results.errors import StoreError
 from results.store.description import add_trials

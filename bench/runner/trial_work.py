@@ -6,14 +6,14 @@ import os
 from typing import Any
 
 from bench.machine.usage import usage
-from bench.runner.state import RungTask, Task, metrics, note, note_devices
+from bench.runner.task import Task, metrics, note, note_devices
 
 COMPILE_PROCESSES = "TORCHINDUCTOR_COMPILE_THREADS"
 """Of inductor; else it starts as many as the machine has cores, up to 32, for every worker."""
 
 
 class TrialWork:
-    """The functions of `bench.runner.work` and `state`. The former comes with torch, so the workers alone import it: a
+    """The functions of `bench.runner.work` and `task`. The former comes with torch, so the workers alone import it: a
     trial's own process has this object too, and only waits."""
 
     def prepare(self, cpus: float, gpus: float) -> None:
@@ -53,15 +53,15 @@ class TrialWork:
         work.certify(task, shard)
 
     def note(self, task: Task, state: dict[str, Any] | None) -> None:
-        """As `bench.runner.state.note`."""
+        """As `bench.runner.task.note`."""
         note(task, state)
 
     def note_devices(self, task: Task, left_out: list[str]) -> None:
-        """As `bench.runner.state.note_devices`."""
+        """As `bench.runner.task.note_devices`."""
         note_devices(task, left_out)
 
     def metrics(self, task: Task) -> dict[str, float]:
-        """As `bench.runner.state.metrics`."""
+        """As `bench.runner.task.metrics`."""
         return metrics(task)
 
     def usage(self) -> dict[str, Any]:
@@ -82,20 +82,16 @@ class RungWork(TrialWork):
         """As `bench.runner.rungs.epochs_left`."""
         from bench.runner import rungs
 
-        return rungs.epochs_left(_rung(task))
+        return rungs.epochs_left(task)
 
     def train(self, task: Task) -> None:
         """As `bench.runner.rungs.train_rung`."""
         from bench.runner import rungs
 
-        rungs.train_rung(_rung(task))
+        rungs.train_rung(task)
 
     def shards_left(self, task: Task) -> list[list[int]]:
         """As `bench.runner.rungs.shards_left`."""
         from bench.runner import rungs
 
-        return rungs.shards_left(_rung(task))
-
-
-def _rung(task: Task) -> RungTask:
-    return task  # type: ignore[return-value]  # the jobs of a search have no others
+        return rungs.shards_left(task)

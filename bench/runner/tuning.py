@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from bench.machine.resources import refuse_parts_of_gpus, stall_seconds, usable_
 from bench.runner.grid import Audience
 from bench.runner.halving import FAILED, Halving, Step, least_budget, rung_epochs
 from bench.runner.stages import unfinished
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.runner.trial_work import RungWork
 from bench.settings.grid import GridError
 from bench.settings.options import RunOptions
@@ -48,7 +48,7 @@ LONGEST_NAME = 40
 
 Cost = Callable[[Trial], float]
 """What the training of a trial costs, from its first epoch on, in the unit of the budget; as
-`bench.audit.search.training_cost`."""
+`bench.audit.search_cost.training_cost`."""
 
 
 @dataclass(frozen=True)
@@ -400,11 +400,7 @@ class _Going:
                 continue
             self.submitted.add(name)
             StateRecord(state="waiting").write(self.run.trial(name).state)
-            earlier = before.get(name)
-            task: dict[str, Any] = {
-                **task_of(part, certify=certify),
-                "before": earlier.model_dump_json() if earlier else None,
-            }
+            task = task_of(part, certify=certify, before=before.get(name))
             after = [each.trial_id for each in part.needed if each.trial_id in left or each.trial_id in self.submitted]
-            jobs.append(Job(name, task, task["log"], after))
+            jobs.append(Job(name, {**task}, task["log"], after))
         return sorted(jobs, key=lambda job: len(job.after))

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from urllib.parse import parse_qs, quote, urlsplit
 
-from bench.runner.live import LivePage
+from bench.runner.live_page import LivePage
 from results.errors import BenchError
 from results.store.folder import RunFolder
 

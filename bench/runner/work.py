@@ -13,7 +13,7 @@ from bench.machine.advance import advance
 from bench.machine.hardware import release_memory
 from bench.machine.processes import leaving_group
 from bench.runner.stages import epochs_finished, is_trained, repair, trial_shards_left
-from bench.runner.state import Task, keep_log
+from bench.runner.task import Task, keep_log
 from bench.runner.votes import teacher_votes
 from bench.settings.plugins import Plugin
 from bench.settings.trial import Trial

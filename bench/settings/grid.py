@@ -16,7 +16,7 @@ from results.errors import BenchError
 from results.printable import shortened
 from results.store.folder import AnyPath, read_json, refuse_devices
 from results.store.record import Record, explain, nearest, validated
-from results.store.settings import CertifySettings, Option, PositiveInt, Sigma, TrainSettings
+from results.store.settings import DEFAULT_WIDTH, CertifySettings, Option, PositiveInt, TrainSettings
 
 Item = TypeVar("Item", str, int, float)
 SHIPPED = ("smoke", "lite", "thesis", "paper", "ablation", "contribution3", "sensitivity")
@@ -69,11 +69,11 @@ class Grid(Record):
 
     description: str = ""
     methods: list[str] = Field(min_length=1)
-    sigmas: list[Annotated[Sigma, AfterValidator(of_pixels)]] = Field(min_length=1)
+    sigmas: list[Annotated[float, Field(gt=0), AfterValidator(of_pixels)]] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
     data: str = "synthetic"
     model: str = "resnet110"
-    width: PositiveInt = 16
+    width: PositiveInt = DEFAULT_WIDTH
     decomposition_ratio: Annotated[float, Field(gt=0)] = 0.2
     train: TrainSettings = TrainSettings()
     certify: CertifySettings = CertifySettings()

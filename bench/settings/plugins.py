@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.settings.registries import DATASETS, NETWORKS
 from methods import METHODS
+from methods.registry import OURS
 from results.errors import BenchError
 from results.store.folder import refuse_devices
 
@@ -94,7 +95,8 @@ def load_plugins(given: Iterable[str]) -> list[Plugin]:
 
 
 def _registering() -> set[str]:
-    return {module for registry in REGISTRIES for module in registry.modules}
+    modules = {module for registry in REGISTRIES for module in registry.modules}
+    return {module for module in modules if module.partition(".")[0] not in OURS}
 
 
 def is_file(text: str) -> bool:

@@ -18,8 +18,8 @@ from typing import Any
 from methods import METHODS, Registry
 from results.errors import BenchError
 from results.store.record import nearest
+from results.store.settings import DEFAULT_WIDTH
 
-DEFAULT_WIDTH = 16
 CHANNELS = 3
 """Of the images that a network takes which says nothing else."""
 RESNET = r"resnet\d*"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from results.bounds.lattice import debited, is_certified
 from results.bounds.radius import lower_confidence_bound
-from results.bounds.two_stage import planned_samples
+from results.bounds.two_stage import sufficient_for_each
 from results.errors import BenchError
 from results.printable import PER_INPUT
 
@@ -105,7 +105,7 @@ def planned_budget(certificates: pd.DataFrame, trials: pd.DataFrame) -> np.ndarr
         at = (certificates["trial_id"] == trial_id).to_numpy()
         n0, alpha = certificates[["n0", "alpha"]][at].iloc[0]
         counts = certificates["selection_counts"][at].map(max).to_numpy(dtype=np.int64)
-        planned[at] = planned_samples(counts, int(n0), int(planned[at][0]), float(alpha))
+        planned[at] = sufficient_for_each(counts, int(n0), int(planned[at][0]), float(alpha))
     return planned
 
 

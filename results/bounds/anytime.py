@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from results.bounds import LOOKING
 from results.bounds.radius import certified_radius, lower_confidence_bound
-from results.bounds.two_stage import planned_samples
+from results.bounds.two_stage import sufficient_for_each
 
 Floats = NDArray[np.float64]
 TOLERANCE = 0.04
@@ -61,7 +61,7 @@ class Design:
         """
         # A beta prior of 1/2 and 1/10: where all agree, the rest is likely to agree too.
         share = (np.asarray(counts, np.float64) + 0.5) / (n0 + 0.6)
-        return cls(share, planned_samples(counts, n0, n, alpha), n)
+        return cls(share, sufficient_for_each(counts, n0, n, alpha), n)
 
     def at(self, place: NDArray[np.bool_]) -> Design:
         """Of some of the images."""

@@ -47,7 +47,7 @@ def sufficient_samples(count: int, n0: int, n: int, alpha: float) -> int:
     return int(sizes[enough].min())
 
 
-def planned_samples(counts: NDArray[np.int64], n0: int, n: int, alpha: float) -> NDArray[np.int64]:
+def sufficient_for_each(counts: NDArray[np.int64], n0: int, n: int, alpha: float) -> NDArray[np.int64]:
     """`sufficient_samples` for each of `counts` (images,)."""
     distinct, where = np.unique(counts, return_inverse=True)
     return np.array([sufficient_samples(int(count), n0, n, alpha) for count in distinct], dtype=np.int64)[where]

@@ -10,11 +10,10 @@ import pandas as pd
 from results.analysis.groups import of_published_data, trained_models
 from results.printable import named_sigma, printable, sigma_text
 from results.store.run import Run
+from results.store.settings import DEFAULT_WIDTH
 
 FEWER = {"two-stage": "curtailed two-stage sampling", "anytime": "anytime-valid bounds"}
 """Estimators that draw fewer than n samples, in words."""
-USUAL_WIDTH = 16
-"""Channels of a CIFAR ResNet's first layer as published, which goes without saying."""
 MEASURED = ("lattice_pixels", "estimator", "device", "precision", "engine")
 """Columns of certificates that say how they were measured."""
 
@@ -54,9 +53,9 @@ def distinct(column: pd.Series) -> str:
 
 def networks(trials: pd.DataFrame) -> pd.Series:
     """The network of each trial, with its width where that is not the usual one."""
-    widths = [json.loads(settings).get("width", USUAL_WIDTH) for settings in trials["settings"]]
+    widths = [json.loads(settings).get("width", DEFAULT_WIDTH) for settings in trials["settings"]]
     names = [
-        name if width == USUAL_WIDTH else f"{name} of width {width}"
+        name if width == DEFAULT_WIDTH else f"{name} of width {width}"
         for name, width in zip(trials["model"], widths, strict=True)
     ]
     return pd.Series(names, index=trials.index, dtype="str")
@@ -90,8 +89,8 @@ def _measured(trials: pd.DataFrame, certificates: pd.DataFrame) -> str:
 
 
 def _workers(workers: pd.Series) -> str:
-    """How many trained a model, where that was not one: each has batch statistics of its own."""
-    return f" by {distinct(workers)} workers (batch norm within each)" if (workers > 1).any() else ""
+    """How many trained a model, where that was not one: batch statistics are of each one's part."""
+    return f" by {distinct(workers)} workers, a part of each batch in each" if (workers > 1).any() else ""
 
 
 def _beacons(trials: pd.DataFrame) -> str:
@@ -158,7 +157,7 @@ def not_comparable(trials: pd.DataFrame) -> list[str]:
     if (trials["model"] != "resnet110").any():
         reasons.append("the network is not ResNet-110")
     elif (networks(trials) != "resnet110").any():
-        reasons.append(f"the width of the network is not {USUAL_WIDTH}")
+        reasons.append(f"the width of the network is not {DEFAULT_WIDTH}")
     if (trials["n"] < 100_000).any():
         reasons.append("n is below 100 000, which lowers every radius")
     if (trials["n"] > 100_000).any():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results.analysis import published
-from results.analysis.base import CLEAN, NOISY, base_accuracy, has_base_answers, suspicions
+from results.analysis.base_classifier import CLEAN, NOISY, base_accuracy, has_base_answers, suspicions
 from results.analysis.budget import BUDGETS, MOST, at_budget
 from results.analysis.convergence import LEVEL, common_level, epochs_to_level, final_accuracies
 from results.analysis.envelope import envelopes
@@ -21,8 +21,8 @@ from results.analysis.metrics import (
     label_probabilities,
     worker_hours,
 )
+from results.analysis.simultaneous import CONFIDENCE, false_at_most, holding_together
 from results.analysis.statistics import Interval, accuracy_interval, acr_interval, difference_interval, wilson
-from results.analysis.together import CONFIDENCE, false_at_most, holding_together
 from results.bounds.radius import largest_radius
 from results.printable import PER_INPUT, named_sigma
 from results.report.caption import distinct, not_comparable
@@ -36,9 +36,9 @@ BEYOND_ACR = (
     "methods at the same σ. All hold: the ACR of certificates that hold all at once with 95\u00a0% confidence, each at "
     "5\u00a0% divided by the number of images, or at alpha where that is less. Two-sided ACR: with all samples and the "
     "radius σ/2 (Φ⁻¹(p_A) − Φ⁻¹(p_B)), from a lower bound of p_A and an upper bound of the runner-up's p_B that hold "
-    "together with probability 1 − alpha; an image whose estimation ended early, as soon as p_A was surely below one "
-    "half, has no such radius and counts as 0, which lowers this ACR the more, the more images abstain. p_A: share of "
-    "an image's samples that are classified as its label; the columns give the share of images above; where nothing "
+    "together with probability 1 − alpha; an image whose estimation ended early, as soon as its abstention was "
+    "certain, has no such radius and counts as 0, which lowers this ACR the more, the more images abstain. p_A: share "
+    "of an image's samples that are classified as its label; the columns give the share of images above; where nothing "
     "was estimated, it counts as 0."
 )
 SOFT = (
@@ -126,7 +126,7 @@ def table_certified_accuracy(run: Run | Subject, source: str | None = None) -> R
             "As Table 5.1 of the thesis.",
             INTERVALS,
             *_false_sentences(subject.groups),
-            *_limits(subject.groups),
+            *_limits(subject.groups, rows),
             *_published_sentence(rows, origin, origin.setting),
         ],
         [*origin.notes] if any(row.published for row in rows) else [],
@@ -204,13 +204,20 @@ def _accuracy_columns(rows: list[Row]) -> list[Column]:
     """Of certified accuracy at 0, at each of `RADII`, and at those of `FURTHER` at which a row has any."""
     columns = [Column("r0.00", "ACC", 1, "max")]
     columns += [Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}") for radius in RADII]
-    further = {f"r{radius:.2f}": f"{radius:.2f}" for radius in FURTHER}
     columns += [
-        Column(key, heading, 1, "max", alone=f"ACC {heading}", on_terminal=False)
-        for key, heading in further.items()
-        if any(row.measured.get(key, 0.0) > 0 or row.published.get(key, 0.0) > 0 for row in rows)
+        Column(f"r{radius:.2f}", f"{radius:.2f}", 1, "max", alone=f"ACC {radius:.2f}", on_terminal=False)
+        for radius in _further(rows)
     ]
     return columns
+
+
+def _further(rows: list[Row]) -> list[float]:
+    """Those of `FURTHER` at which a row has any accuracy, measured or published."""
+    return [
+        radius
+        for radius in FURTHER
+        if any(numbers.get(f"r{radius:.2f}", 0.0) > 0 for row in rows for numbers in (row.measured, row.published))
+    ]
 
 
 def table_seeds(run: Run | Subject) -> ResultTable:
@@ -656,7 +663,7 @@ def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.lower, 100 * interval.upper)
 
 
-def _limits(groups: list[Group]) -> list[str]:
+def _limits(groups: list[Group], rows: list[Row]) -> list[str]:
     """Why columns are empty that no method could fill. Not said of a σ with a log whose radii are above their limit."""
     limits: dict[float, float] = {}
     for group in groups:
@@ -664,7 +671,8 @@ def _limits(groups: list[Group]) -> list[str]:
         if group.certificates["radius"].max() > limit * (1 + 1e-9):
             limit = np.inf
         limits[group.sigma] = max(limit, limits.get(group.sigma, 0.0))
-    short = [f"{limit:.3f} at {named_sigma(sigma)}" for sigma, limit in sorted(limits.items()) if limit < RADII[-1]]
+    last = max((*RADII, *_further(rows)))
+    short = [f"{limit:.3f} at {named_sigma(sigma)}" for sigma, limit in sorted(limits.items()) if limit < last]
     if not short:
         return []
     return [

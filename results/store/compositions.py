@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from results.bounds.composition import Estimate, composed_row, estimates_of, passes
 from results.bounds.radius import lower_confidence_bound
-from results.bounds.two_stage import sufficient_samples
 from results.store.settings import CertifiedTrial, ComposedTrial, PartSettings
 
 SELECTOR_LISTS = ("selector_sigmas", "selector_selection_counts", "selector_counts")
@@ -79,7 +78,7 @@ def _dual(row: Row, settings: ComposedTrial) -> Iterator[str]:
     if row["sigma_input"] != classifiers[part.selected].sigma:
         yield "sigma_input is not that of the classifier that the selection chose"
     yield from _selection(row["selector_selection_counts"], row["n0"])
-    n, planned = sum(part.counts), _planned(row["selector_selection_counts"], settings)
+    n, planned = sum(part.counts), settings.bound.samples_to_draw(max(row["selector_selection_counts"]))
     if not row["n"]:
         if n:
             yield "its selector was estimated where misclassified"
@@ -105,7 +104,7 @@ def _multi_scale(row: Row, settings: ComposedTrial) -> Iterator[str]:
         asked.append((classifier, row["selection_counts"], False))
     for part, selection, was_passed in asked:
         yield from _selection(selection, row["n0"])
-        if sum(part.counts) != (planned := _planned(selection, settings)):
+        if sum(part.counts) != (planned := settings.bound.samples_to_draw(max(selection, default=0))):
             yield f"a scale that may be passed has {sum(part.counts)} samples, {planned} were to be drawn"
         elif passes(part, settings.bound.alpha, row["lattice_pixels"]) != was_passed:
             yield "a scale was passed that is certified" if was_passed else "a scale answers that is to be passed"
@@ -114,13 +113,6 @@ def _multi_scale(row: Row, settings: ComposedTrial) -> Iterator[str]:
 def _selection(counts: list[int], n0: int) -> Iterator[str]:
     if sum(counts) != n0:
         yield "the counts of the selector's selection do not sum to n0"
-
-
-def _planned(selection: list[int], settings: ComposedTrial) -> int:
-    bound = settings.bound
-    if bound.estimator == "fixed":
-        return bound.n
-    return sufficient_samples(max(selection), bound.n0, bound.n, bound.alpha)
 
 
 def _hope(part: Estimate, planned: int, settings: ComposedTrial) -> bool:

@@ -17,7 +17,6 @@ from results.bounds.anytime import Design, anytime_bound
 from results.bounds.lattice import debited, debited_two_sided, is_certified
 from results.bounds.radius import largest_radius, lower_confidence_bound
 from results.bounds.soft import EDGES, UNIT, expected_softmax_bound
-from results.bounds.two_stage import planned_samples
 from results.errors import StoreError
 from results.store.compositions import SELECTOR_LISTS, composed_radii, may_be_skipped, odd_compositions
 from results.store.folder import AnyPath, RunFolder, TrialFolder, read_each
@@ -350,15 +349,13 @@ def _check_radii(
 
 
 def samples_to_draw(selection: NDArray[np.int64], certify: CertifySettings) -> NDArray[np.int64]:
-    """The samples that an estimation was to draw, whatever they answered; at most, where it is stopped by that.
+    """`CertifySettings.samples_to_draw` of each image.
 
     Args:
         selection: (images, classes), the counts of the selection.
-        certify: the trial's settings of that name.
     """
-    if certify.estimator != "two-stage":
-        return np.full(len(selection), certify.n)
-    return planned_samples(selection.max(axis=1), certify.n0, certify.n, certify.alpha)
+    distinct, where = np.unique(selection.max(axis=1), return_inverse=True)
+    return np.array([certify.samples_to_draw(int(count)) for count in distinct], dtype=np.int64)[where]
 
 
 def two_sided_radii(

@@ -32,6 +32,8 @@ Estimator = Literal["fixed", "two-stage", "anytime"]
 Arithmetic = Literal["float", "sound"]
 Composition = Literal["dual", "multi-scale"]
 Option = bool | int | float | str
+DEFAULT_WIDTH = 16
+"""Channels of a CIFAR ResNet's first layer as published, which goes without saying."""
 LEAST_ALPHA = 1e-100
 """SciPy's quantiles of beta distributions are not to be trusted much below: of some counts they are NaN."""
 
@@ -106,6 +108,18 @@ class CertifySettings(Record):
                 f"n must be at least {math.ceil(-math.log2(at_the_end))}"
             )
         return self
+
+    def samples_to_draw(self, count: int) -> int:
+        """The samples that an estimation asks for, whatever they answer; at most, where it is stopped by that.
+
+        Args:
+            count: samples of the selection that gave the selected class.
+        """
+        if self.estimator != "two-stage":
+            return self.n
+        from results.bounds.two_stage import sufficient_samples  # with SciPy
+
+        return sufficient_samples(count, self.n0, self.n, self.alpha)
 
 
 class ImportedCertification(Record):
@@ -206,7 +220,7 @@ class NativeTrial(CertifiedTrial):
     method: str
     options: dict[str, Option] = {}
     model: str = "resnet110"
-    width: PositiveInt = 16
+    width: PositiveInt = DEFAULT_WIDTH
     decomposition_ratio: Annotated[float, Field(gt=0)] | None = None
     """Keep the directions whose variance exceeds ratio · σ²; no decomposition where not given."""
     train: TrainSettings = TrainSettings()

@@ -152,7 +152,7 @@ def without_work(shop: Workshop) -> Iterator[None]:
             patch("bench.audit.perf_certify.measure", begin_work),
             patch("bench.audit.perf_train.measure_training", begin_work),
             patch("bench.audit.forecast.forecast", begin_work),
-            patch("bench.audit.search.training_cost", begin_work),
+            patch("bench.audit.search_cost.training_cost", begin_work),
             patch("bench.audit.doctor.examine_machine", begin_work),
             patch("bench.audit.attack.attack_run", begin_work),
             patch("bench.audit.predict.predict_source", begin_work),

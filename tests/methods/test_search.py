@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from torch import Tensor
 
 from bench.settings.grid import load_grid
-from methods import METHODS, Among, Between, Method, RegistryError, get_method, register_method
+from methods import METHODS, Among, Between, Method, RegistryError, TrainingStep, get_method, register_method
 
 LAST = 1 - 2**-53
 
@@ -73,6 +74,9 @@ def test_a_search_of_what_is_no_option_or_of_another_type_is_refused_where_the_m
             source: ClassVar[str] = "a test"
             search: ClassVar[Mapping[str, Between | Among]] = space
             strength: float = 1.0
+
+            def training_loss(self, step: TrainingStep) -> Tensor:
+                return step.train(step.noise).mean()
 
     with pytest.raises(RegistryError, match="options of its own, each Between or Among values: 'weight' is none"):
         register({"weight": Between(1.0, 2.0)})

@@ -65,7 +65,7 @@ def grids(run: Run, *, places: bool = False) -> list[GridContent]:
             grid = without_place(grid, _dataset(run, description))
             if grid["data"] != description.grid.get("data") and "@" in str(grid["data"]):
                 data = " --data FOLDER"
-        plugin = " --plugin FILE" if _has_plugin(run, description) else ""
+        plugin = " --plugin FILE" if _has_plugin(description) else ""
         several = f" of run {len(found) + 1}" if len(run.descriptions) > 1 else ""
         command = f"bench run --grid grid.toml{data}{plugin}"
         found.append({"title": f"The grid{several}", "toml": to_toml(grid), "command": command})
@@ -78,13 +78,9 @@ def _dataset(run: Run, description: RunRecord) -> str:
     return str(own.iloc[-1]) if len(own) else "unknown"
 
 
-def _has_plugin(run: Run, description: RunRecord) -> bool:
-    """Whether a method, a network or the data was of a file that is named on the command line; of the data only the
-    last command tells."""
-    own = run.trials[run.trials["trial_id"].isin(description.trials)]["settings"]
-    return any(word.partition("=")[0] == "--plugin" for word in description.command) or any(
-        json.loads(settings).get("code") for settings in own
-    )
+def _has_plugin(description: RunRecord) -> bool:
+    """Whether a method, a network or the data was of a file that is named on the command line."""
+    return any(word.partition("=")[0] == "--plugin" for word in description.command)
 
 
 def environment(run: Run, *, places: bool = False) -> list[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from results.analysis.base import suspicions
+from results.analysis.base_classifier import suspicions
 from results.analysis.comparison import Lead, leads
 from results.printable import named_sigma, sigma_text
 from results.report import formats

@@ -31,7 +31,7 @@ from bench.models.denoisers import OneShot
 from bench.models.external import ModelError
 from bench.models.sources import SourceError, from_trial, joined, open_model
 from results import at_budget, read_run
-from results.analysis.together import holding_together
+from results.analysis.simultaneous import holding_together
 from results.bounds.composition import composed_row
 from results.errors import BenchError
 from results.report.figures.curves import figure_certified_accuracy
@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a dual and of a multi-scale classifier, with certified, abstained and misclassified images."""
     path = tmp_path_factory.mktemp("composed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.cli.models.merge_and_report", merge_and_write_table)
+        patch.setattr("bench.cli.certify.merge_and_report", merge_and_write_table)
         for words in (DUAL, SCALES):
             result = CliRunner().invoke(app, ["certify", *words, *COMMON, "--out", str(path)], catch_exceptions=False)
             assert result.exit_code == 0, result.output
@@ -280,7 +280,7 @@ def test_an_attack_moves_images_against_the_part_that_answered(finished: Path) -
 
 def test_by_a_beacon_and_behind_a_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All parts have noise that follows from the weights of all, and a denoiser for a σ of their own."""
-    monkeypatch.setattr("bench.cli.models.merge_and_report", merge_and_write_table)
+    monkeypatch.setattr("bench.cli.certify.merge_and_report", merge_and_write_table)
     run, denoiser = RunFolder(tmp_path / "run"), f"{MODELS}:clean@schedule=linear,predicts=image"
     more = ["--beacon", "later", "--denoiser", denoiser, "--images", "6", "--n", "60", "--out", str(run.path)]
     result = CliRunner().invoke(app, ["certify", *DUAL, *COMMON, *more], catch_exceptions=False)
@@ -354,7 +354,7 @@ def test_weights_of_another_part_are_found(run: RunFolder) -> None:
 
 
 def test_the_same_command_again_has_nothing_to_do(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.cli.models.merge_and_report", merge_run)
+    monkeypatch.setattr("bench.cli.certify.merge_and_report", merge_run)
     before = [path.stat().st_mtime_ns for path in Path(str(run.path)).rglob("shards/*")]
     result = CliRunner().invoke(app, ["certify", *DUAL, *COMMON, "--out", str(run.path)])
     assert result.exit_code == 0

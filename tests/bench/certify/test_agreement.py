@@ -12,7 +12,7 @@ import torch
 
 from bench.certify import engine, shard
 from bench.runner import work
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.settings.trial import Trial
 from results.store.description import add_trials
 from results.store.folder import RunFolder

@@ -25,7 +25,7 @@ from bench.cli.stopping import stopped_in_order
 from bench.runner.display import COLUMNS, render, shown
 from bench.runner.jobs import plan_jobs
 from bench.runner.progress import AT_WORK, RunProgress, TrialProgress
-from bench.runner.state import note_devices, trial_task
+from bench.runner.task import note_devices, trial_task
 from methods import METHODS, Method, RegistryError
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run

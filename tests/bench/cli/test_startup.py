@@ -11,7 +11,7 @@ import pytest
 
 from bench.data.known import KNOWN
 from bench.runner import work
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from results.store.description import add_trials
 from results.store.folder import RunFolder, listing, location
 from results.store.merge import merge_run

@@ -19,7 +19,7 @@ SMOKE = ["tune", "--grid", "smoke", "--sigma", ".25", "--set", "train.images=100
 @pytest.fixture(autouse=True)
 def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = Rates(train=100.0, attack=200.0, survey=400.0, certify=500.0, activation_bytes=1000, model_bytes=10)
-    monkeypatch.setattr("bench.audit.search.measure", lambda *_: rates)
+    monkeypatch.setattr("bench.audit.forecast.measure", lambda *_: rates)
 
 
 def printed(*options: str) -> str:

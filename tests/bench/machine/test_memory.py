@@ -16,7 +16,7 @@ from bench.certify.shard import last_model
 from bench.machine.driver import driver_bytes
 from bench.machine.hardware import reserved_bytes, restart_peak_memory
 from bench.runner import work
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.train import loop
 from results.store.folder import RunFolder
 from results.store.records import TrainingRecord

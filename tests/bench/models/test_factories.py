@@ -103,6 +103,7 @@ def test_any_model_from_a_factory() -> None:
         (["--model", "no_such_run/trial"], "or RUN/TRIAL with a run"),
         (["--model", "factories:good", "--sigma", "0"], "sigma = 0.0: input should be greater than 0"),
         (["--model", "factories:good", "--sigma", "64"], "sigma = 64: pixels are in [0, 1]: 64 of 255 is 0.25"),
+        (["--model", "factories:good", "--sigma", "255"], "sigma = 255: pixels are in [0, 1]: 255 of 255 is 1"),
         (["--model", "factories:good", "--alpha", "1"], "certify.alpha = 1.0: input should be less than 1"),
         (["--model", "factories:good", "--n", "0"], "certify.n = 0"),
         (["--model", "factories:good", "--n0", "0"], "certify.n0 = 0"),
@@ -262,7 +263,7 @@ def test_the_batch_stays_that_of_the_first_command(capsys: pytest.CaptureFixture
 @pytest.mark.usefixtures("factories")
 def test_what_is_certified_later_is_in_the_precision_of_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine is that goes on."""
-    monkeypatch.setattr("bench.cli.models.merge_and_report", merge_run)
+    monkeypatch.setattr("bench.cli.certify.merge_and_report", merge_run)
     command = ["certify", "--model", "factories:good", "--data", "synthetic", "--sigma", ".25"]
     command += ["--n", "50", "--images", "4", "--shard-size", "2", "--alpha", ".01"]
     for precision in ("fp32", "bf16"):

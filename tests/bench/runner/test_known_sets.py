@@ -18,7 +18,7 @@ from bench.data import load_images
 from bench.models.checkpoint import load_verified
 from bench.models.sources import open_model
 from bench.runner import work
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.settings.grid import read_trial
 from bench.settings.registries import DATASETS, NETWORKS
 from bench.train import loop

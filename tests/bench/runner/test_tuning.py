@@ -19,11 +19,11 @@ import pyarrow as pa
 import pytest
 
 import cluster
-from bench.audit.search import training_cost
+from bench.audit.search_cost import training_cost
 from bench.data import DataError, dataset_name, load_images
 from bench.runner import rungs, work
 from bench.runner.grid import run_grid
-from bench.runner.state import note, trial_task
+from bench.runner.task import note, trial_task
 from bench.runner.tuning import Search, TuneAudience, Tuned, searches_of, tune_grid
 from bench.settings.grid import GridError, load_grid
 from bench.settings.options import RunOptions

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bench.runner import live
+from bench.runner import live_page
 from bench.runner.display import POLL_SECONDS_OF_A_STORE
-from bench.runner.live import NOT_YET, ODD, LivePage
+from bench.runner.live_page import NOT_YET, ODD, LivePage
 from bench.runner.watch import WatchServer
 from results.analysis.groups import certified_groups
 from results.errors import BenchError
@@ -101,13 +101,13 @@ def test_what_is_finished_is_put_together_again_only_where_it_changed(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
-    whole = live.finished_parts
+    whole = live_page.finished_parts
 
     def counted(*given: Any) -> Any:
         made.append(given[3])
         return whole(*given)
 
-    monkeypatch.setattr(live, "finished_parts", counted)
+    monkeypatch.setattr(live_page, "finished_parts", counted)
     page = LivePage(run)
     first = page_now(page).content
     tag = page.now().tag

@@ -66,6 +66,7 @@ def test_thesis_recipe() -> None:
         ("certify.alpha=1.0", "certify.alpha = 1.0: input should be less than 1"),
         ("sigmas=[-0.25]", "sigmas.0 = -0.25: input should be greater than 0"),
         ("sigmas=[64.0]", "sigmas.0: sigma = 64: pixels are in [0, 1]: 64 of 255 is 0.25"),
+        ("sigmas=[0.5,127.5]", "sigmas.1: sigma = 127.5: pixels are in [0, 1]: 127.5 of 255 is 0.5"),
         ("sigmas=[0.25, 0.25]", "each may stand only once"),
         ("sigmas=[]", "sigmas = []: list should have at least 1 item"),
         ("sigmas=[0.12]", "rows.generalised_ld.options.strength has no value for sigma = 0.12, only for 0.25, 0.5, 1"),

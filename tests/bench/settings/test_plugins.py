@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.settings.grid import GridError, load_grid
 from bench.settings.plugins import Plugin, PluginError, load_plugins
 from bench.settings.registries import DATASETS, NETWORKS

@@ -26,7 +26,7 @@ from bench.runner import votes, work
 from bench.runner.progress import read_progress
 from bench.runner.single import run_single
 from bench.runner.stages import is_trained, repair, unfinished
-from bench.runner.state import trial_task
+from bench.runner.task import trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.augment import crop_and_flip, random_shifts

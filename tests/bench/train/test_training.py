@@ -22,7 +22,7 @@ from bench.machine.processes import leave_group
 from bench.models.checkpoint import CheckpointError, load_verified, save_tensors
 from bench.runner import work
 from bench.runner.stages import is_trained, repair, unfinished
-from bench.runner.state import Task, trial_task
+from bench.runner.task import Task, trial_task
 from bench.settings.trial import Trial
 from bench.train import loop
 from bench.train.batches import batches

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from results import certified_accuracy, read_run
-from results.analysis.base import suspicions
+from results.analysis.base_classifier import suspicions
 from results.analysis.envelope import envelopes
 from results.analysis.groups import certified_groups
 from results.analysis.seeds import compare_seeds

@@ -130,14 +130,6 @@ def test_a_grid_of_a_plugin_is_run_again_with_one(run: RunFolder) -> None:
     given = description.model_copy(update={"command": ["bench", "run", "--plugin=own/mine.py"]})
     own = replace(plain, descriptions=(given,))
     assert [grid["command"] for grid in grids(own)] == [f"{command} --plugin FILE"]
-    settings = (
-        plain.trials["settings"]
-        .str.replace('"code":""', '"code":"0aa89b6a"')
-        .str.replace('"code": ""', '"code": "0aa89b6a"')
-    )
-    assert [grid["command"] for grid in grids(replace(plain, trials=plain.trials.assign(settings=settings)))] == [
-        f"{command} --plugin FILE"
-    ]
 
 
 def files_of_the_report(run: RunFolder) -> list[Path]:

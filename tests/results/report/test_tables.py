@@ -96,6 +96,13 @@ def test_radii_beyond_the_thesis_s_have_columns_where_a_row_has_any(run: Run) ->
     table = table_certified_accuracy(replace(run, trials=wide[0][one], certificates=rows))
     assert [column.heading for column in table.columns][-3:] == ["1.75", "2.00", "2.25"]
     assert [table.rows[0].measured[f"r{radius:.2f}"] for radius in (2.0, 2.25, 2.5)] == [100, 100, 0]
+    both = [frame.assign(sigma=frame["sigma"].replace(0.25, 1.0)) for frame in (run.trials, run.certificates)]
+    radii = both[1]["sigma"].map({0.5: 1.9, 1.0: 2.3})
+    caption = table_certified_accuracy(
+        replace(run, trials=both[0].assign(n=100_000), certificates=both[1].assign(radius=radii, correct=True))
+    ).caption
+    [limit] = [sentence for sentence in caption if "No radius can be above" in sentence]
+    assert "which is 1.906 at σ = 0.5: beyond" in limit  # whose columns of 2.00 and 2.25 are empty
     theirs = table_certified_accuracy(replace(run, trials=wide[0][one], certificates=rows), "sun2025_logs").rows
     assert {row.published["r2.25"] for row in theirs if row.method == "sun"} == {18.31}
 
@@ -104,7 +111,7 @@ def test_the_caption_says_by_how_many_workers_models_were_trained(run: Run) -> N
     alone = replace(run, trials=run.trials.assign(workers=1.0))
     assert "workers" not in table_certified_accuracy(alone).setting[0]
     two = replace(run, trials=run.trials.assign(workers=2.0))
-    assert " by 2 workers (batch norm within each), certified on" in table_certified_accuracy(two).setting[0]
+    assert " by 2 workers, a part of each batch in each, certified on" in table_certified_accuracy(two).setting[0]
 
 
 def test_the_cost_table_is_at_the_smallest_sigma(run: Run) -> None:

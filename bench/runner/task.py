@@ -1,4 +1,4 @@
-"""What a trial's own process keeps for those who watch a run: its state, its log, its metrics.
+"""A trial as its workers are given it; what its own process keeps for those who watch a run: state, log, metrics.
 
 Without torch: that process only waits.
 """
@@ -43,16 +43,20 @@ class Task(TypedDict):
     shard_size: int
     plugins: list[dict[str, str | None]]
     """Fields of `bench.settings.plugins.Plugin`, of those that a worker loads first."""
-
-
-class RungTask(Task):
-    """One training of a search, for a worker."""
-
     before: str | None
-    """The same training on the rung below, as JSON, whose last epoch this one goes on from; None: from the start."""
+    """In a search the same training on the rung below, as JSON, from whose last epoch this one goes on; None: from the
+    start."""
 
 
-def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int, plugins: Sequence[Plugin] = ()) -> Task:
+def trial_task(
+    trial: Trial,
+    run: RunFolder,
+    *,
+    certify: bool,
+    shard_size: int,
+    plugins: Sequence[Plugin] = (),
+    before: Trial | None = None,
+) -> Task:
     """What a worker needs to know of a trial."""
     return Task(
         trial_id=trial.trial_id,
@@ -62,6 +66,7 @@ def trial_task(trial: Trial, run: RunFolder, *, certify: bool, shard_size: int, 
         certify=certify,
         shard_size=shard_size,
         plugins=[asdict(plugin) for plugin in plugins],
+        before=before.model_dump_json() if before else None,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.analysis.base import CLEAN, NOISY, base_accuracy, has_base_answers, suspicions
+from results.analysis.base_classifier import CLEAN, NOISY, base_accuracy, has_base_answers, suspicions
 
 
 def rows(clean: float, noisy: float, images: int = 500, classes: int = 10, method: str = "theirs") -> pd.DataFrame:

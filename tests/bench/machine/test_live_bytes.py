@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.engine import Engine
-from bench.machine.live import live_bytes
+from bench.machine.live_bytes import live_bytes
 
 SHAPE = torch.Size((3, 32, 32))
 PLANE = 4 * 32 * 32

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
-from bench.audit.forecast import Rates, count_passes, measure
+from bench.audit.forecast import MeasuredRates, count_devices, count_passes
 from bench.data import count_images, load_images
 from bench.machine.devices import own_device
 from bench.settings.trial import Trial
@@ -29,9 +27,9 @@ class SearchForecast:
     """Seconds on this machine, all its accelerators computing."""
 
     def __init__(self) -> None:
-        self._device = own_device()
-        self._devices = torch.cuda.device_count() if self._device.type == "cuda" else 1
-        self._rates: dict[tuple[str, int, str, str], Rates] = {}
+        device = own_device()
+        self._devices = count_devices(device)
+        self._rates = MeasuredRates(device)
 
     def seconds(self, trials: Sequence[Trial], cost: float) -> float:
         """Of a search; measures a network that it has not measured before, for some seconds.
@@ -41,9 +39,9 @@ class SearchForecast:
             cost: of all their trainings, as `training_cost` has it, less what is carried over.
         """
         first = trials[0]
-        images = len(load_images(first.data, "train", first.dataset).evenly(first.train.images))
-        held_out = count_images(first.data, "test")
-        rates = self._rates_of(first)
+        train_set = load_images(first.data, "train", first.dataset).evenly(first.train.images)
+        images, held_out = len(train_set), count_images(first.data, "test")
+        rates = self._rates.of(first, train_set)
         networks = max(1, len(first.members))
         teachers = {trial.teacher: trial.objective.teacher_copies for trial in trials if trial.teacher}
         trained = cost + sum(map(training_cost, teachers))
@@ -51,13 +49,6 @@ class SearchForecast:
         certified = held_out * networks * len(trials) * (first.certify.n0 + first.certify.n)
         seconds = images * trained / rates.train + surveyed / rates.survey + certified / rates.certify
         return seconds / self._devices
-
-    def _rates_of(self, trial: Trial) -> Rates:
-        key = (trial.model, trial.width, trial.train.precision, trial.certify.precision)
-        if key not in self._rates:
-            images = load_images(trial.data, "train", trial.dataset)
-            self._rates[key] = measure(trial, images, self._device)
-        return self._rates[key]
 
 
 def _epochs(trials: Sequence[Trial]) -> int:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import beta, binom, norm
 
-from results.analysis.together import false_at_most, holding_together
+from results.analysis.simultaneous import false_at_most, holding_together
 from results.bounds.anytime import Design, anytime_bound
 from results.bounds.radius import certified_radius
 
