@@ -27,7 +27,7 @@ import results
 from bench.cli.base import app
 from results.report.write import write_report
 from results.store.merge import merge_run
-from tests.bench.cli.test_startup import ONE_FIGURE
+from tests.command import ONE_FIGURE
 from tests.conftest import small_trial, without_figures, write_fake_run
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ import bench
 from bench.audit.verify import verify_run
 from results import read_run
 from results.store.folder import RunFolder
-from tests.bench.cli.test_startup import ONE_FIGURE
+from tests.command import ONE_FIGURE
 
 GRID = """
 methods = ["generalised_ld", "ensemble", "consistency", "gaussian"]

@@ -27,8 +27,8 @@ from results.report import write
 from results.report.figures import figures_of
 from results.store.folder import RunFolder, read_json, write_json
 from results.store.merge import merge_run
-from tests.bench.cli.test_cli import bench
 from tests.bench.data.originals import COUNTS, drawn, write_original
+from tests.command import bench
 from tests.conftest import edit_record, small_trial, trial_ids
 from tests.test_imports import FILES, ROOT
 

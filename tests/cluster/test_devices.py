@@ -15,8 +15,7 @@ from cluster import GroupSize, run_jobs, schedule
 from cluster.devices import DeviceErrors, DeviceLeftOutError, is_of_a_device
 from cluster.worker import StalledError, WorkerHandle
 from tests.cluster.local import local_cluster
-from tests.cluster.test_schedule import job, notes, shards
-from tests.cluster.toys import AcceleratorError, FailingWork, UnusableWork
+from tests.cluster.toys import AcceleratorError, FailingWork, UnusableWork, job, notes, shards
 
 ONE_GPU = GroupSize(workers=1, cpus_per_worker=1, gpus_per_worker=1)
 MESSAGE = FailingWork.MESSAGE

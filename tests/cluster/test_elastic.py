@@ -16,7 +16,7 @@ import pytest
 
 from cluster import GroupSize, run_jobs  # before ray, whose environment it sets
 from cluster.authentication import ensure_token
-from tests.cluster.test_schedule import WORK, job, notes, shards
+from tests.cluster.toys import ToyWork, job, notes, shards
 
 import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
@@ -51,7 +51,7 @@ class Run:
         self.thread.start()
 
     def _run(self, jobs: list[Any], size: GroupSize) -> None:
-        self.failed = run_jobs(jobs, WORK, size, stalled_after=10)
+        self.failed = run_jobs(jobs, ToyWork(), size, stalled_after=10)
 
     def result(self) -> dict[str, str] | None:
         self.thread.join(LONG)

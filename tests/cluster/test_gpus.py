@@ -11,8 +11,7 @@ from bench.runner.grid import RunFailedError
 from cluster import GroupSize, run_jobs
 from cluster.worker import UNMASKED
 from tests.cluster.local import local_cluster
-from tests.cluster.test_schedule import job
-from tests.cluster.toys import MaskedWork
+from tests.cluster.toys import MaskedWork, job
 
 
 def masks(folder: Path) -> set[str]:

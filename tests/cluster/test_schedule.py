@@ -9,7 +9,7 @@ import pytest
 
 from cluster import ClusterError, GroupSize, Job, run_jobs
 from tests.cluster.local import local_cluster
-from tests.cluster.toys import SteppingWork, ToyWork
+from tests.cluster.toys import SteppingWork, ToyWork, job, notes, shards
 
 WORK = ToyWork()
 TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
@@ -19,25 +19,6 @@ TWO = GroupSize(workers=2, cpus_per_worker=1, gpus_per_worker=0)
 def cluster() -> Iterator[None]:
     with local_cluster(cpus=2):
         yield
-
-
-def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: Any) -> Job:
-    place = folder / name
-    place.mkdir()
-    return Job(
-        name,
-        {"folder": str(place), "shards": 4, **task},
-        str(place / "log.txt"),
-        after or [],
-    )
-
-
-def notes(folder: Path, name: str = "job") -> list[str]:
-    return (folder / name / "notes.txt").read_text().splitlines()
-
-
-def shards(folder: Path, name: str = "job") -> list[int]:
-    return sorted(int(note.split()[1]) for note in notes(folder, name) if note.startswith("shard"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Work for a group that leaves traces in a folder: task = {"folder", "shards", and what should go wrong}.
 
-Every process of a cluster imports this anew, so it imports nothing that takes long.
+Every process of a cluster imports this anew, so it imports nothing that takes long and that workers do without.
 """
 
 from __future__ import annotations
@@ -10,6 +10,22 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+
+from cluster import Job
+
+
+def job(folder: Path, name: str = "job", *, after: list[str] | None = None, **task: Any) -> Job:
+    place = folder / name
+    place.mkdir()
+    return Job(name, {"folder": str(place), "shards": 4, **task}, str(place / "log.txt"), after or [])
+
+
+def notes(folder: Path, name: str = "job") -> list[str]:
+    return (folder / name / "notes.txt").read_text().splitlines()
+
+
+def shards(folder: Path, name: str = "job") -> list[int]:
+    return sorted(int(note.split()[1]) for note in notes(folder, name) if note.startswith("shard"))
 
 
 class ToyWork:

@@ -18,7 +18,7 @@ from results.store.folder import RunFolder, read_json
 from results.store.merge import MergeError, merge_run
 from results.store.run import read_run
 from results.store.settings import CertifySettings, beacon_seed
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import SMALL, here, small_trial, trial_ids, write_fake_run
 
 BEACON = "1f6e8a-round-7"

@@ -34,8 +34,8 @@ from bench.cli import doctor as command
 from bench.data import DataError, ImageSet
 from bench.machine import hardware
 from bench.machine.hardware import has_fast_bf16
-from tests.bench.cli.test_cli import bench
 from tests.bench.machine.test_devices import pretend
+from tests.command import bench
 from tests.test_imports import imported_names
 
 DISK = SimpleNamespace(f_frsize=4096, f_blocks=10**6, f_bfree=10, f_bavail=10)

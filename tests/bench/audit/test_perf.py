@@ -11,8 +11,8 @@ from bench.certify import engine
 from bench.models.classifier import build_model
 from bench.models.sources import Source
 from results.store.records import TrainingRecord
-from tests.bench.cli.test_cli import bench
 from tests.bench.models.test_shelf import written
+from tests.command import bench
 from tests.conftest import small_trial
 
 MODEL = "timm:test_vit@weights=random"

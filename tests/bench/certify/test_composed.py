@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from scipy.stats import binom, norm
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from results.bounds.composition import composed
 from results.bounds.radius import lower_confidence_bound, upper_confidence_bound
 from results.errors import BenchError
 from results.store.settings import CertifySettings, Estimator
-from tests.bench.certify.counted import Kept, counted
+from tests.bench.certify.counted import Floats, Kept, _one_thread, column, counted, surprise  # noqa: F401
 
 ALPHA = 0.3
 N, N0 = 60, 10
@@ -37,8 +36,6 @@ WIDE, NARROW = 0.35, 0.2
 """Half widths of the slabs of the small and of the large scale."""
 FINE, COARSE = 0.1, 0.5
 """σ of the small and of the large scale."""
-Floats = NDArray[np.float64]
-Wrong = NDArray[np.bool_]
 
 
 class Base(nn.Module):
@@ -50,11 +47,6 @@ class Base(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         return nn.functional.one_hot(self.classify(points).long(), self.classes).float()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # batches are tiny
 
 
 @pytest.fixture(scope="module")
@@ -96,20 +88,11 @@ def certify(
     return classifier.certify(images, CertifySettings(n0=N0, n=n, alpha=ALPHA, estimator=estimator), seed=seed)
 
 
-def column(certificates: list[Certificate], name: str) -> Floats:
-    return np.array([getattr(certificate, name) for certificate in certificates], dtype=np.float64)
-
-
 def chance_of_a_wrong_bound(p: Floats, alpha: float) -> Floats:
     """The probability that the lower bound on p, at 1/2 or more, is above it, of N samples."""
     k = np.arange(N + 2)
     least = np.argmax(binom.sf(k - 1, N, np.maximum(p, 0.5)[:, None]) < alpha, axis=1)
     return np.asarray(binom.sf(least - 1, N, p))
-
-
-def surprise(wrong: Wrong, chance: Floats) -> float:
-    """How many standard deviations more are wrong than expected."""
-    return float((wrong.sum() - chance.sum()) / math.sqrt((chance * (1 - chance)).sum()))
 
 
 def check_dual(seed: int, estimator: Estimator = "fixed") -> None:

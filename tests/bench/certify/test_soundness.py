@@ -27,12 +27,11 @@ from results.bounds.anytime import Design, anytime_bound
 from results.bounds.radius import certifying_count, largest_radius, lower_confidence_bound
 from results.bounds.two_stage import sufficient_samples
 from results.store.settings import CertifySettings, Estimator
-from tests.bench.certify.counted import Kept, counted
+from tests.bench.certify.counted import Floats, Kept, _one_thread, column, counted, surprise  # noqa: F401
 
 SIGMA = 0.5
 ALPHA = 0.3
 N, N0 = 60, 10
-Floats = NDArray[np.float64]
 
 
 class Base(nn.Module):
@@ -45,11 +44,6 @@ class Base(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         one = self.inside(points).float()
         return torch.stack([1 - one, one], dim=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # batches are tiny
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +75,6 @@ def certify(
     return smoothed(inside).certify(images, CertifySettings(n0=N0, n=n, alpha=ALPHA, estimator=estimator), seed=seed)
 
 
-def column(certificates: list[Certificate], name: str) -> Floats:
-    return np.array([getattr(certificate, name) for certificate in certificates], dtype=np.float64)
-
-
 def probability_of_selected(certificates: list[Certificate], p_one: Floats) -> Floats:
     return np.where(column(certificates, "selected") == 1, p_one, 1 - p_one)
 
@@ -104,11 +94,6 @@ def expected_to_be_wrong(p_selected: Floats, n: NDArray[np.int64]) -> Floats:
         least = (tails < ALPHA).argmax(axis=1)
         chance[here] = binom.sf(least - 1, size, p_selected[here])
     return chance
-
-
-def surprise(wrong: NDArray[np.bool_], chance: Floats) -> float:
-    """How many standard deviations more are wrong than expected."""
-    return float((wrong.sum() - chance.sum()) / math.sqrt((chance * (1 - chance)).sum()))
 
 
 def half_space(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from bench import __version__, cli
+from bench import __version__
 from bench.cli.base import PlainConsole, UserError, user_errors
 from bench.cli.stopping import stopped_in_order
 from bench.runner.display import COLUMNS, render, shown
@@ -30,20 +30,8 @@ from methods import METHODS, Method, RegistryError
 from results.store.folder import RunFolder, write_json
 from results.store.merge import merge_run
 from results.store.records import WorkerRecord
-from tests.bench.cli.test_startup import ONE_FIGURE, PROGRAM
+from tests.command import ONE_FIGURE, PROGRAM, bench
 from tests.conftest import here, small_trial, trial_ids
-
-
-def bench(*arguments: str) -> int:
-    """Exit status of the command."""
-    argv, sys.argv = sys.argv, ["bench", *arguments]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = argv
-    return 0
 
 
 @pytest.mark.parametrize(

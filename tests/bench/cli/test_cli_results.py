@@ -13,9 +13,9 @@ from results import read_run
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
 from results.store.shards import write_shard
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import fake_row, here, small_trial, trial_ids, write_fake_run
-from tests.results.store.test_logs import GOOD, write_log
+from tests.results.store.logs import GOOD, write_log
 
 
 @pytest.mark.usefixtures("_no_figures")

@@ -15,7 +15,7 @@ from cluster import ClusterError
 from results.report.update import update_report
 from results.store.folder import RunFolder
 from results.store.lock import RunLock, end_command
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import here, small_trial
 
 LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.5\t1\t0:00:01\n"

@@ -16,40 +16,10 @@ from results.store.description import add_trials
 from results.store.folder import RunFolder, listing, location
 from results.store.merge import merge_run
 from tests.bench.data.originals import drawn, write_original
+from tests.command import ONE_FIGURE, PROGRAM
 from tests.conftest import here, small_trial, trial_ids
 from tests.s3 import bucket, s3_server  # noqa: F401
 
-PROGRAM = """
-import json, sys, time
-from pathlib import Path
-from bench.cli import main
-ended = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["bench", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        ended.append(int(end.code or 0))
-    heavy = sorted({"torch", "ray"} & sys.modules.keys())
-    assert not heavy, f"{arguments} imports {heavy}"
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-seconds, squares = time.process_time(), 0
-for number in range(1_000_000):
-    squares += number * number % 7
-slower = max(1, (time.process_time() - seconds) / LOOP)
-print(json.dumps([ended, seconds / slower, int(peak.split()[1]) / 1024]))
-""".replace("LOOP", "0.27")
-"""A second of a processor is one of two cores of 2.0 GHz, where its last loop takes so long: that of a machine whose
-host gives it less is shorter."""
-
-
-ONE_FIGURE = """
-from itertools import islice
-from results.report import write
-figures_of = write.figures_of
-write.figures_of = lambda *of: islice(figures_of(*of), 1)
-"""
-"""Before the program: its reports have the first of their figures alone, which take longer than all the rest."""
 NO_FIGURE = ONE_FIGURE.replace("1)", "0)")
 
 

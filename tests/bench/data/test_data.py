@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +35,7 @@ from bench.models.decomposition import spectrum_of
 from bench.settings.registries import DATASETS, register_dataset
 from bench.train.augment import crop_and_flip, random_shifts
 from methods import RegistryError
+from tests.bench.data.pictures import image_folder, png, random_pixels, write_parquet
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not part of the repository")
@@ -45,21 +44,6 @@ needs_cifar = pytest.mark.skipif(not SHARED.is_dir(), reason="CIFAR-10 is not pa
 @pytest.fixture(autouse=True)
 def _forget_images() -> None:
     load_images.cache_clear()
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_parquet(folder: Path, split: str, images: list[bytes], labels: list[int], *, image: str = "img") -> None:
-    rows = [{image: {"bytes": data, "path": None}, "label": label} for data, label in zip(images, labels, strict=True)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
-
-
-def random_pixels(count: int, size: int = 8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 def test_synthetic_images_are_the_same_every_time_and_balanced() -> None:
@@ -400,15 +384,6 @@ def test_image_folders_must_have_the_same_classes(tmp_path: Path) -> None:
             (tmp_path / split / name / "0.png").write_bytes(png(random_pixels(1)[0]))
     with pytest.raises(DataError, match="must have the same classes"):
         load_images(str(tmp_path), "test")
-
-
-def image_folder(folder: Path, classes: dict[str, np.ndarray], splits: tuple[str, ...] = ("train", "test")) -> Path:
-    """A folder per split and class, with one image each."""
-    for split in splits:
-        for name, image in classes.items():
-            (folder / split / name).mkdir(parents=True)
-            (folder / split / name / "0.png").write_bytes(png(image))
-    return folder
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

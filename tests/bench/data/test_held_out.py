@@ -21,7 +21,7 @@ from bench.data import (
 )
 from bench.data.known import KNOWN
 from tests.bench.data.originals import drawn, write_original
-from tests.bench.data.test_data import image_folder, png, random_pixels, write_parquet
+from tests.bench.data.pictures import image_folder, make_unreadable, png, random_pixels, sealed_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -29,24 +29,6 @@ def _forget_images() -> Iterator[None]:
     load_images.cache_clear()
     yield
     load_images.cache_clear()
-
-
-def make_unreadable(*paths: Path) -> None:
-    """Even root cannot open what is not there."""
-    assert paths
-    for path in paths:
-        path.unlink()
-        path.symlink_to("/nowhere/at/all")
-
-
-def sealed_parquet(folder: Path, count: int = 30) -> Path:
-    """Images of three classes, of which the test set cannot be opened."""
-    folder.mkdir()
-    pixels = random_pixels(count)
-    for split in ("train", "test"):
-        write_parquet(folder, split, [png(image) for image in pixels], [number % 3 for number in range(count)])
-    make_unreadable(folder / "test-00000-of-00001.parquet")
-    return folder
 
 
 def test_a_part_is_drawn_evenly_and_the_rest_is_trained_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bench.data import DataError, dataset_name, load_images, resolve_data
 from bench.data.known import KNOWN
 from results.store.folder import location
 from results.store.remote import RemotePath, StorageError
-from tests.bench.data.test_data import png, random_pixels, write_parquet
+from tests.bench.data.pictures import png, random_pixels, write_parquet
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 LOAD = """

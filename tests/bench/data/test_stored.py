@@ -20,7 +20,7 @@ from bench.data.thumbnails import keep_thumbnails
 from results.store.folder import RunFolder
 from results.store.run import read_thumbnails
 from results.store.settings import ExternalTrial
-from tests.bench.data.test_data import png, random_pixels
+from tests.bench.data.pictures import png, random_pixels
 
 COUNT = 37
 SIZE = 48

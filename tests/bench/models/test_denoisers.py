@@ -17,7 +17,7 @@ from bench.models.denoisers import Denoised, OneShot, Plain, schedule
 from bench.models.shelf import SourceError
 from bench.models.sources import open_model
 from results import read_run
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 
 SHAPE = (8, 3, 32, 32)
 

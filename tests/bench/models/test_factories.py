@@ -23,7 +23,7 @@ from bench.models.sources import Source, SourceError
 from results import read_run
 from results.store.folder import write_json
 from results.store.merge import merge_run
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import small_trial
 
 FACTORIES = """

@@ -30,7 +30,7 @@ from bench.models.shelf import IMAGENET, SourceError, shelf_name
 from bench.models.sources import _moved, open_model
 from results import read_run
 from results.store.folder import RunFolder
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

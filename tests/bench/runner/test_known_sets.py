@@ -28,8 +28,8 @@ from results import read_run
 from results.store.folder import RunFolder
 from results.store.records import TrainingRecord
 from results.store.run import read_thumbnails
-from tests.bench.cli.test_cli import bench
 from tests.bench.data.originals import drawn, write_original
+from tests.command import bench
 from tests.conftest import SMALL, small_trial, trial_ids, without_figures
 
 pytestmark = pytest.mark.usefixtures("_no_figures")

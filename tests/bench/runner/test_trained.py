@@ -33,7 +33,7 @@ from results.store.folder import RunFolder, read_json
 from results.store.merge import merge_run
 from results.store.rows import CertificateRow
 from results.store.settings import CertifiedTrial, CertifySettings
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import edit_record, here, small_trial, trial_ids, two_sided, without_figures
 
 CERTIFY = {"n": 400, "n0": 30, "images": 30, "precision": "fp32"}

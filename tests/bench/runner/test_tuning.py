@@ -35,7 +35,7 @@ from results.store.folder import RunFolder, sha256_of
 from results.store.rows import SearchRow, check_values
 from results.store.schema import CERTIFICATES, SEARCH, read_table
 from results.toml import to_toml
-from tests.bench.data.test_held_out import sealed_parquet
+from tests.bench.data.pictures import sealed_parquet
 from tests.conftest import small_trial, write_fake_run
 
 GRID = """

@@ -31,7 +31,7 @@ from results.store.folder import RunFolder, location, write_json
 from results.store.run import read_run
 from results.store.schema import EPOCHS, write_table
 from tests.conftest import here, small_trial, trial_ids, write_fake_run
-from tests.results.report.test_page import Parts
+from tests.results.report.pages import Parts
 from tests.s3 import bucket, s3_server  # noqa: F401
 
 TOKEN = "a secret of many characters"  # noqa: S105

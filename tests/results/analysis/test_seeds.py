@@ -18,7 +18,7 @@ from results.analysis.seeds import FEWEST, crossed
 from results.store.folder import RunFolder
 from results.store.merge import merge_run
 from results.store.run import Run
-from tests.bench.cli.test_cli import bench
+from tests.command import bench
 from tests.conftest import small_trial, write_fake_run
 
 Floats = NDArray[np.float64]

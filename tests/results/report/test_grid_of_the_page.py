@@ -22,7 +22,7 @@ from results.store.settings import ExternalTrial
 from results.store.shards import write_shard
 from results.toml import to_toml
 from tests.conftest import fake_row, here, small_trial, write_fake_run
-from tests.results.report.test_page import Parts
+from tests.results.report.pages import Parts
 
 FOLDER = "/home/alice/secret-project/pictures"
 GRID = {"methods": ["gaussian"], "sigmas": [0.25], "train": {"epochs": 2}, "rows": {"gaussian": {"method": None}}}

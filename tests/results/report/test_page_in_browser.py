@@ -20,7 +20,7 @@ from results import certified_accuracy
 from results.analysis.published import CIFAR10
 from results.report.tables import table_certified_accuracy
 from results.store.run import Run
-from tests.results.report.test_page import CELLS, HOSTILE, colour_of, random_run, thumbnails, write
+from tests.results.report.pages import CELLS, HOSTILE, colour_of, random_run, thumbnails, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from results.errors import BenchError
 from results.store.guess import Guess, find_logs, guessed, settings_of
 from results.store.logs import LogError
-from tests.results.store.test_logs import GOOD, HEADER, REFERENCE, RESULTS, VERIFIER, result
+from tests.results.store.logs import GOOD, HEADER, REFERENCE, RESULTS, VERIFIER, result
 
 LOG = "\n".join([HEADER, *GOOD]) + "\n"
 

@@ -15,10 +15,7 @@ from results.store.folder import RunFolder
 from results.store.logs import LogError, import_log, import_logs, read_log, stated
 from results.store.merge import MergeError, merge_run
 from tests.conftest import here, small_trial, trial_ids, write_fake_run
-
-REFERENCE = Path(__file__).parents[4] / "shared" / "reference"
-HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime"
-GOOD = ["0\t3\t3\t0.378\t1\t15.4", "20\t7\t-1\t0.0\t0\t0:00:15.6", "40\t4\t5\t0.341\t0\t1 day, 1:00:01"]
+from tests.results.store.logs import GOOD, HEADER, REFERENCE, RESULTS, result, write_log
 
 LOGS = [
     ("cohen2019_cifar10_resnet110_sigma0.25_skip20.tsv", "noise_0.25/test/sigma_0.25"),
@@ -26,12 +23,6 @@ LOGS = [
     ("jeong2020_consistency_cifar10_resnet110_sigma0.25_full.tsv", "lbd_20.0/eta_0.5/cifar_resnet110/noise_0.25"),
     ("jeong2020_macer_cifar10_resnet20_sigma0.50_full.tsv", "cifar_resnet20/noise_0.50_6947"),
 ]
-
-
-def write_log(folder: Path, lines: list[str], header: str = HEADER) -> Path:
-    log = folder / "a log.tsv"
-    log.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
-    return log
 
 
 def imported(log: Path, out: Path, **given: object) -> tuple[RunFolder, list[str]]:
@@ -105,15 +96,6 @@ def test_what_pandas_wrote_reads_as_the_log_itself() -> None:
 
 
 ORIGINAL = "original_idx\tlabel\tpredict\tradius\tcorrect\ttime"
-RESULTS = (
-    "network,image_id,original_label,predicted_class,tmp_path,epsilon_value,smallest_sat_value,total_time,verifier"
-)
-VERIFIER = "RS_vit-base_cifar10_uncond_50M_500K_0.5_0.01_100_1000"
-
-
-def result(index: int, label: int, predicted: int, radius: float, verifier: str = VERIFIER) -> str:
-    """A line of `csv_result_writer.py`."""
-    return f"{verifier},{index},{label},{predicted},,{radius},,0:00:08.099520,{verifier}"
 
 
 def test_henba1s_logs_are_imported_with_what_was_misclassified(tmp_path: Path) -> None:
