@@ -43,7 +43,7 @@ def of_radii(radii: np.ndarray) -> Run:
     )  # fmt: skip
     trial = {"trial_id": "t", "method": "gaussian", "title": "Gaussian", "sigma": 0.25, "seed": 0, "dataset": "cifar10"}
     trial |= {"classes": None, "images": len(k), "n": n, "n0": 100, "alpha": 0.001, "model": "resnet110", "members": []}
-    trial |= {"device": "a machine", "train_precision": "fp32", "settings": "{}"}
+    trial |= {"device": "a machine", "train_precision": "fp32", "workers": 1, "settings": "{}"}
     return Run(rows, pd.DataFrame([trial]), pd.DataFrame())
 
 
