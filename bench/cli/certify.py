@@ -20,7 +20,7 @@ from bench.cli.base import (
     print_frame,
     user_errors,
 )
-from bench.cli.models import Asked, external
+from bench.cli.models import Asked
 from bench.cli.stopping import stopped_in_order
 from results.bounds import ALPHA, N0, N
 from results.store.folder import RunFolder, location
@@ -164,7 +164,7 @@ def predict(
     with user_errors():
         chosen: dict[str, object] = {"precision": precision, "images": images}
         asked = Asked.of(model, classifier or [], selector, sigma, data, denoiser)
-        external(name="model", seed=seed, certify=chosen, sigma=1.0 if sigma is None else sigma)  # before it is opened
+        asked.settings("model", seed, certify=chosen)  # as in `certify`
         from bench.data import load_images, resolve_data
         from bench.settings.plugins import load_plugins
         from results.bounds.prediction import check_prediction

@@ -96,12 +96,12 @@ class Asked:
         Raises:
             UserError: one of them is not allowed.
         """
+        from results.store.settings import ComposedTrial, ExternalTrial
+
         general = {"name": self.name if name is None else name, "seed": self.seed if seed is None else seed, **others}
         stated = [part.stated() for part in self.parts]
         if self.composition is None:
-            return external(**general, **stated[0])
-        from results.store.settings import ComposedTrial
-
+            return _validated(ExternalTrial, general | stated[0])
         called = ", ".join(dict.fromkeys(part.model for part in self.parts))
         composed = {"composition": self.composition, "parts": stated, "model": called}
         return _validated(ComposedTrial, general | composed)
@@ -196,17 +196,6 @@ def _part(option: str, text: str) -> Part:
         without = text if not at or "=" in noise else model  # = is of an option of the model
         raise UserError(f"{option} {text}: must be MODEL@SIGMA, as in {without}@0.25") from None
     return Part(option, model, of_pixels(sigma))
-
-
-def external(**given: object) -> ExternalTrial:
-    """Settings of a model from elsewhere, whose name and weights may still be unknown.
-
-    Raises:
-        UserError: one of them is not allowed.
-    """
-    from results.store.settings import ExternalTrial
-
-    return _validated(ExternalTrial, {"model": "", "weights": ""} | given)
 
 
 def _validated(kind: type[Kind], given: dict[str, object]) -> Kind:
